@@ -1,0 +1,142 @@
+//! The UDP socket to the peer: multicast on one interface, or unicast to one address.
+//!
+//! Called by the daemon. Datagrams go in and out whole; what they mean is the replica's. Bound to the interface,
+//! so that nothing from elsewhere is heard.
+
+use std::io;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use nix::sys::socket::{setsockopt, sockopt};
+use socket2::{Domain, InterfaceIndexOrAddress, Protocol, Socket, Type};
+use thiserror::Error;
+use tokio::net::UdpSocket;
+
+use crate::config::Config;
+
+/// Routers forward nothing that arrives with 255; RFC 5082.
+const HOP_LIMIT: u32 = 255;
+
+/// The channel cannot be opened.
+#[derive(Debug, Error)]
+#[error("cannot {what} the channel on interface {interface}")]
+pub struct ChannelError {
+    what: &'static str,
+    interface: String,
+    #[source]
+    source: io::Error,
+}
+
+/// What went over the channel.
+#[derive(Clone, Copy, Default, Debug)]
+pub struct Traffic {
+    /// Bytes sent.
+    pub bytes_sent: u64,
+    /// Bytes received.
+    pub bytes_received: u64,
+    /// Datagrams sent.
+    pub sent: u64,
+    /// Datagrams received.
+    pub received: u64,
+    /// Sends that failed.
+    pub send_errors: u64,
+    /// Receives that failed.
+    pub receive_errors: u64,
+}
+
+/// The socket and its counters.
+pub struct Channel {
+    socket: UdpSocket,
+    target: SocketAddr,
+    /// Counters since start.
+    pub traffic: Traffic,
+}
+
+impl Channel {
+    /// Open the channel that the configuration names. `index` and `address` are the interface's.
+    pub fn open(config: &Config, index: u32, address: Option<Ipv4Addr>) -> Result<Channel, ChannelError> {
+        let failed = |what: &'static str| {
+            let interface = config.interface.clone();
+            move |source: io::Error| ChannelError { what, interface, source }
+        };
+        let multicast = SocketAddr::from((config.mcast_group, config.port));
+        let target = config.peer.map_or(multicast, |peer| SocketAddr::from((peer, config.port)));
+        let domain = if target.is_ipv4() { Domain::IPV4 } else { Domain::IPV6 };
+        let socket = Socket::new(domain, Type::DGRAM, Some(Protocol::UDP)).map_err(failed("open"))?;
+        socket.set_nonblocking(true).map_err(failed("set up"))?;
+        // A successor starts while its predecessor's socket closes.
+        socket.set_reuse_address(true).map_err(failed("set up"))?;
+        socket.bind_device(Some(config.interface.as_bytes())).map_err(failed("bind to"))?;
+        // Beyond the system's limit where we may, else up to it.
+        if setsockopt(&socket, sockopt::RcvBufForce, &config.sync_queue).is_err() {
+            let _ = setsockopt(&socket, sockopt::RcvBuf, &config.sync_queue);
+        }
+        if setsockopt(&socket, sockopt::SndBufForce, &config.sync_queue).is_err() {
+            let _ = setsockopt(&socket, sockopt::SndBuf, &config.sync_queue);
+        }
+        let any: IpAddr =
+            if target.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+        if config.peer.is_none() {
+            socket
+                .join_multicast_v4_n(&config.mcast_group, &InterfaceIndexOrAddress::Index(index))
+                .map_err(failed("join the multicast group of"))?;
+            socket
+                .set_multicast_if_v4(&address.unwrap_or(Ipv4Addr::UNSPECIFIED))
+                .map_err(failed("choose the interface of"))?;
+            socket.set_multicast_ttl_v4(HOP_LIMIT).map_err(failed("set up"))?;
+            socket.set_multicast_loop_v4(false).map_err(failed("set up"))?;
+        }
+        let listen = if config.peer.is_some() { config.listen_address.unwrap_or(any) } else { any };
+        socket.bind(&SocketAddr::from((listen, config.port)).into()).map_err(failed("bind"))?;
+        let socket = UdpSocket::from_std(socket.into()).map_err(failed("register"))?;
+        Ok(Channel { socket, target, traffic: Traffic::default() })
+    }
+
+    /// Wait until something can be read.
+    pub async fn readable(&self) -> io::Result<()> {
+        self.socket.readable().await
+    }
+
+    /// Wait until something can be sent.
+    pub async fn writable(&self) -> io::Result<()> {
+        self.socket.writable().await
+    }
+
+    /// A waiting datagram's length, if there is one.
+    pub fn receive(&mut self, buffer: &mut [u8]) -> Option<usize> {
+        match self.socket.try_recv(buffer) {
+            Ok(length) => {
+                self.traffic.received += 1;
+                self.traffic.bytes_received += length as u64;
+                Some(length)
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => None,
+            Err(_) => {
+                // ICMP errors from a peer that is not there yet land here.
+                self.traffic.receive_errors += 1;
+                None
+            }
+        }
+    }
+
+    /// Send a datagram. False: the socket is full, try again when it is writable. Other errors are counted and
+    /// count as loss, which the stream repairs.
+    pub fn send(&mut self, datagram: &[u8]) -> bool {
+        match self.socket.try_send_to(datagram, self.target) {
+            Ok(length) => {
+                self.traffic.sent += 1;
+                self.traffic.bytes_sent += length as u64;
+                true
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => false,
+            Err(_) => {
+                self.traffic.send_errors += 1;
+                true
+            }
+        }
+    }
+
+    /// Whether datagrams go to a multicast group.
+    pub fn is_multicast(&self) -> bool {
+        self.target.ip().is_multicast()
+    }
+}

@@ -1,0 +1,272 @@
+//! The netlink sockets to conntrack: events, requests, dumps.
+//!
+//! Called by the daemon and by `show conntrack table`. Decides nothing: bytes go to [`super::codec`], what they
+//! mean to the engine. All sockets are non-blocking.
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+
+use netlink_packet_netfilter::NetfilterProtoFamily;
+use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_NETFILTER};
+use nix::errno::Errno;
+use nix::sys::socket::{MsgFlags, recv, setsockopt, sockopt};
+use socket2::{SockFilter, SockRef};
+use thiserror::Error;
+
+use super::codec::{self, CodecError, DumpState, Incoming};
+use super::nla::Writer;
+use crate::entry::Entry;
+
+// enum nfnetlink_groups
+const NFNLGRP_CONNTRACK_NEW: u32 = 1;
+const NFNLGRP_CONNTRACK_UPDATE: u32 = 2;
+const NFNLGRP_CONNTRACK_DESTROY: u32 = 3;
+
+/// The kernel fills at most this much per dump read.
+const READ_BUFFER: usize = 32 * 1024;
+/// Answers wait here while a batch is sent: at most [`BATCH`] of them, 1280 bytes of accounting each.
+const ANSWER_BUFFER: usize = 1024 * 1024;
+/// Requests per send. Eight already give most of the gain (one mutex guards all inserts); this many keeps the
+/// answers of a wholly failing batch within an unprivileged socket's buffer.
+pub const BATCH: usize = 128;
+
+/// Something went wrong at the kernel's door.
+#[derive(Debug, Error)]
+pub enum DoorError {
+    /// A socket call failed.
+    #[error("cannot {what} the conntrack netlink socket")]
+    Socket {
+        /// What was tried: open, bind, join, read, send.
+        what: &'static str,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The kernel sent what we cannot read.
+    #[error(transparent)]
+    Codec(#[from] CodecError),
+}
+
+fn failed(what: &'static str) -> impl Fn(io::Error) -> DoorError {
+    move |source| DoorError::Socket { what, source }
+}
+
+fn open(receive_buffer: usize) -> Result<(Socket, u32), DoorError> {
+    let mut socket = Socket::new(NETLINK_NETFILTER).map_err(failed("open"))?;
+    let address = socket.bind_auto().map_err(failed("bind"))?;
+    socket.set_non_blocking(true).map_err(failed("set up"))?;
+    grow(&socket, receive_buffer);
+    Ok((socket, address.port_number()))
+}
+
+/// SO_RCVBUFFORCE where we may (not in a user namespace), else what SO_RCVBUF gives. Returns the bytes had.
+fn grow(socket: &Socket, bytes: usize) -> usize {
+    if setsockopt(socket, sockopt::RcvBufForce, &bytes).is_err() {
+        let _ = setsockopt(socket, sockopt::RcvBuf, &bytes);
+    }
+    // The kernel doubles what was asked to make room for its bookkeeping, and reports the doubled number.
+    socket.get_rx_buf_sz().unwrap_or(0) / 2
+}
+
+/// What one read of the event socket gave.
+pub enum Read {
+    /// Messages, in order.
+    Messages,
+    /// Nothing waits.
+    Empty,
+    /// The kernel dropped events: the buffer was full (ENOBUFS).
+    Overrun,
+}
+
+/// Hears new, update and destroy events; not the ones that our own requests cause.
+pub struct EventSocket {
+    socket: Socket,
+    buffer: Vec<u8>,
+    received: usize,
+    limit: usize,
+}
+
+impl EventSocket {
+    /// `requests` is the port id of the request socket, whose echo the kernel drops before queueing it.
+    /// `limit` is how far the buffer may grow, in bytes (`event-listen-queue-size`).
+    pub fn open(requests: u32, limit: usize) -> Result<EventSocket, DoorError> {
+        let start = limit.min(2 * 1024 * 1024);
+        let (socket, _) = open(start)?;
+        let filter = drop_port_id(requests);
+        SockRef::from(&socket).attach_filter(&filter).map_err(failed("filter"))?;
+        for group in [NFNLGRP_CONNTRACK_NEW, NFNLGRP_CONNTRACK_UPDATE, NFNLGRP_CONNTRACK_DESTROY] {
+            socket.add_membership(group).map_err(failed("join the event groups of"))?;
+        }
+        let received = grow(&socket, start);
+        Ok(EventSocket { socket, buffer: vec![0; READ_BUFFER], received, limit })
+    }
+
+    /// Bytes the kernel may queue for us.
+    pub fn buffer_size(&self) -> usize {
+        self.received
+    }
+
+    /// After an overrun: twice the buffer, up to the limit.
+    pub fn grow(&mut self) {
+        if self.received < self.limit {
+            self.received = grow(&self.socket, (self.received * 2).min(self.limit));
+        }
+    }
+
+    /// One datagram of the kernel: usually one event.
+    pub fn read(&mut self, mut each: impl FnMut(Incoming)) -> Result<Read, DoorError> {
+        match recv(self.socket.as_raw_fd(), &mut self.buffer, MsgFlags::MSG_DONTWAIT) {
+            Ok(length) => {
+                codec::parse(self.buffer.get(..length).unwrap_or_default(), |_, message| each(message))?;
+                Ok(Read::Messages)
+            }
+            Err(Errno::EAGAIN) => Ok(Read::Empty),
+            Err(Errno::ENOBUFS) => Ok(Read::Overrun),
+            Err(errno) => Err(failed("read")(errno.into())),
+        }
+    }
+}
+
+impl AsRawFd for EventSocket {
+    fn as_raw_fd(&self) -> RawFd {
+        self.socket.as_raw_fd()
+    }
+}
+
+impl AsFd for EventSocket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
+/// A socket filter that drops messages whose `nlmsg_pid` is `port_id`: the event of a request carries the port id
+/// of the socket that sent it (`ctnetlink_conntrack_event`).
+fn drop_port_id(port_id: u32) -> [SockFilter; 4] {
+    const LOAD_WORD: u16 = 0x20; // BPF_LD | BPF_W | BPF_ABS
+    const JUMP_EQUAL: u16 = 0x15; // BPF_JMP | BPF_JEQ | BPF_K
+    const RETURN: u16 = 0x06; // BPF_RET | BPF_K
+    const NLMSG_PID_OFFSET: u32 = 12;
+    [
+        SockFilter::new(LOAD_WORD, 0, 0, NLMSG_PID_OFFSET),
+        // BPF loads big endian, the header is in host order.
+        SockFilter::new(JUMP_EQUAL, 0, 1, port_id.to_be()),
+        SockFilter::new(RETURN, 0, 0, 0),
+        SockFilter::new(RETURN, 0, 0, u32::MAX),
+    ]
+}
+
+/// Sends batches of requests. The kernel works each batch off inside the send call and queues only the failures
+/// and the last request's acknowledgement, so that the answers are there when the call returns.
+pub struct RequestSocket {
+    socket: Socket,
+    port_id: u32,
+    batch: Writer,
+    buffer: Vec<u8>,
+    sequence: u32,
+}
+
+impl RequestSocket {
+    /// A socket with a port id of its own.
+    pub fn open() -> Result<RequestSocket, DoorError> {
+        let (socket, port_id) = open(ANSWER_BUFFER)?;
+        socket.set_cap_ack(true).map_err(failed("set up"))?;
+        Ok(RequestSocket {
+            socket,
+            port_id,
+            batch: Writer::default(),
+            buffer: vec![0; READ_BUFFER],
+            sequence: 0,
+        })
+    }
+
+    /// The port id that events caused by this socket carry.
+    pub fn port_id(&self) -> u32 {
+        self.port_id
+    }
+
+    /// Send requests that `fill` writes, numbered from the number it is given; it returns how many. Every answer
+    /// goes to `each` with the position of its request. A request without an answer was done.
+    pub fn execute(
+        &mut self,
+        fill: impl FnOnce(&mut Writer, u32) -> u32,
+        mut each: impl FnMut(u32, Incoming),
+    ) -> Result<u32, DoorError> {
+        // Batches are numbered apart, so that a late answer is not taken for one of the next batch.
+        self.sequence = self.sequence.wrapping_add(2 * BATCH as u32).max(1);
+        let first = self.sequence;
+        self.batch.clear();
+        let count = fill(&mut self.batch, first);
+        if count == 0 {
+            return Ok(0);
+        }
+        let barrier = first.wrapping_add(count);
+        codec::emit_barrier(&mut self.batch, barrier);
+        self.socket.send_to(self.batch.as_bytes(), &SocketAddr::new(0, 0), 0).map_err(failed("send to"))?;
+        let mut ended = false;
+        while !ended {
+            match recv(self.socket.as_raw_fd(), &mut self.buffer, MsgFlags::MSG_DONTWAIT) {
+                Ok(length) => {
+                    codec::parse(self.buffer.get(..length).unwrap_or_default(), |sequence, message| {
+                        let at = sequence.wrapping_sub(first);
+                        ended |= at == count;
+                        if at < count {
+                            each(at, message);
+                        }
+                    })?;
+                }
+                Err(Errno::EINTR) => {}
+                // ENOBUFS: answers were lost.
+                Err(errno) => return Err(failed("read the answers of")(errno.into())),
+            }
+        }
+        Ok(count)
+    }
+}
+
+/// Lists the kernel table, one buffer a read, so that a large table is paced by its reader.
+pub struct DumpSocket {
+    socket: Socket,
+    buffer: Vec<u8>,
+}
+
+impl DumpSocket {
+    /// A socket for one dump at a time.
+    pub fn open() -> Result<DumpSocket, DoorError> {
+        let (socket, _) = open(4 * READ_BUFFER)?;
+        Ok(DumpSocket { socket, buffer: vec![0; READ_BUFFER] })
+    }
+
+    /// Ask for all entries of a family, or of both.
+    pub fn start(&mut self, family: Option<NetfilterProtoFamily>) -> Result<(), DoorError> {
+        let mut writer = Writer::default();
+        codec::emit_dump(&mut writer, 1, family);
+        self.socket.send_to(writer.as_bytes(), &SocketAddr::new(0, 0), 0).map_err(failed("send to"))?;
+        Ok(())
+    }
+
+    /// One buffer of entries, each with the kernel's id. `None`: nothing there yet; `Some(true)`: the last one.
+    pub fn read(&mut self, each: impl FnMut(u32, Entry)) -> Result<Option<bool>, DoorError> {
+        let length = match recv(self.socket.as_raw_fd(), &mut self.buffer, MsgFlags::MSG_DONTWAIT) {
+            Ok(length) => length,
+            Err(Errno::EAGAIN | Errno::EINTR) => return Ok(None),
+            Err(errno) => return Err(failed("read")(errno.into())),
+        };
+        match codec::parse_dump(self.buffer.get(..length).unwrap_or_default(), each)? {
+            DumpState::More => Ok(Some(false)),
+            DumpState::Done => Ok(Some(true)),
+            DumpState::Refused(errno) => Err(failed("dump through")(io::Error::from_raw_os_error(errno))),
+        }
+    }
+}
+
+impl AsRawFd for DumpSocket {
+    fn as_raw_fd(&self) -> RawFd {
+        self.socket.as_raw_fd()
+    }
+}
+
+impl AsFd for DumpSocket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}

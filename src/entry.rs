@@ -1,0 +1,279 @@
+//! What the kernel knows of one connection: tuples, status, protocol state.
+//!
+//! Lives here: [`Tuple`], [`Entry`], [`TcpInfo`], [`Key`]. Called by every room of the engine and by the
+//! netlink codec. Never here: bytes, sockets, clocks.
+
+use std::net::IpAddr;
+
+pub use netlink_packet_netfilter::conntrack::Status;
+
+/// IP protocol numbers (IANA) that the engine has to tell apart.
+pub mod proto {
+    /// ICMP for IPv4.
+    pub const ICMP: u8 = 1;
+    /// TCP.
+    pub const TCP: u8 = 6;
+    /// UDP.
+    pub const UDP: u8 = 17;
+    /// DCCP, RFC 4340.
+    pub const DCCP: u8 = 33;
+    /// GRE, RFC 2784; the kernel keeps PPTP call ids as ports.
+    pub const GRE: u8 = 47;
+    /// ICMP for IPv6.
+    pub const ICMPV6: u8 = 58;
+    /// VRRP, RFC 9568.
+    pub const VRRP: u8 = 112;
+    /// SCTP, RFC 9260.
+    pub const SCTP: u8 = 132;
+    /// UDP-Lite, RFC 3828.
+    pub const UDPLITE: u8 = 136;
+}
+
+/// What distinguishes connections of one protocol between the same two addresses.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum L4 {
+    /// Source and destination port (TCP, UDP, SCTP, DCCP, UDP-Lite, GRE keys), host byte order.
+    Ports {
+        /// Source port.
+        src: u16,
+        /// Destination port.
+        dst: u16,
+    },
+    /// ICMP and ICMPv6 queries.
+    Icmp {
+        /// Identifier, host byte order.
+        id: u16,
+        /// Type, RFC 792 or RFC 4443.
+        kind: u8,
+        /// Code.
+        code: u8,
+    },
+    /// The generic tracker keeps nothing of layer 4.
+    Nothing,
+}
+
+/// Addresses, protocol and ports of one direction.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct Tuple {
+    /// Source address.
+    pub src: IpAddr,
+    /// Destination address; of the same family as `src`.
+    pub dst: IpAddr,
+    /// IP protocol number.
+    pub proto: u8,
+    /// Ports, or ICMP id, type and code.
+    pub l4: L4,
+}
+
+impl Tuple {
+    /// The tuple of the packets that answer this one when nothing is translated.
+    ///
+    /// As the kernel's `nf_ct_invert_tuple`: ICMP queries turn into their replies.
+    pub fn inverse(&self) -> Tuple {
+        let l4 = match self.l4 {
+            L4::Ports { src, dst } => L4::Ports { src: dst, dst: src },
+            L4::Icmp { id, kind, code } => L4::Icmp { id, kind: inverse_icmp(self.proto, kind), code },
+            L4::Nothing => L4::Nothing,
+        };
+        Tuple { src: self.dst, dst: self.src, proto: self.proto, l4 }
+    }
+}
+
+/// `invmap` of nf_conntrack_proto_icmp.c and nf_conntrack_proto_icmpv6.c; other types stay as they are.
+fn inverse_icmp(protocol: u8, kind: u8) -> u8 {
+    match (protocol, kind) {
+        (proto::ICMP, 8) => 0,
+        (proto::ICMP, 0) => 8,
+        (proto::ICMP, 13) => 14,
+        (proto::ICMP, 14) => 13,
+        (proto::ICMP, 15) => 16,
+        (proto::ICMP, 16) => 15,
+        (proto::ICMP, 17) => 18,
+        (proto::ICMP, 18) => 17,
+        (proto::ICMPV6, 128) => 129,
+        (proto::ICMPV6, 129) => 128,
+        (proto::ICMPV6, 139) => 140,
+        (proto::ICMPV6, 140) => 139,
+        (_, other) => other,
+    }
+}
+
+/// What identifies an entry on every node: the original tuple within its zone. Never `CTA_ID`, which
+/// differs from node to node.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct Key {
+    /// Original direction.
+    pub orig: Tuple,
+    /// Conntrack zone, 0 when none is set.
+    pub zone: u16,
+}
+
+/// TCP's part of an entry (`CTA_PROTOINFO_TCP_*`).
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct TcpInfo {
+    /// `enum tcp_conntrack`: 1 SYN_SENT, 2 SYN_RECV, 3 ESTABLISHED, ... 8 CLOSE.
+    pub state: u8,
+    /// Window scale announced by the originator.
+    pub wscale_orig: u8,
+    /// Window scale announced by the responder.
+    pub wscale_reply: u8,
+    /// `IP_CT_TCP_FLAG_*` of the originator's side.
+    pub flags_orig: u8,
+    /// `IP_CT_TCP_FLAG_*` of the responder's side.
+    pub flags_reply: u8,
+}
+
+impl TcpInfo {
+    /// `IP_CT_TCP_FLAG_WINDOW_SCALE | SACK_PERM | CLOSE_INIT`: the flags that mean the same on every node.
+    /// Be-liberal, max-ack and unacknowledged data are a node's own view and are never carried.
+    pub const CARRIED_FLAGS: u8 = 0x01 | 0x02 | 0x04;
+    /// `IP_CT_TCP_FLAG_BE_LIBERAL`: set on every installed entry, since ctnetlink carries no window edges.
+    pub const BE_LIBERAL: u8 = 0x08;
+}
+
+/// One connection, from kernel to kernel. What an event left out is `None`.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Entry {
+    /// Original direction.
+    pub orig: Tuple,
+    /// Reply direction, translated addresses and ports included.
+    pub reply: Tuple,
+    /// Conntrack zone.
+    pub zone: u16,
+    /// `IPS_*` bits.
+    pub status: Status,
+    /// Seconds until expiry when it was read. Absent in dumps of offloaded entries.
+    pub timeout: Option<u32>,
+    /// `ct mark`.
+    pub mark: Option<u32>,
+    /// TCP only.
+    pub tcp: Option<TcpInfo>,
+    /// Original tuple of the entry that this one is related to.
+    pub master: Option<Box<Tuple>>,
+}
+
+/// The status bits that mean the same on every node; the kernel derives the others (NAT, its "done" bits,
+/// CONFIRMED) by itself or they are a node's own affair (OFFLOAD, DYING).
+pub const CARRIED_STATUS: Status = Status::Expected.union(Status::SeenReply).union(Status::Assured);
+
+impl Entry {
+    /// Original tuple and zone.
+    pub fn key(&self) -> Key {
+        Key { orig: self.orig, zone: self.zone }
+    }
+
+    /// Source address or port differ between the directions: the kernel rewrites the originator.
+    pub fn source_nat(&self) -> bool {
+        let plain = self.orig.inverse();
+        self.reply.dst != plain.dst || ports(&self.reply).1 != ports(&plain).1
+    }
+
+    /// The kernel rewrites the responder.
+    pub fn destination_nat(&self) -> bool {
+        let plain = self.orig.inverse();
+        self.reply.src != plain.src || ports(&self.reply).0 != ports(&plain).0
+    }
+
+    /// Take over what an update event tells; what it leaves out stays. (`ctnetlink_conntrack_event` sends an
+    /// attribute only when its event bit is set.)
+    pub fn merge(&mut self, newer: Entry) {
+        self.reply = newer.reply;
+        self.status = newer.status;
+        self.timeout = newer.timeout.or(self.timeout);
+        self.mark = newer.mark.or(self.mark);
+        self.tcp = newer.tcp.or(self.tcp);
+        self.master = newer.master.or_else(|| self.master.take());
+    }
+
+    /// Whether the kernel saw packets in both directions and will not drop the entry early.
+    pub fn assured(&self) -> bool {
+        self.status.contains(Status::Assured)
+    }
+}
+
+fn ports(tuple: &Tuple) -> (u16, u16) {
+    match tuple.l4 {
+        L4::Ports { src, dst } => (src, dst),
+        // An ICMP query is translated by its id, which both directions share.
+        L4::Icmp { id, .. } => (id, id),
+        L4::Nothing => (0, 0),
+    }
+}
+
+/// Name of a TCP state as the kernel prints it (`tcp_conntrack_names`).
+pub fn tcp_state_name(state: u8) -> &'static str {
+    match state {
+        0 => "NONE",
+        1 => "SYN_SENT",
+        2 => "SYN_RECV",
+        3 => "ESTABLISHED",
+        4 => "FIN_WAIT",
+        5 => "CLOSE_WAIT",
+        6 => "LAST_ACK",
+        7 => "TIME_WAIT",
+        8 => "CLOSE",
+        9 => "SYN_SENT2",
+        _ => "UNKNOWN",
+    }
+}
+
+/// Name of an IP protocol as `/etc/protocols` has it; empty when we know none.
+pub fn protocol_name(number: u8) -> &'static str {
+    match number {
+        proto::ICMP => "icmp",
+        2 => "igmp",
+        proto::TCP => "tcp",
+        proto::UDP => "udp",
+        proto::DCCP => "dccp",
+        proto::GRE => "gre",
+        50 => "esp",
+        51 => "ah",
+        proto::ICMPV6 => "ipv6-icmp",
+        89 => "ospf",
+        proto::VRRP => "vrrp",
+        proto::SCTP => "sctp",
+        proto::UDPLITE => "udplite",
+        _ => "",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tuple() -> Tuple {
+        Tuple {
+            src: [10, 0, 1, 100].into(),
+            dst: [10, 0, 0, 100].into(),
+            proto: proto::TCP,
+            l4: L4::Ports { src: 40000, dst: 22 },
+        }
+    }
+
+    #[test]
+    fn inverse_twice_is_the_same() {
+        assert_eq!(tuple().inverse().inverse(), tuple());
+        let ping = Tuple { proto: proto::ICMP, l4: L4::Icmp { id: 7, kind: 8, code: 0 }, ..tuple() };
+        assert_eq!(ping.inverse().l4, L4::Icmp { id: 7, kind: 0, code: 0 });
+        assert_eq!(ping.inverse().inverse(), ping);
+    }
+
+    #[test]
+    fn nat_is_told_by_the_reply_tuple() {
+        let mut entry = Entry {
+            orig: tuple(),
+            reply: tuple().inverse(),
+            zone: 0,
+            status: Status::Confirmed,
+            timeout: None,
+            mark: None,
+            tcp: None,
+            master: None,
+        };
+        assert!(!entry.source_nat() && !entry.destination_nat());
+        entry.reply.dst = [10, 0, 0, 1].into();
+        assert!(entry.source_nat() && !entry.destination_nat());
+        entry.reply.src = [10, 0, 0, 99].into();
+        assert!(entry.destination_nat());
+    }
+}

@@ -1,0 +1,27 @@
+//! ctsync keeps the connection-tracking tables of two Linux routers equal, so that either can carry on every
+//! connection of the other.
+//!
+//! The engine is pure: [`entry`], [`table`], [`digest`], [`wire`], [`stream`], [`reconcile`], [`filter`] and
+//! [`replica`] have no socket, no runtime and no clock. Bytes, events and `now` go in, bytes and requests come
+//! out. [`daemon`] owns every socket and the only clock; [`ctnetlink`] is the kernel's door, [`channel`] the
+//! peer's, [`control`] the operator's, [`role`] the VRRP daemon's. Imports run one way, from the daemon to the
+//! entry. `docs/architecture.md` follows one event through all of them.
+
+pub mod addresses;
+pub mod channel;
+pub mod cli;
+pub mod config;
+pub mod control;
+pub mod ctnetlink;
+pub mod daemon;
+pub mod digest;
+pub mod entry;
+pub mod filter;
+pub mod reconcile;
+pub mod replica;
+pub mod role;
+pub mod runstate;
+pub mod show;
+pub mod stream;
+pub mod table;
+pub mod wire;

@@ -1,0 +1,180 @@
+//! Reconcile: what to ask of the kernel so that its entry for one key becomes what the table wants, and what an
+//! answer means.
+//!
+//! Pure decisions on one slot. The replica keeps the queue, asks when a key's turn comes, and reports the answer.
+//! The numbers in brackets are rules of replication that a decision implements, each found by losing an entry.
+
+use nix::errno::Errno;
+
+use crate::table::{Flags, Slot};
+
+/// A request to the kernel.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Op {
+    /// Create the entry; it must not exist.
+    Create,
+    /// Change the entry; it must exist.
+    Update,
+    /// Remove the entry.
+    Destroy,
+    /// Read the entry back.
+    Get,
+    /// Renew the lease; tells whether the entry exists.
+    Renew,
+}
+
+/// Why the kernel will not hold an entry.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub enum Failure {
+    /// ENOMEM, ENFILE: `nf_conntrack_max` is reached.
+    TableFull,
+    /// ENOSPC: the hash chain is too long.
+    ChainTooLong,
+    /// Another connection holds the reply tuple: two primaries chose one port.
+    NatClash,
+    /// ENOENT on a create: the entry that this one is related to is missing.
+    NoMaster,
+    /// EPERM, EACCES: the daemon lacks CAP_NET_ADMIN.
+    NotPermitted,
+    /// Anything else.
+    Refused,
+}
+
+impl Failure {
+    /// All reasons, in the order they are shown.
+    pub const ALL: [Failure; 6] = [
+        Failure::TableFull,
+        Failure::ChainTooLong,
+        Failure::NatClash,
+        Failure::NoMaster,
+        Failure::NotPermitted,
+        Failure::Refused,
+    ];
+
+    /// The word in statistics.
+    pub fn word(self) -> &'static str {
+        match self {
+            Failure::TableFull => "table-full",
+            Failure::ChainTooLong => "chain-too-long",
+            Failure::NatClash => "nat-clash",
+            Failure::NoMaster => "no-master",
+            Failure::NotPermitted => "not-permitted",
+            Failure::Refused => "refused",
+        }
+    }
+}
+
+/// What this node is while it decides.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Standing {
+    /// Told primary by VRRP, claimed or not.
+    pub primary: bool,
+    /// Owns the group.
+    pub owner: bool,
+    /// A hot standby installs at once, a cold one at its takeover.
+    pub hot: bool,
+}
+
+/// What to do with a key whose turn has come.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Decision {
+    /// Ask the kernel.
+    Ask(Op),
+    /// Leave the kernel alone.
+    Rest,
+    /// Leave it alone and note the kernel's entry as a stray.
+    Stray,
+}
+
+/// Decide for one key.
+pub fn decide(slot: &Slot, standing: Standing) -> Decision {
+    let flags = slot.flags;
+    if flags.contains(Flags::READ_BACK) {
+        return Decision::Ask(Op::Get);
+    }
+    if !flags.contains(Flags::PRESENT) {
+        // A backup destroys only what it installed (11); a primary destroys nothing (12).
+        return if !flags.intersects(Flags::INSTALLED | Flags::MINE) {
+            Decision::Rest
+        } else if standing.primary || !flags.contains(Flags::MINE) {
+            Decision::Stray
+        } else {
+            Decision::Ask(Op::Destroy)
+        };
+    }
+    if !flags.contains(Flags::INSTALLED) {
+        let install = standing.hot || standing.owner;
+        return if install { Decision::Ask(Op::Create) } else { Decision::Rest };
+    }
+    let reborn = slot.kernel_birth != slot.birth && flags.contains(Flags::MINE);
+    if flags.contains(Flags::REPLACE) || reborn {
+        // A primary replaces nothing: the kernel's entry is adopted at the claim (12).
+        return Decision::Ask(if standing.primary { Op::Get } else { Op::Destroy });
+    }
+    Decision::Ask(Op::Update)
+}
+
+/// Creates and updates that contradict each other this often are a clash of reply tuples.
+const CLASH_AFTER: u8 = 4;
+
+/// What became of a request.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Outcome {
+    /// The kernel is as wanted.
+    Settled,
+    /// One step done, the key goes on.
+    Again,
+    /// The kernel says no for good.
+    Failed(Failure),
+}
+
+/// Note the kernel's answer to a request (other than a get) in the slot. `errno` 0 means done.
+pub fn note_answer(slot: &mut Slot, op: Op, errno: i32, standing: Standing) -> Outcome {
+    let error = if errno == 0 { None } else { Some(Errno::from_raw(errno)) };
+    match (op, error) {
+        (Op::Create | Op::Update, None) => {
+            if op == Op::Create {
+                slot.flags |= Flags::MINE;
+            }
+            slot.flags |= Flags::INSTALLED;
+            slot.flags -= Flags::STRAY | Flags::REPLACE | Flags::FAILED;
+            slot.kernel_birth = slot.birth;
+            slot.tries = 0;
+            slot.failure = None;
+            Outcome::Settled
+        }
+        (Op::Renew, None) => Outcome::Settled,
+        (Op::Destroy, None | Some(Errno::ENOENT)) => {
+            slot.flags -= Flags::INSTALLED | Flags::MINE | Flags::REPLACE | Flags::STRAY;
+            if slot.flags.contains(Flags::PRESENT) { Outcome::Again } else { Outcome::Settled }
+        }
+        (Op::Create, Some(Errno::EEXIST)) => {
+            slot.tries += 1;
+            if slot.tries >= CLASH_AFTER {
+                return Outcome::Failed(Failure::NatClash);
+            }
+            // The orig tuple may be taken (then an update works) or the reply tuple (then it gives ENOENT).
+            slot.flags |= Flags::INSTALLED;
+            if standing.owner {
+                slot.flags |= Flags::READ_BACK;
+            }
+            Outcome::Again
+        }
+        (Op::Create, Some(Errno::ENOENT)) => Outcome::Failed(Failure::NoMaster),
+        (Op::Update | Op::Renew, Some(Errno::ENOENT)) => {
+            slot.tries += 1;
+            slot.flags -= Flags::INSTALLED | Flags::MINE;
+            if slot.tries >= CLASH_AFTER { Outcome::Failed(Failure::NatClash) } else { Outcome::Again }
+        }
+        // A fresh state over an assured copy, other NAT: another connection with the same tuple (2).
+        (Op::Update, Some(Errno::EBUSY | Errno::EOPNOTSUPP)) => {
+            slot.tries += 1;
+            slot.flags |= Flags::REPLACE;
+            if slot.tries >= CLASH_AFTER { Outcome::Failed(Failure::Refused) } else { Outcome::Again }
+        }
+        (_, Some(Errno::ENOMEM | Errno::ENFILE)) => Outcome::Failed(Failure::TableFull),
+        (_, Some(Errno::ENOSPC)) => Outcome::Failed(Failure::ChainTooLong),
+        (_, Some(Errno::EPERM | Errno::EACCES)) => Outcome::Failed(Failure::NotPermitted),
+        (Op::Get, _) | (_, Some(_)) => Outcome::Failed(Failure::Refused),
+    }
+}

@@ -1,0 +1,485 @@
+//! The peer's datagrams: alives and claims, the stream, repair on the backup.
+
+use std::collections::HashMap;
+use std::time::{Duration, Instant};
+
+use super::{PEERS, Peer, Replica};
+use crate::digest::{LEVELS, bucket_of, child};
+use crate::stream::Place;
+use crate::table::{Flags, SlotId};
+use crate::wire::{
+    self, Alive, Body, Claim, Header, Incarnation, Listed, Message, Messages, Node, NodeId, StreamHead, Want,
+    WireError,
+};
+
+/// A gap is nacked again after this long.
+const NACK_AGAIN: Duration = Duration::from_millis(20);
+/// A repair without progress starts over.
+const REPAIR_STALLED: Duration = Duration::from_millis(500);
+/// Between two asks.
+const ASK_TICK: Duration = Duration::from_millis(1);
+/// Wants in one ask: fits the smallest datagram.
+const WANTS_PER_ASK: usize = 64;
+/// Wants waiting: every bucket at once.
+const WANTS: usize = crate::digest::BUCKETS;
+/// Ended incarnations remembered per peer.
+const RETIRED: usize = 8;
+
+const ROOT: Node = Node { level: 0, index: 0 };
+
+impl Replica {
+    /// A datagram from the channel. What does not parse or is not for us changes nothing and is counted.
+    pub fn handle_datagram(&mut self, bytes: &[u8], now: Instant) {
+        let (header, body) = match wire::parse(bytes) {
+            Ok(parsed) => parsed,
+            Err(WireError::Version(_)) => {
+                self.counters.other_version += 1;
+                return;
+            }
+            Err(_) => {
+                self.counters.malformed += 1;
+                return;
+            }
+        };
+        if header.incarnation == self.settings.incarnation {
+            // Our own, looped back.
+            return;
+        }
+        if header.node_group != self.settings.node_group || header.sender == self.settings.node {
+            self.counters.foreign += 1;
+            return;
+        }
+        if !self.dumped {
+            // Nothing from the peer counts before our own kernel is known (10).
+            return;
+        }
+        if !self.admit(&header, &body, now) {
+            self.counters.foreign += 1;
+            return;
+        }
+        let ours = self.settings.incarnation;
+        match body {
+            Body::Alive(alive) => self.handle_alive(&header, alive, now),
+            Body::Stream(head, _) => self.handle_stream(&header, &head, bytes, now),
+            Body::Nack { to, from, until } if to == ours => self.handle_nack(from, until, now),
+            Body::Ask { to, group, wants } if to == ours && group == self.group.id && self.group.owner => {
+                self.handle_ask(&wants);
+            }
+            Body::Offer { to, group, messages }
+                if to == ours && group == self.group.id && self.group.owner =>
+            {
+                self.handle_offer(messages);
+            }
+            Body::Flush { to, token } if to == ours && self.group.owner => self.flush_token = token,
+            Body::Nack { .. } | Body::Ask { .. } | Body::Offer { .. } | Body::Flush { .. } => {}
+        }
+        self.note_equality(now);
+    }
+
+    /// Find or make the peer's state; a new run of its daemon replaces the old one.
+    fn admit(&mut self, header: &Header, body: &Body<'_>, now: Instant) -> bool {
+        if !self.peers.contains_key(&header.sender) {
+            if self.peers.len() >= PEERS || !matches!(body, Body::Alive(_)) {
+                return false;
+            }
+            self.peers.insert(
+                header.sender,
+                Peer {
+                    name: String::new(),
+                    incarnation: header.incarnation,
+                    retired: Default::default(),
+                    heard: now,
+                    lost: false,
+                    owner: false,
+                    primary: false,
+                    ready: false,
+                    count: 0,
+                },
+            );
+        }
+        let Some(peer) = self.peers.get_mut(&header.sender) else { return false };
+        if peer.retired.contains(&header.incarnation) {
+            return false;
+        }
+        if peer.incarnation != header.incarnation {
+            if !matches!(body, Body::Alive(_)) {
+                return false;
+            }
+            // The authenticated protocol will challenge a new incarnation here before it counts.
+            peer.retired.push_back(peer.incarnation);
+            peer.retired.truncate(RETIRED);
+            peer.incarnation = header.incarnation;
+            if self.group.claim.node == header.sender {
+                self.group.receiver.reset();
+                self.group.root_ok = false;
+            }
+        }
+        peer.heard = now;
+        peer.lost = false;
+        true
+    }
+
+    /// Peers that have been silent for too long are lost.
+    pub(super) fn judge_silence(&mut self, now: Instant) {
+        for peer in self.peers.values_mut() {
+            if !peer.lost && now >= peer.heard + self.settings.lost_after {
+                peer.lost = true;
+                peer.owner = false;
+                peer.primary = false;
+                tracing::info!(peer = peer.name, "peer lost");
+            }
+        }
+        self.end_start(now);
+    }
+
+    fn handle_alive(&mut self, header: &Header, alive: Alive, now: Instant) {
+        let (from, incarnation) = (header.sender, header.incarnation);
+        let Alive { claim, owner, .. } = alive;
+        let known = self.peers.get_mut(&from).map(|peer| {
+            let known = peer.name == alive.name;
+            peer.name.clone_from(&alive.name);
+            peer.owner = owner;
+            peer.primary = alive.primary;
+            peer.ready = alive.ready;
+            peer.count = alive.count;
+            known
+        });
+        if known == Some(false) {
+            tracing::info!(peer = alive.name, "peer heard");
+        }
+        // The same epoch by a new incarnation is a new claim (16).
+        let again = owner
+            && claim.node == from
+            && claim == self.group.claim
+            && self.group.claim_incarnation != Some(incarnation);
+        if claim > self.group.claim || again {
+            self.hear_claim(incarnation, &alive, now);
+        }
+        if owner && claim.node == from && claim == self.group.claim {
+            self.group.claim_incarnation = Some(incarnation);
+        }
+        if self.follows(from) && owner && claim == self.group.claim {
+            self.take_position(&alive, now);
+        }
+        self.answer_flush(alive.token, alive.last);
+        self.end_start(now);
+    }
+
+    /// The owner whose stream this node follows.
+    fn follows(&self, node: NodeId) -> bool {
+        !self.group.owner && self.group.claim.node == node
+    }
+
+    /// Another node claims the group, at a higher epoch than known here.
+    fn hear_claim(&mut self, incarnation: Incarnation, alive: &Alive, now: Instant) {
+        let Alive { claim, owner, .. } = *alive;
+        if self.group.owner {
+            if owner || claim.node != self.settings.node {
+                self.yield_to(claim, now);
+            } else {
+                // A peer remembers a higher claim in our own name, of an earlier run: claim above it (16).
+                self.reclaim(claim, now);
+            }
+            return;
+        }
+        // An owner that lost its kernel and came back must not purge the survivor's copies (18). One whose kernel
+        // survived is the truth and is offered nothing (19).
+        let may_offer = !self.starting || self.was_owner || alive.fresh;
+        if owner && !alive.survived && may_offer {
+            self.was_owner = false;
+            self.owe_all();
+        }
+        self.group.claim = claim;
+        self.group.claim_incarnation = owner.then_some(incarnation);
+        self.group.receiver.reset();
+        self.group.root_ok = false;
+        if claim.node != self.settings.node {
+            self.survived = false;
+            self.truth = false;
+        }
+    }
+
+    /// Where the owner's stream stands, told by its alive (5).
+    fn take_position(&mut self, alive: &Alive, now: Instant) {
+        let expected = match self.group.receiver.expected() {
+            Some(expected) => expected,
+            None => {
+                self.group.receiver.expect(alive.last + 1);
+                self.group.root_ok = false;
+                alive.last + 1
+            }
+        };
+        self.group.receiver.heard_of(alive.last);
+        if expected < alive.oldest && expected <= alive.last {
+            // The ring has moved on: take the stream up where it is, the digest repairs the rest.
+            self.counters.lost += alive.oldest - expected;
+            self.group.receiver.expect(alive.oldest);
+            self.group.root_ok = false;
+        }
+        if self.group.receiver.expected() == Some(alive.last + 1) {
+            self.group.root_ok = alive.root == self.group.sums.root();
+            if self.group.root_ok {
+                self.repair.active = false;
+                self.repair.queue.clear();
+                if !self.late {
+                    self.forgive_offers();
+                }
+            } else {
+                self.begin_repair(now);
+            }
+        }
+    }
+
+    fn begin_repair(&mut self, now: Instant) {
+        let stalled = self.repair.progress.is_none_or(|at| now >= at + REPAIR_STALLED);
+        if self.repair.active && !stalled {
+            return;
+        }
+        if !self.repair.active {
+            self.counters.repairs += 1;
+        }
+        self.repair.active = true;
+        self.repair.progress = Some(now);
+        self.repair.queue.clear();
+        self.repair.list.clear();
+        self.want_below(ROOT);
+        self.chase_repair(now);
+    }
+
+    /// Ask for what is below a node: everything where nothing is here, else only what differs.
+    fn want_below(&mut self, node: Node) {
+        let want = if self.group.sums.empty_below(node) {
+            Want::Subtree(node)
+        } else if node.level == LEVELS {
+            Want::List(node.index)
+        } else {
+            Want::Sums(node)
+        };
+        self.want(want);
+    }
+
+    fn want(&mut self, want: Want) {
+        if self.repair.queue.len() < WANTS {
+            self.repair.queue.push_back(want);
+        }
+    }
+
+    /// Send the asks whose turn has come.
+    pub(super) fn chase_repair(&mut self, now: Instant) {
+        if self.repair.queue.is_empty() || self.repair.next_ask.is_some_and(|at| now < at) {
+            return;
+        }
+        let Some(to) = self.group.claim_incarnation else { return };
+        self.repair.next_ask = Some(now + ASK_TICK);
+        let count = self.repair.queue.len().min(WANTS_PER_ASK);
+        let wants: Vec<Want> = self.repair.queue.drain(..count).collect();
+        let group = self.group.id;
+        self.queue_body(&Body::Ask { to, group, wants });
+    }
+
+    /// Nack a gap, and again while it stays; send the asks whose turn has come.
+    pub(super) fn chase_gap(&mut self, now: Instant) {
+        self.chase_repair(now);
+        let Some((from, until)) = self.group.receiver.gap() else {
+            self.nack = None;
+            return;
+        };
+        let Some(to) = self.group.claim_incarnation else { return };
+        match self.nack {
+            Some((last, at)) if last == from && now < at => return,
+            Some((last, _)) if last == from => {}
+            _ => self.counters.lost += until - from + 1,
+        }
+        self.nack = Some((from, now + NACK_AGAIN));
+        self.counters.nacks += 1;
+        self.queue_body(&Body::Nack { to, from, until });
+    }
+
+    fn handle_stream(&mut self, header: &Header, head: &StreamHead, datagram: &[u8], now: Instant) {
+        let followed = self.follows(header.sender)
+            && head.group == self.group.id
+            && self.group.claim_incarnation == Some(header.incarnation);
+        if !followed {
+            return;
+        }
+        match self.group.receiver.place(head.sequence, datagram) {
+            Place::Next => {
+                self.apply(head, datagram, now);
+                while let Some(next) = self.group.receiver.advance() {
+                    // Checked when it came.
+                    let Ok((_, Body::Stream(head, _))) = wire::parse(&next) else { break };
+                    self.apply(&head, &next, now);
+                }
+            }
+            Place::Ahead | Place::Old | Place::Unknown => {}
+        }
+        self.chase_gap(now);
+        self.end_start(now);
+    }
+
+    /// One datagram of the stream, in its order.
+    fn apply(&mut self, head: &StreamHead, datagram: &[u8], now: Instant) {
+        let messages = datagram.get(wire::HEADER + wire::STREAM_HEAD..).unwrap_or_default();
+        for message in Messages::new(messages) {
+            match message {
+                Ok(Message::Put { entry, birth, repair }) => {
+                    if repair {
+                        self.counters.repaired_in += 1;
+                        self.repair.progress = Some(now);
+                    }
+                    self.apply_put(*entry, birth);
+                }
+                Ok(Message::Destroy { key, birth }) => self.apply_destroy(key, birth),
+                Ok(Message::Sums { node, sums }) => self.apply_sums(node, &sums, now),
+                Ok(Message::List { bucket, last, lines }) => self.apply_list(bucket, last, lines, now),
+                Err(_) => {
+                    // The rest of this datagram is lost; the digest will tell.
+                    self.counters.malformed += 1;
+                    break;
+                }
+            }
+        }
+        self.group.root_ok = head.root == self.group.sums.root();
+        self.chase_repair(now);
+    }
+
+    fn apply_put(&mut self, entry: crate::entry::Entry, birth: u16) {
+        let id = self.slot_for(&entry);
+        let Some(slot) = self.table.get_mut(id) else { return };
+        let present = slot.flags.contains(Flags::PRESENT);
+        slot.entry = entry;
+        slot.birth = birth;
+        let before = slot.sent;
+        self.set_present(id, true);
+        self.drop_offer(id);
+        self.count_as_held(id);
+        self.counters.external[usize::from(present)] += 1;
+        let settled = self.table.get(id).is_some_and(|slot| {
+            slot.sent == before
+                && slot.kernel_birth == birth
+                && slot.flags.contains(Flags::INSTALLED)
+                && !slot.flags.contains(Flags::FAILED)
+        });
+        if !settled {
+            self.want_kernel(id, false);
+        }
+    }
+
+    fn apply_destroy(&mut self, key: u64, birth: u16) {
+        let Some(id) = self.table.find_hash(key) else { return };
+        let Some(slot) = self.table.get_mut(id) else { return };
+        if slot.flags.contains(Flags::PRESENT | Flags::OFFER) && slot.birth != birth {
+            // It ends another generation: the offer stands (17).
+            return;
+        }
+        // The table held it on the owner's word: what the kernel has of it is ours to remove.
+        if slot.flags.contains(Flags::PRESENT) {
+            slot.flags |= Flags::MINE;
+        }
+        self.drop_key(id);
+    }
+
+    fn drop_key(&mut self, id: SlotId) {
+        if self.table.get(id).is_some_and(|slot| slot.flags.contains(Flags::PRESENT)) {
+            self.counters.external[2] += 1;
+            self.set_present(id, false);
+            self.count_as(id, 0);
+            self.want_kernel(id, false);
+        }
+        self.release(id);
+    }
+
+    /// The owner's sums below a node, at this point of the stream.
+    fn apply_sums(&mut self, node: Node, sums: &[u64; 16], now: Instant) {
+        if !self.repair.active {
+            return;
+        }
+        self.repair.progress = Some(now);
+        let ours = self.group.sums.children(node);
+        for (at, (theirs, ours)) in sums.iter().zip(ours).enumerate() {
+            if *theirs != ours {
+                self.want_below(child(node, u8::try_from(at).unwrap_or(0)));
+            }
+        }
+    }
+
+    /// The owner's contents of a bucket, at this point of the stream: complete with its last part (4).
+    fn apply_list(&mut self, bucket: u16, last: bool, lines: &[u8], now: Instant) {
+        if self.repair.list_bucket != Some(bucket) {
+            self.repair.list.clear();
+            self.repair.list_bucket = Some(bucket);
+        }
+        self.repair.list.extend(wire::listed(lines));
+        if !last {
+            return;
+        }
+        self.repair.list_bucket = None;
+        let listed = std::mem::take(&mut self.repair.list);
+        self.repair.progress = Some(now);
+        let mut theirs: HashMap<u64, u64> =
+            listed.iter().filter(|line| bucket_of(line.key) == bucket).map(as_pair).collect();
+        let ours: Vec<(SlotId, u64, u64)> = self
+            .table
+            .bucket(bucket)
+            .filter(|(_, slot)| slot.flags.contains(Flags::PRESENT))
+            .map(|(id, slot)| (id, slot.key_hash, slot.sent))
+            .collect();
+        for (id, key, content) in ours {
+            match theirs.remove(&key) {
+                // The winner lists it with equal bytes: nothing is owed (17).
+                Some(same) if same == content => self.drop_offer(id),
+                Some(_) => self.want(Want::Key(key)),
+                None => self.lacks(id),
+            }
+        }
+        for (key, _) in theirs {
+            self.want(Want::Key(key));
+        }
+    }
+
+    /// The owner's complete list lacks an entry that is here: offered if owed, else removed.
+    fn lacks(&mut self, id: SlotId) {
+        let owed = self.table.get(id).is_some_and(|slot| slot.flags.contains(Flags::OFFER));
+        match self.group.claim_incarnation {
+            Some(to) if owed => self.offer(id, to),
+            _ => self.drop_key(id),
+        }
+    }
+
+    /// Everything held here is owed to the new owner, until it is known to have it (17).
+    pub(super) fn owe_all(&mut self) {
+        for id in 0..self.table.end() {
+            self.owe(id);
+        }
+    }
+
+    pub(super) fn owe(&mut self, id: SlotId) {
+        if let Some(slot) = self.table.get_mut(id)
+            && slot.flags.contains(Flags::PRESENT)
+            && !slot.flags.contains(Flags::OFFER)
+        {
+            slot.flags |= Flags::OFFER;
+            self.group.offers += 1;
+        }
+    }
+
+    /// Equal digests: the owner has everything.
+    fn forgive_offers(&mut self) {
+        if self.group.offers == 0 {
+            return;
+        }
+        for id in 0..self.table.end() {
+            self.drop_offer(id);
+        }
+    }
+
+    /// A peer remembers a higher claim in this node's name.
+    fn reclaim(&mut self, heard: Claim, now: Instant) {
+        self.group.claim = Claim { epoch: heard.epoch + 1, node: self.settings.node };
+        self.alive_now(now);
+    }
+}
+
+fn as_pair(line: &Listed) -> (u64, u64) {
+    (line.key, line.content)
+}

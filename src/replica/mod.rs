@@ -1,0 +1,509 @@
+//! The replica: this node's engine. It decides everything and touches nothing: events, answers, datagrams, roles
+//! and `now` come in by `handle_*`; requests, datagrams, deadlines and reports go out by `poll_*`.
+//!
+//! - [`kernel`]: kernel events and dumps into the table, table into kernel requests.
+//! - [`outgoing`]: the owner's stream, repairs, alives.
+//! - [`incoming`]: the peer's datagrams.
+//! - [`takeover`]: roles, claims, yields, the fence, readiness.
+//!
+//! Called by the daemon and, with a virtual clock and wire, by the simulation. No socket, no runtime, no clock.
+//! Numbers in brackets, (14), are the replication rules that a line implements; `docs/protocol.md` lists them.
+
+mod incoming;
+mod kernel;
+mod outgoing;
+mod takeover;
+pub mod view;
+
+use std::collections::{BTreeMap, VecDeque};
+use std::time::{Duration, Instant};
+
+use crate::digest::{Digester, Sums, bucket_of};
+use crate::entry::{Entry, Key};
+use crate::filter::Filter;
+use crate::reconcile::{Op, Standing};
+use crate::stream::{Receiver, Sender};
+use crate::table::{Flags, SlotId, Table};
+use crate::wire::{Claim, GroupId, Header, Incarnation, NodeId, Want, packed};
+
+pub use kernel::Request;
+pub use takeover::{FenceReport, Readiness, Role};
+
+/// Peers whose state is kept; more than that on one channel are ignored and counted.
+const PEERS: usize = 8;
+/// Destroys waiting for the channel; past it they are dropped and the digest repairs (1).
+const PENDING_DESTROYS: usize = 65536;
+
+/// How a replica behaves; fixed for a run.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The node's configured name.
+    pub name: String,
+    /// Its number on the wire.
+    pub node: NodeId,
+    /// Nodes that belong together.
+    pub node_group: u32,
+    /// This run: 128 random bits.
+    pub incarnation: Incarnation,
+    /// Payload bytes of the largest datagram.
+    pub datagram: usize,
+    /// Bytes kept for resending.
+    pub ring: usize,
+    /// Time between two alives.
+    pub alive: Duration,
+    /// Silence after which a peer counts as lost.
+    pub lost_after: Duration,
+    /// Seconds: the shortest timeout under which a backup installs.
+    pub lease: u32,
+    /// Install at once, not only at a takeover.
+    pub hot: bool,
+    /// Time in which a sweep visits every entry once.
+    pub sweep: Duration,
+    /// How long a takeover waits for a peer that still talks.
+    pub flush_wait: Duration,
+    /// After this long without progress towards readiness the gate opens.
+    pub gate_limit: Duration,
+    /// What the last run on this node left behind.
+    pub restored: Restored,
+}
+
+/// What survives a daemon's end, in `/run` (19).
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Restored {
+    /// A daemon ran in this boot and network namespace before.
+    pub marker: bool,
+    /// It owned the group and its fence was complete: this kernel is the truth.
+    pub truth: bool,
+    /// It owned the group, or still owed offers.
+    pub was_owner: bool,
+    /// The last role it was told.
+    pub role: Option<Role>,
+}
+
+/// What should be in `/run` now.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Persist {
+    /// This node owns the group and its fence is complete.
+    pub truth: bool,
+    /// This node owns the group or still owes offers.
+    pub was_owner: bool,
+    /// The role last told.
+    pub role: Option<Role>,
+}
+
+/// What is known of another node.
+#[derive(Clone, Debug)]
+pub(crate) struct Peer {
+    name: String,
+    incarnation: Incarnation,
+    /// Runs that ended: late datagrams of theirs are ignored.
+    retired: VecDeque<Incarnation>,
+    heard: Instant,
+    lost: bool,
+    owner: bool,
+    primary: bool,
+    ready: bool,
+    count: u32,
+}
+
+/// A failover group as this node sees it.
+pub(crate) struct Group {
+    id: GroupId,
+    claim: Claim,
+    /// The incarnation behind `claim`, when a peer made it (16).
+    claim_incarnation: Option<Incarnation>,
+    owner: bool,
+    role: Role,
+    /// Told primary since the last claim or yield.
+    want: bool,
+    sums: Sums,
+    /// The digest equals the owner's at the followed position (3).
+    root_ok: bool,
+    /// Since when.
+    root_ok_since: Option<Instant>,
+    receiver: Receiver,
+    /// Entries owed to the owner.
+    offers: usize,
+}
+
+/// Counters that `statistics` and `status` show.
+#[derive(Clone, Default, Debug, PartialEq, Eq)]
+pub struct Counters {
+    /// Entries created, updated, destroyed by this kernel while the group was owned here.
+    pub internal: [u64; 3],
+    /// Entries created, updated, destroyed by the owner's stream.
+    pub external: [u64; 3],
+    /// Installs refused for good, by reason, since start.
+    pub failures: [u64; crate::reconcile::Failure::ALL.len()],
+    /// Requests sent to the kernel.
+    pub requests: u64,
+    /// Events ignored as not worth synchronising.
+    pub ignored: u64,
+    /// Times the event socket overran.
+    pub overruns: u64,
+    /// Dumps completed.
+    pub dumps: u64,
+    /// Datagrams that did not parse.
+    pub malformed: u64,
+    /// Datagrams of another protocol version.
+    pub other_version: u64,
+    /// Datagrams of other node groups, ended incarnations, or too many peers.
+    pub foreign: u64,
+    /// Datagrams missed in the stream, when a gap was found.
+    pub lost: u64,
+    /// Nacks sent.
+    pub nacks: u64,
+    /// Datagrams sent again.
+    pub resent: u64,
+    /// Entries sent because a repair asked.
+    pub repaired_out: u64,
+    /// Entries received because a repair asked.
+    pub repaired_in: u64,
+    /// Repairs begun: the digest differed.
+    pub repairs: u64,
+    /// Entries offered to a new owner.
+    pub offered: u64,
+    /// Destroys dropped at the cap.
+    pub dropped_destroys: u64,
+    /// Claims made.
+    pub claims: u64,
+    /// Times this node yielded.
+    pub yields: u64,
+}
+
+/// A repair under way on a backup.
+#[derive(Default)]
+struct Repair {
+    /// Walking down the digest tree.
+    active: bool,
+    queue: VecDeque<Want>,
+    progress: Option<Instant>,
+    /// Parts of a contents list until its last one comes.
+    list: Vec<crate::wire::Listed>,
+    list_bucket: Option<u16>,
+    next_ask: Option<Instant>,
+}
+
+/// A repair job on the owner.
+enum Job {
+    Sums(crate::wire::Node),
+    List(u16),
+    Buckets(std::ops::Range<usize>),
+    Key(u64),
+}
+
+/// This node's engine.
+pub struct Replica {
+    settings: Settings,
+    header: Header,
+    digester: Digester,
+    filter: Filter,
+    table: Table,
+    group: Group,
+    peers: BTreeMap<NodeId, Peer>,
+    sender: Sender,
+    counters: Counters,
+    /// Since when the peer is listened to: the end of the first dump.
+    listening: Instant,
+
+    // towards the peer
+    dirty: VecDeque<SlotId>,
+    pending_destroys: usize,
+    empty_datagram_due: bool,
+    control: VecDeque<Vec<u8>>,
+    resend: VecDeque<u64>,
+    jobs: VecDeque<Job>,
+    job_credit: u32,
+    job_refill: Instant,
+    alive_due: Instant,
+    flush_token: u32,
+    repair: Repair,
+    nack: Option<(u64, Instant)>,
+
+    // towards the kernel
+    pending: VecDeque<SlotId>,
+    in_flight: Vec<(SlotId, Op)>,
+    strays: Vec<SlotId>,
+    events_empty: bool,
+    event_turn: u32,
+    dump_due: bool,
+    dumping: bool,
+    dump_number: u32,
+    dumped: bool,
+    late: bool,
+    births: u16,
+    failed: usize,
+    sweep: kernel::Sweep,
+
+    // life
+    starting: bool,
+    survived: bool,
+    fresh: bool,
+    was_owner: bool,
+    present: usize,
+    fence: Option<takeover::Fence>,
+    reports: VecDeque<FenceReport>,
+    gate: takeover::Gate,
+    flush_counter: u32,
+    truth: bool,
+    scratch: Vec<u8>,
+}
+
+impl Replica {
+    /// A replica that has just started, knows nothing, and wants a dump.
+    pub fn new(settings: Settings, filter: Filter, now: Instant) -> Replica {
+        let restored = settings.restored;
+        let role = restored.role.unwrap_or(Role::Unknown);
+        let header = Header {
+            node_group: settings.node_group,
+            sender: settings.node,
+            incarnation: settings.incarnation,
+        };
+        // A birth stamp only has to differ from the last one of its key: any start does.
+        let births = (settings.incarnation.0 & 0xffff) as u16;
+        Replica {
+            header,
+            digester: Digester::new(settings.node_group),
+            filter,
+            table: Table::default(),
+            group: Group {
+                id: GroupId::default(),
+                claim: Claim::default(),
+                claim_incarnation: None,
+                owner: false,
+                role,
+                want: role == Role::Primary,
+                sums: Sums::default(),
+                root_ok: false,
+                root_ok_since: None,
+                receiver: Receiver::default(),
+                offers: 0,
+            },
+            peers: BTreeMap::new(),
+            sender: Sender::new(settings.ring),
+            counters: Counters::default(),
+            listening: now,
+            dirty: VecDeque::new(),
+            pending_destroys: 0,
+            empty_datagram_due: false,
+            control: VecDeque::new(),
+            resend: VecDeque::new(),
+            jobs: VecDeque::new(),
+            job_credit: 0,
+            job_refill: now,
+            alive_due: now,
+            flush_token: 0,
+            repair: Repair::default(),
+            nack: None,
+            pending: VecDeque::new(),
+            in_flight: Vec::new(),
+            strays: Vec::new(),
+            events_empty: false,
+            event_turn: 1,
+            dump_due: true,
+            dumping: false,
+            dump_number: 0,
+            dumped: false,
+            late: false,
+            births,
+            failed: 0,
+            sweep: kernel::Sweep::new(now),
+            starting: true,
+            survived: restored.marker && restored.truth,
+            fresh: !restored.marker,
+            was_owner: restored.was_owner,
+            present: 0,
+            fence: None,
+            reports: VecDeque::new(),
+            gate: takeover::Gate::new(now),
+            flush_counter: 0,
+            truth: restored.marker && restored.truth,
+            settings,
+            scratch: Vec::with_capacity(2048),
+        }
+    }
+
+    /// The addresses of this router changed.
+    pub fn handle_addresses(&mut self, local: std::collections::HashSet<std::net::IpAddr>) {
+        self.filter.local = local;
+    }
+
+    /// When [`Replica::handle_timeout`] wants to be called next. Too early or twice does no harm.
+    pub fn poll_timeout(&self, now: Instant) -> Instant {
+        let mut next = self.alive_due;
+        let mut consider = |at: Instant| next = next.min(at);
+        for peer in self.peers.values().filter(|peer| !peer.lost) {
+            consider(peer.heard + self.settings.lost_after);
+        }
+        if self.peers.is_empty() && self.starting {
+            consider(self.listening + self.settings.lost_after);
+        }
+        if let (Some((_, at)), Some(_)) = (self.nack, self.group.receiver.gap()) {
+            consider(at);
+        }
+        if !self.repair.queue.is_empty() {
+            consider(self.repair.next_ask.unwrap_or(now));
+        }
+        if !self.jobs.is_empty() {
+            consider(self.job_refill + outgoing::JOB_TICK);
+        }
+        if let Some(fence) = &self.fence {
+            consider(fence.next_step(now));
+        }
+        consider(self.sweep.next(now));
+        consider(self.gate.next());
+        next.max(now)
+    }
+
+    /// Time has passed. All sockets must have been read empty before: silence is judged here.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        self.judge_silence(now);
+        self.chase_gap(now);
+        self.run_sweep(now);
+        self.step_takeover(now);
+        self.judge_gate(now);
+    }
+
+    fn standing(&self) -> Standing {
+        Standing {
+            primary: self.group.role == Role::Primary,
+            owner: self.group.owner,
+            hot: self.settings.hot,
+        }
+    }
+
+    /// No peer is heard any more, or none ever was for as long.
+    fn peer_lost(&self, now: Instant) -> bool {
+        if self.peers.is_empty() {
+            return now >= self.listening + self.settings.lost_after;
+        }
+        self.peers.values().all(|peer| peer.lost)
+    }
+
+    fn peer_owns(&self) -> bool {
+        self.peers.values().any(|peer| !peer.lost && peer.owner)
+    }
+
+    fn peer_primary(&self) -> bool {
+        self.peers.values().any(|peer| !peer.lost && peer.primary)
+    }
+
+    fn peer_heard(&self) -> bool {
+        self.peers.values().any(|peer| !peer.lost)
+    }
+
+    fn key_hash(&mut self, key: &Key) -> u64 {
+        self.scratch.clear();
+        packed::emit_key(&mut self.scratch, key);
+        self.digester.hash(&self.scratch)
+    }
+
+    fn content_hash(&mut self, id: SlotId) -> u64 {
+        self.scratch.clear();
+        if let Some(slot) = self.table.get(id) {
+            packed::emit_canonical(&mut self.scratch, &slot.entry);
+        }
+        self.digester.hash(&self.scratch)
+    }
+
+    fn slot_of(&mut self, entry: &Entry) -> Option<SlotId> {
+        let key = entry.key();
+        let hash = self.key_hash(&key);
+        self.table.find(hash, &key)
+    }
+
+    fn slot_for(&mut self, entry: &Entry) -> SlotId {
+        let key = entry.key();
+        let hash = self.key_hash(&key);
+        match self.table.find(hash, &key) {
+            Some(id) => id,
+            None => self.table.insert(hash, entry.clone()),
+        }
+    }
+
+    /// Make the group's sums count `content` (0: nothing) for this slot.
+    fn count_as(&mut self, id: SlotId, content: u64) {
+        let Some(slot) = self.table.get_mut(id) else { return };
+        let bucket = bucket_of(slot.key_hash);
+        let before = std::mem::replace(&mut slot.sent, content);
+        if before != content {
+            if before != 0 {
+                self.group.sums.remove(bucket, before);
+            }
+            if content != 0 {
+                self.group.sums.add(bucket, content);
+            }
+        }
+    }
+
+    /// Count what the table holds now: for nodes that do not own the group.
+    fn count_as_held(&mut self, id: SlotId) {
+        let present = self.table.get(id).is_some_and(|slot| slot.flags.contains(Flags::PRESENT));
+        let content = if present { self.content_hash(id) } else { 0 };
+        self.count_as(id, content);
+    }
+
+    fn set_present(&mut self, id: SlotId, present: bool) {
+        let Some(slot) = self.table.get_mut(id) else { return };
+        if slot.flags.contains(Flags::PRESENT) != present {
+            slot.flags.set(Flags::PRESENT, present);
+            if present {
+                self.present += 1;
+            } else {
+                self.present -= 1;
+            }
+        }
+        if !present {
+            self.drop_offer(id);
+        }
+    }
+
+    fn drop_offer(&mut self, id: SlotId) {
+        if let Some(slot) = self.table.get_mut(id)
+            && slot.flags.contains(Flags::OFFER)
+        {
+            slot.flags -= Flags::OFFER;
+            self.group.offers -= 1;
+        }
+    }
+
+    fn clear_failure(&mut self, id: SlotId) {
+        if let Some(slot) = self.table.get_mut(id)
+            && slot.flags.contains(Flags::FAILED)
+        {
+            slot.flags -= Flags::FAILED;
+            slot.failure = None;
+            self.failed -= 1;
+        }
+    }
+
+    /// Queue a key for the kernel.
+    fn want_kernel(&mut self, id: SlotId, read_back: bool) {
+        self.clear_failure(id);
+        let Some(slot) = self.table.get_mut(id) else { return };
+        slot.flags |= Flags::PENDING;
+        if read_back {
+            slot.flags |= Flags::READ_BACK;
+        }
+        if !slot.flags.contains(Flags::QUEUED_IN) {
+            slot.flags |= Flags::QUEUED_IN;
+            self.pending.push_back(id);
+        }
+    }
+
+    /// Forget a slot of which nothing is known any more.
+    fn release(&mut self, id: SlotId) {
+        let keep = Flags::PRESENT
+            | Flags::DIRTY
+            | Flags::PENDING
+            | Flags::STRAY
+            | Flags::NOTED
+            | Flags::QUEUED_IN
+            | Flags::QUEUED_OUT
+            | Flags::READ_BACK;
+        if self.table.get(id).is_some_and(|slot| slot.sent == 0 && !slot.flags.intersects(keep)) {
+            self.clear_failure(id);
+            self.table.remove(id);
+        }
+    }
+}

@@ -1,0 +1,329 @@
+//! What goes to the peer: the owner's stream, answers to repairs and nacks, alives, asks, offers.
+
+use std::time::{Duration, Instant};
+
+use super::{Job, Replica, Role};
+use crate::digest::{LEVELS, bucket_range};
+use crate::table::{Flags, SlotId};
+use crate::wire::{
+    self, Alive, Body, HEADER, LIST_HEAD, LISTED_SIZE, Listed, Message, Messages, STREAM_HEAD, StreamHead,
+};
+
+/// Room that one put needs at most: IPv6 with everything set.
+const PUT_ROOM: usize = 160;
+/// Repair datagrams per [`JOB_TICK`]: live changes go first, and the peer's socket buffer must hold a tick's worth.
+const JOBS_PER_TICK: u32 = 24;
+/// Pace of repairs.
+pub(super) const JOB_TICK: Duration = Duration::from_millis(1);
+/// Most repair jobs waiting; the asking side asks again for what was dropped here.
+const JOBS: usize = 8192;
+/// Most datagrams waiting to be sent again.
+const RESENDS: usize = 4096;
+/// Most control datagrams waiting.
+const CONTROLS: usize = 1024;
+
+impl Replica {
+    /// The next datagram for the peer, most urgent first. `None`: nothing to send now.
+    pub fn poll_datagram(&mut self, now: Instant) -> Option<Vec<u8>> {
+        if !self.dumped {
+            // Nothing is said before the first dump is complete (10).
+            return None;
+        }
+        if let Some(datagram) = self.control.pop_front() {
+            return Some(datagram);
+        }
+        while let Some(sequence) = self.resend.pop_front() {
+            if let Some(datagram) = self.sender.get(sequence) {
+                self.counters.resent += 1;
+                return Some(datagram.to_vec());
+            }
+        }
+        if self.group.owner && (!self.dirty.is_empty() || self.empty_datagram_due) {
+            return Some(self.live_datagram());
+        }
+        if self.flush_token != 0 && self.group.owner {
+            self.alive_due = now;
+        }
+        if now >= self.alive_due {
+            self.alive_due = now + self.settings.alive;
+            return Some(self.alive(now));
+        }
+        self.refill_jobs(now);
+        if self.group.owner && self.job_credit > 0 && !self.jobs.is_empty() {
+            self.job_credit -= 1;
+            return Some(self.repair_datagram());
+        }
+        None
+    }
+
+    fn refill_jobs(&mut self, now: Instant) {
+        if now >= self.job_refill + JOB_TICK {
+            self.job_refill = now;
+            self.job_credit = JOBS_PER_TICK;
+        }
+    }
+
+    fn room(&self) -> usize {
+        self.settings.datagram - HEADER - STREAM_HEAD
+    }
+
+    /// Number it, keep it in the ring, give it out.
+    fn stream(&mut self, messages: &[u8]) -> Vec<u8> {
+        let head =
+            StreamHead { group: self.group.id, sequence: self.sender.next(), root: self.group.sums.root() };
+        let mut datagram = Vec::with_capacity(HEADER + STREAM_HEAD + messages.len());
+        wire::emit_stream(&mut datagram, &self.header, &head, messages);
+        self.sender.push(datagram.clone());
+        datagram
+    }
+
+    /// Live changes: what each entry is now, not what it was when it changed.
+    fn live_datagram(&mut self) -> Vec<u8> {
+        let room = self.room();
+        let mut messages = Vec::with_capacity(room);
+        while messages.len() + PUT_ROOM <= room {
+            let Some(id) = self.dirty.pop_front() else { break };
+            self.emit_change(id, &mut messages);
+        }
+        self.empty_datagram_due = false;
+        self.stream(&messages)
+    }
+
+    fn emit_change(&mut self, id: SlotId, messages: &mut Vec<u8>) {
+        let Some(slot) = self.table.get_mut(id) else { return };
+        slot.flags -= Flags::QUEUED_OUT;
+        if slot.flags.contains(Flags::DIRTY) {
+            slot.flags -= Flags::DIRTY;
+            if slot.flags.contains(Flags::PRESENT) {
+                self.emit_put(id, messages, false);
+            } else {
+                self.pending_destroys = self.pending_destroys.saturating_sub(1);
+                wire::emit_destroy(messages, slot.key_hash, slot.sent_birth);
+                self.count_as(id, 0);
+            }
+        }
+        self.release(id);
+    }
+
+    /// Put an entry into the stream; without need only when a repair asked for it.
+    fn emit_put(&mut self, id: SlotId, messages: &mut Vec<u8>, repair: bool) {
+        let content = self.content_hash(id);
+        let Some(slot) = self.table.get_mut(id) else { return };
+        if !repair && slot.sent == content && slot.sent_birth == slot.birth {
+            return;
+        }
+        slot.sent_birth = slot.birth;
+        wire::emit_put(messages, &slot.entry, slot.birth, repair);
+        self.counters.repaired_out += u64::from(repair);
+        self.count_as(id, content);
+    }
+
+    /// One datagram's worth of answers to repairs, in the same stream, so that nothing can be resurrected.
+    fn repair_datagram(&mut self) -> Vec<u8> {
+        let room = self.room();
+        let mut messages = Vec::with_capacity(room);
+        while let Some(job) = self.jobs.front_mut() {
+            match job {
+                Job::Sums(node) => {
+                    if messages.len() + 4 + 16 * 8 > room {
+                        break;
+                    }
+                    wire::emit_sums(&mut messages, *node, &self.group.sums.children(*node));
+                    self.jobs.pop_front();
+                }
+                Job::Key(key) => {
+                    if messages.len() + PUT_ROOM > room {
+                        break;
+                    }
+                    let key = *key;
+                    self.jobs.pop_front();
+                    self.emit_wanted(key, &mut messages);
+                }
+                Job::List(bucket) => {
+                    let bucket = *bucket;
+                    if !self.emit_list(bucket, &mut messages, room) {
+                        break;
+                    }
+                    self.jobs.pop_front();
+                }
+                Job::Buckets(range) => {
+                    let Some(bucket) = range.clone().next() else {
+                        self.jobs.pop_front();
+                        continue;
+                    };
+                    let bucket = bucket as u16;
+                    let ids: Vec<SlotId> = self
+                        .table
+                        .bucket(bucket)
+                        .filter(|(_, slot)| slot.flags.contains(Flags::PRESENT))
+                        .map(|(id, _)| id)
+                        .collect();
+                    // A bucket is sent whole; one too large for a datagram goes key by key.
+                    if ids.len() * PUT_ROOM > room {
+                        range.start += 1;
+                        for id in ids {
+                            if let Some(slot) = self.table.get(id) {
+                                let key = slot.key_hash;
+                                self.jobs.push_front(Job::Key(key));
+                            }
+                        }
+                        continue;
+                    }
+                    if messages.len() + ids.len() * PUT_ROOM > room {
+                        break;
+                    }
+                    range.start += 1;
+                    for id in ids {
+                        self.emit_put(id, &mut messages, true);
+                    }
+                }
+            }
+        }
+        self.stream(&messages)
+    }
+
+    /// A wanted key that is gone is answered by a destroy (4).
+    fn emit_wanted(&mut self, key: u64, messages: &mut Vec<u8>) {
+        match self.table.find_hash(key) {
+            Some(id) if self.table.get(id).is_some_and(|slot| slot.flags.contains(Flags::PRESENT)) => {
+                self.emit_put(id, messages, true);
+            }
+            found => {
+                wire::emit_destroy(messages, key, 0);
+                if let Some(id) = found {
+                    self.count_as(id, 0);
+                }
+            }
+        }
+    }
+
+    /// A bucket's contents as sent at this point of the stream. False: not in this datagram any more.
+    fn emit_list(&mut self, bucket: u16, messages: &mut Vec<u8>, room: usize) -> bool {
+        let lines: Vec<Listed> = self
+            .table
+            .bucket(bucket)
+            .filter(|(_, slot)| slot.sent != 0)
+            .map(|(_, slot)| Listed { key: slot.key_hash, content: slot.sent })
+            .collect();
+        if messages.len() + LIST_HEAD + lines.len() * LISTED_SIZE <= room {
+            wire::emit_list(messages, bucket, true, &lines);
+            return true;
+        }
+        if !messages.is_empty() {
+            return false;
+        }
+        // Larger than a datagram: in parts, one datagram each, with nothing in between. The last part goes into
+        // the datagram under construction.
+        let mut rest = lines.as_slice();
+        let most = (room - LIST_HEAD) / LISTED_SIZE;
+        while rest.len() > most {
+            let (part, more) = rest.split_at(most);
+            rest = more;
+            let mut whole = Vec::with_capacity(room);
+            wire::emit_list(&mut whole, bucket, false, part);
+            let datagram = self.stream(&whole);
+            self.queue_control(datagram);
+        }
+        wire::emit_list(messages, bucket, true, rest);
+        true
+    }
+
+    fn alive(&mut self, now: Instant) -> Vec<u8> {
+        let token = if self.group.owner { std::mem::take(&mut self.flush_token) } else { 0 };
+        let alive = Alive {
+            name: self.settings.name.clone(),
+            last: self.sender.last(),
+            oldest: self.sender.oldest(),
+            token,
+            group: self.group.id,
+            claim: self.group.claim,
+            owner: self.group.owner,
+            primary: self.group.role == Role::Primary,
+            survived: self.survived,
+            fresh: self.fresh,
+            ready: self.readiness(now).is_ready(),
+            root: self.group.sums.root(),
+            count: u32::try_from(self.present).unwrap_or(u32::MAX),
+        };
+        let mut datagram = Vec::new();
+        wire::emit_body(&mut datagram, &self.header, &Body::Alive(alive));
+        datagram
+    }
+
+    /// Send an alive as soon as possible: something changed that the peer should know.
+    pub(super) fn alive_now(&mut self, now: Instant) {
+        self.alive_due = now;
+    }
+
+    pub(super) fn queue_body(&mut self, body: &Body<'_>) {
+        let mut datagram = Vec::new();
+        wire::emit_body(&mut datagram, &self.header, body);
+        self.queue_control(datagram);
+    }
+
+    fn queue_control(&mut self, datagram: Vec<u8>) {
+        if self.control.len() < CONTROLS {
+            self.control.push_back(datagram);
+        }
+    }
+
+    /// A peer misses these datagrams.
+    pub(super) fn handle_nack(&mut self, from: u64, until: u64, now: Instant) {
+        if from < self.sender.oldest() {
+            // The ring has moved on: the alive says from where the stream can be taken up.
+            self.alive_now(now);
+        }
+        let from = from.max(self.sender.oldest());
+        for sequence in from..=until.min(self.sender.last()) {
+            if self.resend.len() >= RESENDS {
+                break;
+            }
+            if !self.resend.contains(&sequence) {
+                self.resend.push_back(sequence);
+            }
+        }
+    }
+
+    /// A peer repairs its table.
+    pub(super) fn handle_ask(&mut self, wants: &[wire::Want]) {
+        for want in wants {
+            if self.jobs.len() >= JOBS {
+                break;
+            }
+            self.jobs.push_back(match *want {
+                wire::Want::Sums(node) if node.level < LEVELS => Job::Sums(node),
+                wire::Want::Sums(node) => Job::List(node.index),
+                wire::Want::Subtree(node) => Job::Buckets(bucket_range(node)),
+                wire::Want::List(bucket) => Job::List(bucket),
+                wire::Want::Key(key) => Job::Key(key),
+            });
+        }
+    }
+
+    /// The new owner lacks an entry that this node has owned: offer it (17).
+    pub(super) fn offer(&mut self, id: SlotId, to: wire::Incarnation) {
+        let Some(slot) = self.table.get(id) else { return };
+        let mut messages = Vec::new();
+        wire::emit_put(&mut messages, &slot.entry, slot.birth, true);
+        self.counters.offered += 1;
+        let group = self.group.id;
+        self.queue_body(&Body::Offer { to, group, messages: &messages });
+    }
+
+    /// A former owner offers entries: taken only where the key is absent, the winner's entry stands (17).
+    pub(super) fn handle_offer(&mut self, messages: &[u8]) {
+        for message in Messages::new(messages) {
+            let Ok(Message::Put { entry, birth, .. }) = message else { break };
+            let id = self.slot_for(&entry);
+            let Some(slot) = self.table.get_mut(id) else { continue };
+            if slot.flags.contains(Flags::PRESENT) {
+                continue;
+            }
+            slot.entry = *entry;
+            slot.birth = birth;
+            self.set_present(id, true);
+            self.mark_dirty(id);
+            self.want_kernel(id, false);
+        }
+    }
+}

@@ -1,0 +1,499 @@
+//! Roles, claims, yields; the fence, whose cost is what is not yet installed; readiness and its gate.
+
+use std::time::{Duration, Instant};
+
+use super::{Peer, Persist, Replica};
+use crate::table::{Flags, SlotId};
+use crate::wire::{Body, Claim, Incarnation};
+
+/// A node's role in its failover group, as VRRP (or another mechanism) tells it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Role {
+    /// keepalived MASTER, RFC 9568 Active.
+    Primary,
+    /// keepalived BACKUP, RFC 9568 Backup.
+    Backup,
+    /// keepalived FAULT.
+    Fault,
+    /// Nobody has told, or the one who tells is gone.
+    #[default]
+    Unknown,
+}
+
+impl Role {
+    /// keepalived's word, as VyOS users know it.
+    pub fn word(self) -> &'static str {
+        match self {
+            Role::Primary => "MASTER",
+            Role::Backup => "BACKUP",
+            Role::Fault => "FAULT",
+            Role::Unknown => "UNKNOWN",
+        }
+    }
+}
+
+/// The work between "you are primary" and "every known entry is installed".
+pub(super) struct Fence {
+    started: Instant,
+    /// A peer still talks: its last changes are asked for, until this deadline.
+    flush: Option<Flush>,
+    flushed: Duration,
+    claimed: bool,
+    pending_at_claim: usize,
+    failed_before: usize,
+}
+
+struct Flush {
+    to: Incarnation,
+    token: u32,
+    again: Instant,
+    deadline: Instant,
+    /// The owner's last sequence number, once it has answered.
+    until: Option<u64>,
+}
+
+/// Between two flush requests.
+const FLUSH_AGAIN: Duration = Duration::from_millis(20);
+
+impl Fence {
+    pub(super) fn next_step(&self, now: Instant) -> Instant {
+        self.flush.as_ref().map_or(now + FLUSH_AGAIN, |flush| flush.again.min(flush.deadline))
+    }
+}
+
+/// What a takeover did.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize)]
+pub struct FenceReport {
+    /// Entries in the table.
+    pub held: usize,
+    /// Entries that were not yet in the kernel when the group was claimed.
+    pub pending: usize,
+    /// Entries the kernel refused at the fence.
+    pub failed: usize,
+    /// From hearing "primary" to the last entry installed.
+    #[serde(rename = "microseconds", serialize_with = "microseconds")]
+    pub took: Duration,
+    /// Of these, waiting for a peer that still talked.
+    #[serde(rename = "flush-microseconds", serialize_with = "microseconds")]
+    pub flushed: Duration,
+    /// The claim's epoch.
+    pub epoch: u64,
+}
+
+fn microseconds<S: serde::Serializer>(time: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_u64(u64::try_from(time.as_micros()).unwrap_or(u64::MAX))
+}
+
+/// Whether a takeover now would carry every connection on; if not, why.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Readiness {
+    /// This node owns the group.
+    Owner,
+    /// In step with a living owner, everything installed.
+    Ready,
+    /// No peer is heard: nobody could do better.
+    Alone,
+    /// The kernel table has not been read completely.
+    Dumping,
+    /// Waiting to hear whether a peer lives.
+    Starting,
+    /// No living node owns the group.
+    NoOwner,
+    /// The stream has a gap, or has not been taken up.
+    Behind,
+    /// The digest differs from the owner's.
+    Differs,
+    /// Entries wait for the kernel.
+    Installing,
+    /// Entries are owed to the owner.
+    Offering,
+}
+
+impl Readiness {
+    /// A failover to this node would lose nothing it could have.
+    pub fn is_ready(self) -> bool {
+        matches!(self, Readiness::Owner | Readiness::Ready | Readiness::Alone)
+    }
+
+    /// A few words for people.
+    pub fn word(self) -> &'static str {
+        match self {
+            Readiness::Owner => "owner",
+            Readiness::Ready => "ready",
+            Readiness::Alone => "alone: no peer is heard",
+            Readiness::Dumping => "not ready: reading the kernel table",
+            Readiness::Starting => "not ready: starting",
+            Readiness::NoOwner => "not ready: no living node owns the group",
+            Readiness::Behind => "not ready: behind the owner's stream",
+            Readiness::Differs => "not ready: the digest differs, repair under way",
+            Readiness::Installing => "not ready: entries wait for the kernel",
+            Readiness::Offering => "not ready: entries are owed to the new owner",
+        }
+    }
+}
+
+/// The gate in front of an election: lowers a node that is not ready, never one that is primary or alone.
+pub(super) struct Gate {
+    open: bool,
+    progress: (usize, usize, u64),
+    progressed: Instant,
+    ready: Instant,
+    check: Instant,
+}
+
+/// Between two looks at progress.
+const GATE_TICK: Duration = Duration::from_millis(100);
+/// An open gate outlasts this much of being behind.
+const GATE_GRACE: Duration = Duration::from_secs(2);
+
+impl Gate {
+    pub(super) fn new(now: Instant) -> Gate {
+        Gate { open: false, progress: (0, 0, 0), progressed: now, ready: now, check: now }
+    }
+
+    pub(super) fn next(&self) -> Instant {
+        self.check
+    }
+}
+
+impl Replica {
+    /// VRRP, a script or the operator tells this node its role.
+    ///
+    /// The caller has read the channel and the event socket empty before: what was received counts.
+    pub fn handle_role(&mut self, role: Role, now: Instant) {
+        let before = std::mem::replace(&mut self.group.role, role);
+        let (was, is) = (before == Role::Primary, role == Role::Primary);
+        if is && !was {
+            self.group.want = true;
+            self.begin_fence(now);
+        } else if is && self.group.owner && self.fence.is_none() {
+            self.report_nothing_to_do();
+        } else if !is {
+            self.group.want = false;
+            self.fence = None;
+            if was && !self.group.owner {
+                // A primary left conflicts alone; a backup puts the kernel right again (12).
+                self.reconcile_all();
+            }
+        }
+        if is != was {
+            self.alive_now(now);
+        }
+        self.step_takeover(now);
+    }
+
+    fn begin_fence(&mut self, now: Instant) {
+        if self.group.owner {
+            self.report_nothing_to_do();
+            return;
+        }
+        let owner = self.peers.values().find(|peer| peer.owner && self.talks(peer, now)).map(|p| p.incarnation);
+        self.flush_counter = self.flush_counter.wrapping_add(1).max(1);
+        let token = self.flush_counter;
+        self.fence = Some(Fence {
+            started: now,
+            flush: owner.map(|to| Flush {
+                to,
+                token,
+                again: now,
+                deadline: now + self.settings.flush_wait,
+                until: None,
+            }),
+            flushed: Duration::ZERO,
+            claimed: false,
+            pending_at_claim: 0,
+            failed_before: self.failed,
+        });
+    }
+
+    fn report_nothing_to_do(&mut self) {
+        self.reports.push_back(FenceReport {
+            held: self.present,
+            pending: 0,
+            failed: 0,
+            took: Duration::ZERO,
+            flushed: Duration::ZERO,
+            epoch: self.group.claim.epoch,
+        });
+    }
+
+    /// Silent for longer than an alive and some: waiting for it would be waiting for nothing.
+    fn talks(&self, peer: &Peer, now: Instant) -> bool {
+        !peer.lost && now < peer.heard + self.settings.alive * 5 / 4
+    }
+
+    /// The owner answered a flush with its last sequence number.
+    pub(super) fn answer_flush(&mut self, token: u32, last: u64) {
+        if let Some(Fence { flush: Some(flush), .. }) = &mut self.fence
+            && token == flush.token
+        {
+            flush.until = Some(last);
+        }
+    }
+
+    /// Whatever of a takeover can happen now. Called after every input.
+    pub fn step_takeover(&mut self, now: Instant) {
+        if !self.may_claim(now) {
+            self.step_fence(now);
+            return;
+        }
+        if self.fence.is_none() {
+            // Claims follow the level of the role, not its edge (14).
+            self.begin_fence(now);
+        }
+        if self.flushing(now) {
+            return;
+        }
+        self.claim(now);
+        self.step_fence(now);
+    }
+
+    fn may_claim(&self, now: Instant) -> bool {
+        let level = self.peer_lost(now) || (self.peer_heard() && !(self.peer_owns() && self.peer_primary()));
+        self.group.role == Role::Primary
+            && !self.group.owner
+            && !self.starting
+            && self.dumped
+            // A dump that is due is finished first; all events are read in the old role (9).
+            && !self.dump_due
+            && !self.dumping
+            && self.events_empty
+            && (self.group.want || level)
+    }
+
+    /// Whether the fence still waits for a talking peer's last changes.
+    fn flushing(&mut self, now: Instant) -> bool {
+        let expected = self.group.receiver.expected();
+        let Some(fence) = &mut self.fence else { return false };
+        let Some(flush) = &mut fence.flush else { return false };
+        let arrived = flush.until.is_some_and(|until| expected.is_some_and(|next| next > until));
+        if arrived || now >= flush.deadline {
+            return false;
+        }
+        if flush.until.is_none() && now >= flush.again {
+            flush.again = now + FLUSH_AGAIN;
+            let (to, token) = (flush.to, flush.token);
+            self.queue_body(&Body::Flush { to, token });
+        }
+        true
+    }
+
+    fn claim(&mut self, now: Instant) {
+        for id in std::mem::take(&mut self.strays) {
+            // What is in the kernel counts from now on (11).
+            if let Some(slot) = self.table.get_mut(id) {
+                slot.flags -= Flags::NOTED;
+                if slot.flags.contains(Flags::STRAY) {
+                    self.want_kernel(id, true);
+                } else {
+                    self.release(id);
+                }
+            }
+        }
+        for at in 0..self.pending.len() {
+            let Some(&id) = self.pending.get(at) else { break };
+            let Some(slot) = self.table.get_mut(id) else { continue };
+            if slot.flags.contains(Flags::PENDING) {
+                let install = slot.flags.contains(Flags::PRESENT) && !slot.flags.contains(Flags::INSTALLED);
+                let destroy = !slot.flags.contains(Flags::PRESENT);
+                // Pending destroys are dropped and their keys read back; installs stand (13).
+                slot.flags.set(
+                    Flags::READ_BACK,
+                    destroy || (!install && slot.flags.contains(Flags::READ_BACK)),
+                );
+            }
+        }
+        if !self.settings.hot {
+            self.queue_what_is_not_installed();
+        }
+        self.group.claim = Claim { epoch: self.group.claim.epoch + 1, node: self.settings.node };
+        self.group.claim_incarnation = Some(self.settings.incarnation);
+        self.group.owner = true;
+        self.group.want = false;
+        self.group.root_ok = false;
+        self.group.receiver.reset();
+        self.starting = false;
+        self.was_owner = false;
+        for id in 0..if self.group.offers > 0 { self.table.end() } else { 0 } {
+            self.drop_offer(id);
+        }
+        self.jobs.clear();
+        self.repair = Default::default();
+        self.nack = None;
+        self.counters.claims += 1;
+        self.alive_now(now);
+        let (pending, failed) = (self.pending.len(), self.failed);
+        if let Some(fence) = &mut self.fence {
+            fence.claimed = true;
+            if fence.flush.is_some() {
+                fence.flushed = now.saturating_duration_since(fence.started);
+            }
+            fence.pending_at_claim = pending;
+            fence.failed_before = failed;
+        }
+    }
+
+    fn queue_what_is_not_installed(&mut self) {
+        for id in 0..self.table.end() {
+            let wanted = self.table.get(id).is_some_and(|slot| {
+                slot.flags.contains(Flags::PRESENT) && !slot.flags.contains(Flags::INSTALLED)
+            });
+            if wanted {
+                self.want_kernel(id, false);
+            }
+        }
+    }
+
+    fn step_fence(&mut self, now: Instant) {
+        let done = self.fence.as_ref().is_some_and(|fence| fence.claimed) && self.pending.is_empty();
+        if !done {
+            return;
+        }
+        let Some(fence) = self.fence.take() else { return };
+        self.truth = true;
+        self.reports.push_back(FenceReport {
+            held: self.present,
+            pending: fence.pending_at_claim,
+            failed: self.failed.saturating_sub(fence.failed_before),
+            took: now.saturating_duration_since(fence.started),
+            flushed: fence.flushed,
+            epoch: self.group.claim.epoch,
+        });
+    }
+
+    /// A finished takeover to report, once.
+    pub fn poll_fence_report(&mut self) -> Option<FenceReport> {
+        self.reports.pop_front()
+    }
+
+    /// Whether a takeover is under way.
+    pub fn fencing(&self) -> bool {
+        self.fence.is_some()
+    }
+
+    /// Another node's claim is higher: everything here is owed to it, and becomes its copy (17).
+    pub(super) fn yield_to(&mut self, claim: Claim, now: Instant) {
+        self.counters.yields += 1;
+        self.owe_all();
+        self.group.claim = claim;
+        self.group.claim_incarnation = None;
+        self.group.owner = false;
+        self.fence = None;
+        self.jobs.clear();
+        self.resend.clear();
+        self.group.receiver.reset();
+        self.group.root_ok = false;
+        self.survived = false;
+        self.truth = false;
+        self.was_owner = false;
+        self.empty_datagram_due = false;
+        // A dump due now is judged as the owner's (9).
+        self.late = self.dump_due || self.dumping;
+        // From now on the sums count what is held, not what was sent: they differ in what was never sent.
+        for id in std::mem::take(&mut self.dirty) {
+            if let Some(slot) = self.table.get_mut(id) {
+                slot.flags -= Flags::QUEUED_OUT | Flags::DIRTY;
+                self.count_as_held(id);
+                self.release(id);
+            }
+        }
+        self.pending_destroys = 0;
+        self.reconcile_all();
+        self.alive_now(now);
+    }
+
+    /// Every entry gets its lease and be-liberal: from now on another node's packets move it on.
+    fn reconcile_all(&mut self) {
+        for id in 0..self.table.end() {
+            self.reconcile_as_backup(id);
+        }
+    }
+
+    fn reconcile_as_backup(&mut self, id: SlotId) {
+        let Some(slot) = self.table.get_mut(id) else { return };
+        if slot.flags.contains(Flags::PRESENT) {
+            slot.flags |= Flags::MINE;
+        }
+        if slot.flags.intersects(Flags::PRESENT | Flags::MINE) {
+            slot.flags -= Flags::STRAY;
+            self.want_kernel(id, false);
+        }
+    }
+
+    /// Starting ends when the digests equal a living owner's, when no peer lives, or when none owns (15).
+    pub(super) fn end_start(&mut self, now: Instant) {
+        if self.starting
+            && self.dumped
+            && (self.peer_lost(now) || (self.peer_heard() && !self.peer_owns()) || self.group.root_ok)
+        {
+            self.starting = false;
+        }
+    }
+
+    /// Whether this node could take over without loss.
+    pub fn readiness(&self, now: Instant) -> Readiness {
+        if self.group.owner {
+            return Readiness::Owner;
+        }
+        if !self.dumped || self.dump_due || self.dumping {
+            return Readiness::Dumping;
+        }
+        if self.peer_lost(now) {
+            return Readiness::Alone;
+        }
+        if !self.peer_owns() {
+            return if self.starting { Readiness::Starting } else { Readiness::NoOwner };
+        }
+        if self.group.receiver.expected().is_none() || self.group.receiver.gap().is_some() {
+            return Readiness::Behind;
+        }
+        if !self.group.root_ok || self.starting {
+            return Readiness::Differs;
+        }
+        if self.group.offers > 0 || self.late {
+            return Readiness::Offering;
+        }
+        if self.settings.hot && !self.pending.is_empty() {
+            return Readiness::Installing;
+        }
+        Readiness::Ready
+    }
+
+    /// Look at readiness and progress; what the election may see is [`Replica::gate_open`].
+    pub(super) fn judge_gate(&mut self, now: Instant) {
+        self.gate.check = now + GATE_TICK;
+        let readiness = self.readiness(now);
+        let progress = (self.present, self.pending.len(), self.counters.requests);
+        if progress != self.gate.progress || readiness.is_ready() {
+            self.gate.progress = progress;
+            self.gate.progressed = now;
+        }
+        // No living owner is nobody's fault: an election must go on.
+        let fit = readiness.is_ready()
+            || readiness == Readiness::NoOwner
+            || self.group.role == Role::Primary
+            || now >= self.gate.progressed + self.settings.gate_limit;
+        if readiness.is_ready() {
+            self.gate.ready = now;
+        }
+        // Under churn a backup is behind for moments: that does not close an open gate.
+        let brief = matches!(readiness, Readiness::Behind | Readiness::Installing | Readiness::Differs)
+            && now < self.gate.ready + GATE_GRACE;
+        self.gate.open = fit || (self.gate.open && brief);
+    }
+
+    /// Whether this node may be elected. Only ever false on a node that is not primary and not alone.
+    pub fn gate_open(&self) -> bool {
+        self.gate.open
+    }
+
+    /// What `/run` should hold (19).
+    pub fn persist(&self) -> Persist {
+        Persist {
+            truth: self.truth && (!self.group.owner || self.fence.is_none()),
+            was_owner: self.group.owner || self.late || self.group.offers > 0 || self.was_owner,
+            role: (self.group.role != Role::Unknown).then_some(self.group.role),
+        }
+    }
+}

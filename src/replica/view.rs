@@ -1,0 +1,150 @@
+//! What the replica shows: numbers and states for `statistics`, `status` and the lab. Reads only.
+
+use std::time::{Duration, Instant};
+
+use serde::Serialize;
+
+use super::{Counters, Readiness, Replica, Role};
+use crate::reconcile::Failure;
+
+/// A peer, as `status` shows it.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct PeerView {
+    /// Configured name.
+    pub name: String,
+    /// Heard within the peer timeout.
+    pub alive: bool,
+    /// Milliseconds since its last datagram.
+    pub silent_ms: u64,
+    /// Owns the group.
+    pub owner: bool,
+    /// Its mechanism says primary.
+    pub primary: bool,
+    /// Says it could take over.
+    pub ready: bool,
+    /// Entries in its table.
+    pub entries: u32,
+}
+
+/// The replica's state at one moment.
+#[derive(Clone, Debug, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct View {
+    /// This node.
+    pub node: String,
+    /// Role as last told.
+    pub role: Role,
+    /// Owns the group.
+    pub owner: bool,
+    /// The highest claim's epoch.
+    pub epoch: u64,
+    /// Ready, or why not.
+    pub readiness: &'static str,
+    /// A failover to this node, or away from it to its peer, would lose nothing.
+    pub protected: bool,
+    /// The gate is open: this node may be elected.
+    pub gate_open: bool,
+    /// Entries of the group when owned here.
+    pub internal: usize,
+    /// Entries of the group when owned by a peer.
+    pub external: usize,
+    /// Keys waiting for the kernel.
+    pub pending: usize,
+    /// Changes waiting for the channel.
+    pub unsent: usize,
+    /// Entries the kernel refuses, now.
+    pub failed: usize,
+    /// Refusals by reason, since start.
+    pub failures: Vec<(&'static str, u64)>,
+    /// Entries owed to the owner.
+    pub offers: usize,
+    /// Seconds for which the digests have been equal.
+    pub equal_for: Option<f64>,
+    /// Seconds since the last whole sweep, or since start.
+    pub sweep_age: f64,
+    /// A whole sweep has happened.
+    pub swept: bool,
+    /// Digest root.
+    pub root: String,
+    /// The peers.
+    pub peers: Vec<PeerView>,
+}
+
+impl Replica {
+    /// Everything `status` needs.
+    pub fn view(&self, now: Instant) -> View {
+        let since = |at: Instant| now.saturating_duration_since(at);
+        let readiness = self.readiness(now);
+        let peers: Vec<PeerView> = self
+            .peers
+            .values()
+            .map(|peer| PeerView {
+                name: peer.name.clone(),
+                alive: !peer.lost,
+                silent_ms: u64::try_from(since(peer.heard).as_millis()).unwrap_or(u64::MAX),
+                owner: peer.owner,
+                primary: peer.primary,
+                ready: peer.ready,
+                entries: peer.count,
+            })
+            .collect();
+        let protected = match readiness {
+            Readiness::Owner => peers.iter().any(|peer| peer.alive && peer.ready) && self.fence.is_none(),
+            Readiness::Ready => self.failed == 0,
+            _ => false,
+        };
+        let failures =
+            Failure::ALL.iter().zip(self.counters.failures).map(|(reason, count)| (reason.word(), count));
+        View {
+            node: self.settings.name.clone(),
+            role: self.group.role,
+            owner: self.group.owner,
+            epoch: self.group.claim.epoch,
+            readiness: readiness.word(),
+            protected,
+            gate_open: self.gate_open(),
+            internal: if self.group.owner { self.present } else { 0 },
+            external: if self.group.owner { 0 } else { self.present },
+            pending: self.pending.len(),
+            unsent: self.dirty.len(),
+            failed: self.failed,
+            failures: failures.collect(),
+            offers: self.group.offers,
+            equal_for: self.group.root_ok_since.map(|at| since(at).as_secs_f64()),
+            sweep_age: self.sweep.completed.map_or(since(self.listening), since).as_secs_f64(),
+            swept: self.sweep.completed.is_some(),
+            root: format!("{:016x}", self.group.sums.root()),
+            peers,
+        }
+    }
+
+    /// Counters since start.
+    pub fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
+    /// Whether this node owns its group.
+    pub fn owner(&self) -> bool {
+        self.group.owner
+    }
+
+    /// The role last told.
+    pub fn role(&self) -> Role {
+        self.group.role
+    }
+
+    /// Every entry in the table, with whether it is believed to be in the kernel.
+    pub fn entries(&self) -> impl Iterator<Item = (&crate::entry::Entry, bool)> + '_ {
+        use crate::table::Flags;
+        self.table
+            .iter()
+            .filter(|(_, slot)| slot.flags.contains(Flags::PRESENT))
+            .map(|(_, slot)| (&slot.entry, slot.flags.contains(Flags::INSTALLED)))
+    }
+
+    /// Time until a silent peer counts as lost.
+    pub fn peer_timeout(&self) -> Duration {
+        self.settings.lost_after
+    }
+}

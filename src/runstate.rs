@@ -1,0 +1,86 @@
+//! What survives a daemon's end: a small file in `/run`, void after a reboot and in another network namespace.
+//!
+//! Called by the daemon, which passes what it read to the replica and writes what the replica wants kept. Also
+//! the line of the last transition that `show conntrack-sync status` prints.
+
+use std::io::{self, Write};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::replica::{Persist, Restored, Role};
+
+/// The file's contents.
+#[derive(Serialize, Deserialize, PartialEq, Clone, Default)]
+#[serde(rename_all = "kebab-case")]
+struct Kept {
+    boot: String,
+    namespace: u64,
+    truth: bool,
+    was_owner: bool,
+    role: Option<Role>,
+    transition: Option<String>,
+}
+
+/// The file and what it holds.
+pub struct RunState {
+    path: PathBuf,
+    kept: Kept,
+    restored: Restored,
+}
+
+impl RunState {
+    /// Read what the last run left; nothing when it belongs to another boot or namespace.
+    pub fn open(directory: &Path) -> RunState {
+        let path = directory.join("state.json");
+        let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
+        let namespace = std::fs::metadata("/proc/self/ns/net").map(|meta| meta.ino()).unwrap_or_default();
+        let found: Option<Kept> =
+            std::fs::read(&path).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok());
+        let found = found.filter(|kept| kept.boot == boot.trim() && kept.namespace == namespace);
+        let restored = found.as_ref().map_or(Restored::default(), |kept| Restored {
+            marker: true,
+            truth: kept.truth,
+            was_owner: kept.was_owner,
+            role: kept.role,
+        });
+        let kept = found.unwrap_or(Kept { boot: boot.trim().into(), namespace, ..Kept::default() });
+        RunState { path, kept, restored }
+    }
+
+    /// What the last run left for the replica.
+    pub fn restored(&self) -> Restored {
+        self.restored
+    }
+
+    /// "MASTER at ..." of the last transition, if there was one.
+    pub fn transition(&self) -> Option<&str> {
+        self.kept.transition.as_deref()
+    }
+
+    /// A transition happened at a local time, in `date`'s format.
+    pub fn note_transition(&mut self, role: Role, when: &str) {
+        self.kept.transition = Some(format!("{} at {when}", role.word()));
+    }
+
+    /// Write what should survive, if it differs from what the file says.
+    pub fn keep(&mut self, persist: Persist, force: bool) -> io::Result<()> {
+        let kept = Kept {
+            truth: persist.truth,
+            was_owner: persist.was_owner,
+            role: persist.role,
+            ..self.kept.clone()
+        };
+        if kept == self.kept && !force {
+            return Ok(());
+        }
+        // Write aside and rename: a full disk or a crash leaves the old file.
+        let aside = self.path.with_extension("new");
+        let mut file = std::fs::File::create(&aside)?;
+        file.write_all(&serde_json::to_vec(&kept)?)?;
+        std::fs::rename(&aside, &self.path)?;
+        self.kept = kept;
+        Ok(())
+    }
+}

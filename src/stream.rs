@@ -1,0 +1,171 @@
+//! The stream's two ends: the owner's ring of sent datagrams, the backup's order.
+//!
+//! Called by the replica. Holds bytes only; what they mean is `wire`'s affair, what to do about a gap the
+//! replica's.
+
+use std::collections::{BTreeMap, VecDeque};
+
+/// Datagrams that wait here for an earlier one. When full the gap is left to the owner's ring.
+const REORDER: usize = 256;
+/// Accounted on top of a datagram's bytes.
+const DATAGRAM_OVERHEAD: usize = 64;
+
+/// The owner's end: numbers datagrams and keeps the last ones, the same bytes, for nacks.
+pub struct Sender {
+    last: u64,
+    ring: VecDeque<Vec<u8>>,
+    ring_bytes: usize,
+    limit: usize,
+}
+
+impl Sender {
+    /// `limit`: bytes kept for resending (`sync-queue-size`).
+    pub fn new(limit: usize) -> Sender {
+        Sender { last: 0, ring: VecDeque::new(), ring_bytes: 0, limit }
+    }
+
+    /// The last number used, 0 for none.
+    pub fn last(&self) -> u64 {
+        self.last
+    }
+
+    /// The number for the next datagram.
+    pub fn next(&self) -> u64 {
+        self.last + 1
+    }
+
+    /// The oldest number that can be sent again.
+    pub fn oldest(&self) -> u64 {
+        self.last + 1 - self.ring.len() as u64
+    }
+
+    /// Keep the datagram with number [`Sender::next`].
+    pub fn push(&mut self, datagram: Vec<u8>) {
+        self.last += 1;
+        self.ring_bytes += datagram.len() + DATAGRAM_OVERHEAD;
+        self.ring.push_back(datagram);
+        while self.ring_bytes > self.limit {
+            let Some(dropped) = self.ring.pop_front() else { break };
+            self.ring_bytes -= dropped.len() + DATAGRAM_OVERHEAD;
+        }
+    }
+
+    /// The bytes sent under a number, while the ring holds them.
+    pub fn get(&self, sequence: u64) -> Option<&[u8]> {
+        let at = sequence.checked_sub(self.oldest())?;
+        self.ring.get(usize::try_from(at).ok()?).map(Vec::as_slice)
+    }
+}
+
+/// What the receiver makes of a datagram's number.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Place {
+    /// The expected one: apply it.
+    Next,
+    /// Ahead of a gap: kept if there was room.
+    Ahead,
+    /// Seen before.
+    Old,
+    /// No stream is followed yet.
+    Unknown,
+}
+
+/// The backup's end: what comes next, and what came too early.
+#[derive(Default)]
+pub struct Receiver {
+    expect: Option<u64>,
+    early: BTreeMap<u64, Vec<u8>>,
+    highest: u64,
+}
+
+impl Receiver {
+    /// Follow no stream.
+    pub fn reset(&mut self) {
+        *self = Receiver::default();
+    }
+
+    /// Take the stream up at a number.
+    pub fn expect(&mut self, sequence: u64) {
+        self.expect = Some(sequence);
+        self.early = self.early.split_off(&sequence);
+        self.highest = self.highest.max(sequence.saturating_sub(1));
+    }
+
+    /// The number that comes next.
+    pub fn expected(&self) -> Option<u64> {
+        self.expect
+    }
+
+    /// Where a datagram belongs; one that came early is kept.
+    pub fn place(&mut self, sequence: u64, datagram: &[u8]) -> Place {
+        let Some(expect) = self.expect else { return Place::Unknown };
+        self.highest = self.highest.max(sequence);
+        match sequence.cmp(&expect) {
+            std::cmp::Ordering::Less => Place::Old,
+            std::cmp::Ordering::Equal => Place::Next,
+            std::cmp::Ordering::Greater => {
+                if self.early.len() < REORDER {
+                    self.early.entry(sequence).or_insert_with(|| datagram.to_vec());
+                }
+                Place::Ahead
+            }
+        }
+    }
+
+    /// The expected datagram was applied; the one that follows, if it waits here.
+    pub fn advance(&mut self) -> Option<Vec<u8>> {
+        let expect = self.expect.as_mut()?;
+        *expect += 1;
+        self.early.remove(expect)
+    }
+
+    /// The owner is known to have sent up to this number.
+    pub fn heard_of(&mut self, sequence: u64) {
+        self.highest = self.highest.max(sequence);
+    }
+
+    /// The first hole: numbers missing before the next datagram that is here or known of.
+    pub fn gap(&self) -> Option<(u64, u64)> {
+        let expect = self.expect?;
+        let until = self.early.keys().next().map_or(self.highest, |first| first - 1);
+        (expect <= until && expect <= self.highest).then_some((expect, until))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_ring_gives_the_same_bytes_until_it_is_full() {
+        let mut sender = Sender::new(3 * (4 + DATAGRAM_OVERHEAD));
+        for number in 1..=5u8 {
+            assert_eq!(sender.next(), u64::from(number));
+            sender.push(vec![number; 4]);
+        }
+        assert_eq!((sender.oldest(), sender.last()), (3, 5));
+        assert_eq!(sender.get(2), None);
+        assert_eq!(sender.get(3), Some(&[3u8; 4][..]));
+        assert_eq!(sender.get(5), Some(&[5u8; 4][..]));
+        assert_eq!(sender.get(6), None);
+    }
+
+    #[test]
+    fn order_is_restored() {
+        let mut receiver = Receiver::default();
+        assert_eq!(receiver.place(4, b"4"), Place::Unknown);
+        receiver.expect(4);
+        assert_eq!(receiver.place(3, b"3"), Place::Old);
+        assert_eq!(receiver.place(6, b"6"), Place::Ahead);
+        assert_eq!(receiver.gap(), Some((4, 5)));
+        assert_eq!(receiver.place(4, b"4"), Place::Next);
+        assert_eq!(receiver.advance(), None);
+        assert_eq!(receiver.gap(), Some((5, 5)));
+        assert_eq!(receiver.place(5, b"5"), Place::Next);
+        assert_eq!(receiver.advance(), Some(b"6".to_vec()));
+        assert_eq!(receiver.advance(), None);
+        assert_eq!(receiver.gap(), None);
+        receiver.heard_of(9);
+        assert_eq!(receiver.gap(), Some((7, 9)));
+    }
+}

@@ -1,0 +1,218 @@
+//! The one table: what this node knows of each key, and where each key stands on its way to the peer and to the
+//! kernel.
+//!
+//! A slot lives as long as anything is known of its key: in the table, owed to the peer, pending in the kernel, or
+//! a stray. Called by the replica only. Pure storage: no decisions, no bytes, no clock.
+
+use bitflags::bitflags;
+use hashbrown::HashTable;
+
+use crate::digest::{BUCKETS, bucket_of};
+use crate::entry::{Entry, Key};
+
+/// A slot's place; stable while the slot lives.
+pub type SlotId = u32;
+const NONE: SlotId = SlotId::MAX;
+
+bitflags! {
+    /// Where a key stands.
+    #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+    pub struct Flags: u16 {
+        /// The entry is in the table. Without it the slot's entry is the last one known.
+        const PRESENT = 1 << 0;
+        /// Differs from what was sent; queued for the stream.
+        const DIRTY = 1 << 1;
+        /// In the list of strays.
+        const NOTED = 1 << 2;
+        /// Queued for the kernel.
+        const PENDING = 1 << 3;
+        /// The kernel is asked before anything is decided.
+        const READ_BACK = 1 << 4;
+        /// The kernel holds an entry that this daemon installed, or found when it started.
+        const MINE = 1 << 5;
+        /// The kernel holds an entry of unknown origin that the table lacks or contradicts.
+        const STRAY = 1 << 6;
+        /// Owed to the owner that replaced this node.
+        const OFFER = 1 << 7;
+        /// Believed to be in the kernel.
+        const INSTALLED = 1 << 8;
+        /// Listed by the dump under way.
+        const LISTED = 1 << 9;
+        /// Waits in the queue towards the peer.
+        const QUEUED_OUT = 1 << 10;
+        /// Waits in the queue towards the kernel.
+        const QUEUED_IN = 1 << 11;
+        /// The kernel refused it for good; tried again when it changes.
+        const FAILED = 1 << 12;
+        /// Destroy what the kernel has before creating.
+        const REPLACE = 1 << 13;
+        /// Only its lease is to be renewed.
+        const RENEW = 1 << 14;
+    }
+}
+
+/// What is known of one key.
+#[derive(Debug)]
+pub struct Slot {
+    /// The entry; its timeout is the owner's when last heard.
+    pub entry: Entry,
+    /// Keyed hash of the key; its top bits are the bucket.
+    pub key_hash: u64,
+    /// Content hash that is counted in the group's sums, 0 for none: as sent on the owner, as held elsewhere.
+    pub sent: u64,
+    /// Where the key stands.
+    pub flags: Flags,
+    /// Birth stamp of the entry: changes when the tuple is destroyed and created again.
+    pub birth: u16,
+    /// Birth stamp of what this node put into the kernel.
+    pub kernel_birth: u16,
+    /// Birth stamp last sent.
+    pub sent_birth: u16,
+    /// Why the kernel refused it.
+    pub failure: Option<crate::reconcile::Failure>,
+    /// Tries since the last success.
+    pub tries: u8,
+    /// The dump during which an event was read or a request sent for this key.
+    pub touched: u32,
+    /// The turn of the event socket in which a request was sent for this key.
+    pub asked: u32,
+    next: SlotId,
+}
+
+/// All slots of a node.
+pub struct Table {
+    slots: Vec<Option<Slot>>,
+    free: Vec<SlotId>,
+    index: HashTable<SlotId>,
+    heads: Vec<SlotId>,
+}
+
+impl Default for Table {
+    fn default() -> Table {
+        Table { slots: Vec::new(), free: Vec::new(), index: HashTable::new(), heads: vec![NONE; BUCKETS] }
+    }
+}
+
+impl Table {
+    /// Slots in use.
+    pub fn len(&self) -> usize {
+        self.index.len()
+    }
+
+    /// Whether no slot is in use.
+    pub fn is_empty(&self) -> bool {
+        self.index.is_empty()
+    }
+
+    /// The slot of a key.
+    pub fn find(&self, key_hash: u64, key: &Key) -> Option<SlotId> {
+        let same = |id: &SlotId| {
+            self.get(*id).is_some_and(|slot| {
+                slot.key_hash == key_hash && slot.entry.orig == key.orig && slot.entry.zone == key.zone
+            })
+        };
+        self.index.find(key_hash, same).copied()
+    }
+
+    /// The slot of a key hash, for messages that name keys by hash.
+    pub fn find_hash(&self, key_hash: u64) -> Option<SlotId> {
+        let same = |id: &SlotId| self.get(*id).is_some_and(|slot| slot.key_hash == key_hash);
+        self.index.find(key_hash, same).copied()
+    }
+
+    /// A slot in use.
+    pub fn get(&self, id: SlotId) -> Option<&Slot> {
+        self.slots.get(id as usize)?.as_ref()
+    }
+
+    /// A slot in use.
+    pub fn get_mut(&mut self, id: SlotId) -> Option<&mut Slot> {
+        self.slots.get_mut(id as usize)?.as_mut()
+    }
+
+    /// A new slot, not yet in the table's contents (no flags).
+    pub fn insert(&mut self, key_hash: u64, entry: Entry) -> SlotId {
+        let bucket = usize::from(bucket_of(key_hash));
+        let next = self.heads.get(bucket).copied().unwrap_or(NONE);
+        let slot = Slot {
+            entry,
+            key_hash,
+            sent: 0,
+            flags: Flags::empty(),
+            birth: 0,
+            kernel_birth: 0,
+            sent_birth: 0,
+            failure: None,
+            tries: 0,
+            touched: 0,
+            asked: 0,
+            next,
+        };
+        let id = if let Some(id) = self.free.pop() {
+            if let Some(place) = self.slots.get_mut(id as usize) {
+                *place = Some(slot);
+            }
+            id
+        } else {
+            self.slots.push(Some(slot));
+            SlotId::try_from(self.slots.len() - 1).unwrap_or(NONE)
+        };
+        if let Some(head) = self.heads.get_mut(bucket) {
+            *head = id;
+        }
+        let slots = &self.slots;
+        let hash_of = |id: &SlotId| {
+            slots.get(*id as usize).and_then(Option::as_ref).map_or(0, |slot| slot.key_hash)
+        };
+        self.index.insert_unique(key_hash, id, hash_of);
+        id
+    }
+
+    /// Forget a key.
+    pub fn remove(&mut self, id: SlotId) {
+        let Some(slot) = self.slots.get_mut(id as usize).and_then(Option::take) else { return };
+        if let Ok(found) = self.index.find_entry(slot.key_hash, |at| *at == id) {
+            found.remove();
+        }
+        let bucket = usize::from(bucket_of(slot.key_hash));
+        let mut at = self.heads.get(bucket).copied().unwrap_or(NONE);
+        if at == id {
+            if let Some(head) = self.heads.get_mut(bucket) {
+                *head = slot.next;
+            }
+        } else {
+            while at != NONE {
+                let Some(before) = self.get_mut(at) else { break };
+                if before.next == id {
+                    before.next = slot.next;
+                    break;
+                }
+                at = before.next;
+            }
+        }
+        self.free.push(id);
+    }
+
+    /// The slots of a bucket.
+    pub fn bucket(&self, bucket: u16) -> impl Iterator<Item = (SlotId, &Slot)> + '_ {
+        let mut at = self.heads.get(usize::from(bucket)).copied().unwrap_or(NONE);
+        std::iter::from_fn(move || {
+            let slot = self.get(at)?;
+            let id = at;
+            at = slot.next;
+            Some((id, slot))
+        })
+    }
+
+    /// All slots.
+    pub fn iter(&self) -> impl Iterator<Item = (SlotId, &Slot)> + '_ {
+        self.slots.iter().enumerate().filter_map(|(at, slot)| {
+            slot.as_ref().map(|slot| (SlotId::try_from(at).unwrap_or(NONE), slot))
+        })
+    }
+
+    /// One past the highest slot id ever used: bounds a paced walk over all slots.
+    pub fn end(&self) -> SlotId {
+        SlotId::try_from(self.slots.len()).unwrap_or(NONE)
+    }
+}

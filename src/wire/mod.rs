@@ -1,0 +1,497 @@
+//! Datagram <-> messages: the native protocol, version 1. `docs/protocol.md` has the layout.
+//!
+//! [`packed`] has the entries, [`reader`] the checked reads. Called by the replica; never touches a socket, never
+//! decides what a message means. Received bytes never panic: what does not parse is an error with its reason.
+//!
+//! Places kept for the authenticated protocol: the header is what will be sealed as associated data, and every
+//! answer names the incarnation that it is for.
+
+pub mod packed;
+pub mod reader;
+
+pub use reader::{Reader, WireError};
+
+/// "CT".
+const MAGIC: u16 = 0x4354;
+/// Spoken here; another version is refused loudly.
+pub const VERSION: u8 = 1;
+/// Bytes before the body.
+pub const HEADER: usize = 2 + 1 + 1 + 4 + 8 + 16;
+/// Bytes between the header and the messages of a stream datagram.
+pub const STREAM_HEAD: usize = 1 + 8 + 8;
+
+/// A node, told by its configured name.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
+pub struct NodeId(pub u64);
+
+/// One run of a daemon: 128 random bits.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+pub struct Incarnation(pub u128);
+
+/// A failover group on the wire. This version has one, numbered 0.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+pub struct GroupId(pub u8);
+
+/// "I own this group now": compared by epoch, then by node.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
+pub struct Claim {
+    /// Counts claims.
+    pub epoch: u64,
+    /// Who claimed.
+    pub node: NodeId,
+}
+
+/// What opens every datagram.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Header {
+    /// Nodes that belong together; datagrams of another group of nodes are ignored.
+    pub node_group: u32,
+    /// The sending node.
+    pub sender: NodeId,
+    /// The sending daemon's run.
+    pub incarnation: Incarnation,
+}
+
+/// One datagram of the stream.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct StreamHead {
+    /// The group that all messages in it are about.
+    pub group: GroupId,
+    /// Position in the stream; without gaps per incarnation.
+    pub sequence: u64,
+    /// Digest root of the group that holds after this datagram.
+    pub root: u64,
+}
+
+/// "I am here", every alive interval and at every change of a claim.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Alive {
+    /// The node's configured name, for people.
+    pub name: String,
+    /// Last sequence number used in the stream, 0 for none.
+    pub last: u64,
+    /// Oldest sequence number still in the ring; `last + 1` when the ring is empty.
+    pub oldest: u64,
+    /// The token of the flush that this answers, 0 for none.
+    pub token: u32,
+    /// The group.
+    pub group: GroupId,
+    /// The highest claim known.
+    pub claim: Claim,
+    /// The sender owns the group.
+    pub owner: bool,
+    /// The sender's VRRP (or other mechanism) says primary.
+    pub primary: bool,
+    /// "My kernel table is the truth": it survived a restart of the daemon that owned the group.
+    pub survived: bool,
+    /// "My kernel table is new": no daemon ran here before since boot.
+    pub fresh: bool,
+    /// The sender would be fit to take over.
+    pub ready: bool,
+    /// Digest root after `last`.
+    pub root: u64,
+    /// Entries in the sender's table.
+    pub count: u32,
+}
+
+/// What a backup asks its owner for, to repair a difference.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub enum Want {
+    /// The sixteen sums below a node of the digest tree.
+    Sums(Node),
+    /// Every entry below a node: the asking side has none there.
+    Subtree(Node),
+    /// The contents list of a bucket.
+    List(u16),
+    /// One entry by its key hash.
+    Key(u64),
+}
+
+/// A node of the digest tree: level 0 is the root, level 4 the buckets.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct Node {
+    /// 0 to 4.
+    pub level: u8,
+    /// Below 16 to the power of the level.
+    pub index: u16,
+}
+
+/// One line of a contents list: the hashes of key and of canonical bytes, as sent.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Listed {
+    /// Hash of the key.
+    pub key: u64,
+    /// Hash of the canonical bytes.
+    pub content: u64,
+}
+
+/// One message of the stream.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Message<'a> {
+    /// The entry is this now.
+    Put {
+        /// The entry.
+        entry: Box<crate::entry::Entry>,
+        /// Its birth stamp.
+        birth: u16,
+        /// Sent because a repair asked for it.
+        repair: bool,
+    },
+    /// The entry is gone.
+    Destroy {
+        /// Hash of its key.
+        key: u64,
+        /// The birth stamp that ended.
+        birth: u16,
+    },
+    /// Sums of the sixteen nodes below one.
+    Sums {
+        /// Their parent.
+        node: Node,
+        /// In order of index.
+        sums: [u64; 16],
+    },
+    /// A part of a bucket's contents.
+    List {
+        /// The bucket.
+        bucket: u16,
+        /// The bucket is complete with this part.
+        last: bool,
+        /// Key and content hashes, 16 bytes each.
+        lines: &'a [u8],
+    },
+}
+
+/// A received datagram's body.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Body<'a> {
+    /// Part of the owner's stream; messages are read by [`Messages`].
+    Stream(StreamHead, &'a [u8]),
+    /// I am here.
+    Alive(Alive),
+    /// Datagrams `from..=until` of the stream of `to` are missing here.
+    Nack {
+        /// Whose stream.
+        to: Incarnation,
+        /// First missing.
+        from: u64,
+        /// Last missing.
+        until: u64,
+    },
+    /// Repair: send me these.
+    Ask {
+        /// Whose answer is wanted.
+        to: Incarnation,
+        /// In which group.
+        group: GroupId,
+        /// What.
+        wants: Vec<Want>,
+    },
+    /// Entries that the new owner may lack, as `Put` messages.
+    Offer {
+        /// The owner.
+        to: Incarnation,
+        /// In which group.
+        group: GroupId,
+        /// Messages.
+        messages: &'a [u8],
+    },
+    /// Send what you still hold, then an alive with this token: a takeover is waiting.
+    Flush {
+        /// The owner.
+        to: Incarnation,
+        /// Comes back in the alive.
+        token: u32,
+    },
+}
+
+const KIND_STREAM: u8 = 1;
+const KIND_ALIVE: u8 = 2;
+const KIND_NACK: u8 = 3;
+const KIND_ASK: u8 = 4;
+const KIND_OFFER: u8 = 5;
+const KIND_FLUSH: u8 = 6;
+
+const TAG_PUT: u8 = 1;
+const TAG_DESTROY: u8 = 2;
+const TAG_SUMS: u8 = 3;
+const TAG_LIST: u8 = 4;
+const TAG_LIST_LAST: u8 = 5;
+const TAG_PUT_REPAIR: u8 = 6;
+
+const WANT_SUMS: u8 = 1;
+const WANT_SUBTREE: u8 = 2;
+const WANT_LIST: u8 = 3;
+const WANT_KEY: u8 = 4;
+
+/// Bytes of one want on the wire.
+pub const WANT_SIZE: usize = 9;
+
+fn emit_header(out: &mut Vec<u8>, header: &Header, kind: u8) {
+    out.extend_from_slice(&MAGIC.to_be_bytes());
+    out.extend_from_slice(&[VERSION, kind]);
+    out.extend_from_slice(&header.node_group.to_be_bytes());
+    out.extend_from_slice(&header.sender.0.to_be_bytes());
+    out.extend_from_slice(&header.incarnation.0.to_be_bytes());
+}
+
+/// A stream datagram around finished messages.
+pub fn emit_stream(out: &mut Vec<u8>, header: &Header, head: &StreamHead, messages: &[u8]) {
+    emit_header(out, header, KIND_STREAM);
+    out.push(head.group.0);
+    out.extend_from_slice(&head.sequence.to_be_bytes());
+    out.extend_from_slice(&head.root.to_be_bytes());
+    out.extend_from_slice(messages);
+}
+
+/// Any other datagram.
+pub fn emit_body(out: &mut Vec<u8>, header: &Header, body: &Body<'_>) {
+    match body {
+        Body::Stream(head, messages) => emit_stream(out, header, head, messages),
+        Body::Alive(alive) => {
+            emit_header(out, header, KIND_ALIVE);
+            let name = alive.name.as_bytes();
+            let length = name.len().min(64);
+            out.push(u8::try_from(length).unwrap_or(64));
+            out.extend_from_slice(name.get(..length).unwrap_or_default());
+            out.extend_from_slice(&alive.last.to_be_bytes());
+            out.extend_from_slice(&alive.oldest.to_be_bytes());
+            out.extend_from_slice(&alive.token.to_be_bytes());
+            out.push(alive.group.0);
+            out.extend_from_slice(&alive.claim.epoch.to_be_bytes());
+            out.extend_from_slice(&alive.claim.node.0.to_be_bytes());
+            let flags = [alive.owner, alive.primary, alive.survived, alive.fresh, alive.ready];
+            out.push(flags.iter().enumerate().fold(0, |bits, (at, set)| bits | u8::from(*set) << at));
+            out.extend_from_slice(&alive.root.to_be_bytes());
+            out.extend_from_slice(&alive.count.to_be_bytes());
+        }
+        Body::Nack { to, from, until } => {
+            emit_header(out, header, KIND_NACK);
+            out.extend_from_slice(&to.0.to_be_bytes());
+            out.extend_from_slice(&from.to_be_bytes());
+            out.extend_from_slice(&until.to_be_bytes());
+        }
+        Body::Ask { to, group, wants } => {
+            emit_header(out, header, KIND_ASK);
+            out.extend_from_slice(&to.0.to_be_bytes());
+            out.push(group.0);
+            for want in wants {
+                emit_want(out, want);
+            }
+        }
+        Body::Offer { to, group, messages } => {
+            emit_header(out, header, KIND_OFFER);
+            out.extend_from_slice(&to.0.to_be_bytes());
+            out.push(group.0);
+            out.extend_from_slice(messages);
+        }
+        Body::Flush { to, token } => {
+            emit_header(out, header, KIND_FLUSH);
+            out.extend_from_slice(&to.0.to_be_bytes());
+            out.extend_from_slice(&token.to_be_bytes());
+        }
+    }
+}
+
+fn emit_want(out: &mut Vec<u8>, want: &Want) {
+    let (tag, value) = match want {
+        Want::Sums(node) => (WANT_SUMS, u64::from(node.level) << 16 | u64::from(node.index)),
+        Want::Subtree(node) => (WANT_SUBTREE, u64::from(node.level) << 16 | u64::from(node.index)),
+        Want::List(bucket) => (WANT_LIST, u64::from(*bucket)),
+        Want::Key(key) => (WANT_KEY, *key),
+    };
+    out.push(tag);
+    out.extend_from_slice(&value.to_be_bytes());
+}
+
+fn parse_want(reader: &mut Reader<'_>) -> Result<Want, WireError> {
+    let (tag, value) = (reader.u8()?, reader.u64()?);
+    let node = || -> Result<Node, WireError> {
+        let level = u8::try_from(value >> 16).ok().filter(|level| *level <= 4);
+        let level = level.ok_or(WireError::Undefined("digest level"))?;
+        let index = (value & 0xffff) as u16;
+        if u32::from(index) >= 1u32 << (4 * u32::from(level)) {
+            return Err(WireError::Undefined("digest index"));
+        }
+        Ok(Node { level, index })
+    };
+    Ok(match tag {
+        WANT_SUMS => Want::Sums(node()?),
+        WANT_SUBTREE => Want::Subtree(node()?),
+        WANT_LIST => Want::List(u16::try_from(value).map_err(|_| WireError::Undefined("bucket"))?),
+        WANT_KEY => Want::Key(value),
+        _ => return Err(WireError::Undefined("want")),
+    })
+}
+
+/// Read header and body of a received datagram.
+pub fn parse(bytes: &[u8]) -> Result<(Header, Body<'_>), WireError> {
+    let mut reader = Reader::new(bytes);
+    if reader.u16()? != MAGIC {
+        return Err(WireError::Magic);
+    }
+    let version = reader.u8()?;
+    if version != VERSION {
+        return Err(WireError::Version(version));
+    }
+    let kind = reader.u8()?;
+    let header = Header {
+        node_group: reader.u32()?,
+        sender: NodeId(reader.u64()?),
+        incarnation: Incarnation(reader.u128()?),
+    };
+    let body = match kind {
+        KIND_STREAM => {
+            let head =
+                StreamHead { group: GroupId(reader.u8()?), sequence: reader.u64()?, root: reader.u64()? };
+            Body::Stream(head, reader.rest())
+        }
+        KIND_ALIVE => Body::Alive(parse_alive(&mut reader)?),
+        KIND_NACK => {
+            Body::Nack { to: Incarnation(reader.u128()?), from: reader.u64()?, until: reader.u64()? }
+        }
+        KIND_ASK => {
+            let (to, group) = (Incarnation(reader.u128()?), GroupId(reader.u8()?));
+            let mut wants = Vec::with_capacity(reader.rest().len() / WANT_SIZE);
+            while !reader.is_empty() {
+                wants.push(parse_want(&mut reader)?);
+            }
+            Body::Ask { to, group, wants }
+        }
+        KIND_OFFER => Body::Offer {
+            to: Incarnation(reader.u128()?),
+            group: GroupId(reader.u8()?),
+            messages: reader.rest(),
+        },
+        KIND_FLUSH => Body::Flush { to: Incarnation(reader.u128()?), token: reader.u32()? },
+        _ => return Err(WireError::Undefined("datagram kind")),
+    };
+    Ok((header, body))
+}
+
+fn parse_alive(reader: &mut Reader<'_>) -> Result<Alive, WireError> {
+    let length = usize::from(reader.u8()?);
+    let name = String::from_utf8_lossy(reader.bytes(length)?).into_owned();
+    let (last, oldest, token) = (reader.u64()?, reader.u64()?, reader.u32()?);
+    let group = GroupId(reader.u8()?);
+    let claim = Claim { epoch: reader.u64()?, node: NodeId(reader.u64()?) };
+    let flags = reader.u8()?;
+    let bit = |at: u8| flags & (1 << at) != 0;
+    Ok(Alive {
+        name,
+        last,
+        oldest,
+        token,
+        group,
+        claim,
+        owner: bit(0),
+        primary: bit(1),
+        survived: bit(2),
+        fresh: bit(3),
+        ready: bit(4),
+        root: reader.u64()?,
+        count: reader.u32()?,
+    })
+}
+
+/// Appends a put.
+pub fn emit_put(out: &mut Vec<u8>, entry: &crate::entry::Entry, birth: u16, repair: bool) {
+    out.push(if repair { TAG_PUT_REPAIR } else { TAG_PUT });
+    packed::emit_entry(out, entry, birth);
+}
+
+/// Appends a destroy.
+pub fn emit_destroy(out: &mut Vec<u8>, key: u64, birth: u16) {
+    out.push(TAG_DESTROY);
+    out.extend_from_slice(&key.to_be_bytes());
+    out.extend_from_slice(&birth.to_be_bytes());
+}
+
+/// Appends the sums below a node.
+pub fn emit_sums(out: &mut Vec<u8>, node: Node, sums: &[u64; 16]) {
+    out.extend_from_slice(&[TAG_SUMS, node.level]);
+    out.extend_from_slice(&node.index.to_be_bytes());
+    for sum in sums {
+        out.extend_from_slice(&sum.to_be_bytes());
+    }
+}
+
+/// Bytes of one line of a contents list.
+pub const LISTED_SIZE: usize = 16;
+/// Bytes before the lines of a contents list.
+pub const LIST_HEAD: usize = 5;
+
+/// Appends a part of a contents list.
+pub fn emit_list(out: &mut Vec<u8>, bucket: u16, last: bool, lines: &[Listed]) {
+    out.push(if last { TAG_LIST_LAST } else { TAG_LIST });
+    out.extend_from_slice(&bucket.to_be_bytes());
+    out.extend_from_slice(&u16::try_from(lines.len()).unwrap_or(u16::MAX).to_be_bytes());
+    for line in lines {
+        out.extend_from_slice(&line.key.to_be_bytes());
+        out.extend_from_slice(&line.content.to_be_bytes());
+    }
+}
+
+/// The lines of a received contents list.
+pub fn listed(lines: &[u8]) -> impl Iterator<Item = Listed> + '_ {
+    let mut reader = Reader::new(lines);
+    std::iter::from_fn(move || Some(Listed { key: reader.u64().ok()?, content: reader.u64().ok()? }))
+}
+
+/// Reads the messages of a stream datagram or an offer, one after the other.
+pub struct Messages<'a> {
+    reader: Reader<'a>,
+}
+
+impl<'a> Messages<'a> {
+    /// Starts at the first message.
+    pub fn new(bytes: &'a [u8]) -> Messages<'a> {
+        Messages { reader: Reader::new(bytes) }
+    }
+
+    fn read(&mut self) -> Result<Message<'a>, WireError> {
+        let reader = &mut self.reader;
+        Ok(match reader.u8()? {
+            tag @ (TAG_PUT | TAG_PUT_REPAIR) => {
+                let (entry, birth) = packed::parse_entry(reader)?;
+                Message::Put { entry: Box::new(entry), birth, repair: tag == TAG_PUT_REPAIR }
+            }
+            TAG_DESTROY => Message::Destroy { key: reader.u64()?, birth: reader.u16()? },
+            TAG_SUMS => {
+                let node = Node { level: reader.u8()?, index: reader.u16()? };
+                if node.level > 3 || u32::from(node.index) >= 1 << (4 * u32::from(node.level)) {
+                    return Err(WireError::Undefined("digest node"));
+                }
+                let mut sums = [0; 16];
+                for sum in &mut sums {
+                    *sum = reader.u64()?;
+                }
+                Message::Sums { node, sums }
+            }
+            tag @ (TAG_LIST | TAG_LIST_LAST) => {
+                let (bucket, count) = (reader.u16()?, reader.u16()?);
+                let lines = reader.bytes(usize::from(count) * LISTED_SIZE)?;
+                Message::List { bucket, last: tag == TAG_LIST_LAST, lines }
+            }
+            _ => return Err(WireError::Undefined("message")),
+        })
+    }
+}
+
+impl<'a> Iterator for Messages<'a> {
+    type Item = Result<Message<'a>, WireError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.reader.is_empty() {
+            return None;
+        }
+        let message = self.read();
+        if message.is_err() {
+            self.reader = Reader::new(&[]);
+        }
+        Some(message)
+    }
+}
+
+#[cfg(test)]
+mod tests;
