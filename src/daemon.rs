@@ -83,7 +83,7 @@ struct Daemon {
     control: ControlServer,
     waiting: Vec<(Client, Request)>,
     state: RunState,
-    last_fence: Option<FenceReport>,
+    last_fence: Option<LastFence>,
     shown: Option<(Role, bool, &'static str)>,
     buffer: Vec<u8>,
     answered: Vec<bool>,
@@ -107,6 +107,20 @@ pub async fn run(config: Config) -> Result<(), DaemonError> {
             return Ok(());
         }
     }
+}
+
+/// The last takeover, and when it was complete.
+#[derive(serde::Serialize)]
+#[serde(rename_all = "kebab-case")]
+struct LastFence {
+    #[serde(flatten)]
+    report: FenceReport,
+    /// Seconds since 1970.
+    closed_at: f64,
+}
+
+fn unix_seconds() -> f64 {
+    std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default().as_secs_f64()
 }
 
 /// The only clock of the daemon, read once a turn.
@@ -388,7 +402,7 @@ impl Daemon {
                 epoch = report.epoch,
                 "takeover complete"
             );
-            self.last_fence = Some(report);
+            self.last_fence = Some(LastFence { report, closed_at: unix_seconds() });
         }
         let readiness = self.replica.readiness(now);
         let shown = (self.replica.role(), self.replica.owner(), readiness.word());

@@ -1,1 +1,171 @@
-fn main() {}
+//! ctsync-lab: routers, clients and faults in network namespaces, to see and to prove what ctsync does.
+
+mod demo;
+mod documented;
+mod judge;
+mod load;
+mod narrator;
+mod net;
+mod node;
+mod router;
+mod sandbox;
+mod setup;
+mod ssh;
+mod topology;
+mod traffic;
+mod wait;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Args, Parser, Subcommand};
+
+use crate::demo::{Fault, Plot};
+use crate::narrator::Narrator;
+use crate::router::Options;
+use crate::sandbox::Sandbox;
+
+/// Routers, clients and faults in network namespaces.
+#[derive(Parser)]
+#[command(name = "ctsync-lab", version, arg_required_else_help = true)]
+struct Cli {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    /// The documented example from start to end: router1 dies, every connection lives.
+    Demo(DemoArguments),
+    /// Enter a node and become a program.
+    #[command(hide = true)]
+    Inside {
+        net: PathBuf,
+        mounts: PathBuf,
+        #[arg(last = true, required = true)]
+        command: Vec<String>,
+    },
+    /// Become a program as a user of a nested user namespace.
+    #[command(hide = true)]
+    AsUser {
+        user: u32,
+        #[arg(last = true, required = true)]
+        command: Vec<String>,
+    },
+}
+
+#[derive(Args, Clone)]
+struct DemoArguments {
+    /// How router1 dies.
+    #[arg(long, value_enum, default_value_t = Fault::Links)]
+    fault: Fault,
+    /// JSON at the end instead of the story.
+    #[arg(long)]
+    json: bool,
+    /// Do not start ctsync: what the incumbent's absence costs.
+    #[arg(long)]
+    without_sync: bool,
+    /// Keep the peer's entries in the table, install them only when the VIP has moved.
+    #[arg(long)]
+    without_install: bool,
+    /// Do not let keepalived see readiness.
+    #[arg(long)]
+    no_gate: bool,
+    /// Leave out the rule that drops invalid packets addressed to the router.
+    #[arg(long)]
+    without_input_drop: bool,
+    /// Seconds between two VRRP advertisements.
+    #[arg(long, default_value_t = 1.0)]
+    advert: f64,
+    /// TCP connections through source NAT.
+    #[arg(long, default_value_t = 200)]
+    connections: usize,
+    /// Entries beside the live connections.
+    #[arg(long, default_value_t = 0)]
+    entries: u32,
+    /// Entries created in the moment before the cut.
+    #[arg(long, default_value_t = 1000)]
+    changes: u32,
+    /// End after the takeover.
+    #[arg(long)]
+    no_return: bool,
+    /// Another ctsync binary.
+    #[arg(long)]
+    ctsync: Option<PathBuf>,
+}
+
+impl DemoArguments {
+    fn plot(&self) -> Result<Plot> {
+        Ok(Plot {
+            fault: self.fault,
+            options: Options {
+                advert: self.advert,
+                sync: !self.without_sync,
+                install: !self.without_install,
+                gate: !self.no_gate,
+                invalid_drop_on_input: !self.without_input_drop,
+                ctsync: match &self.ctsync {
+                    Some(path) => path.canonicalize()?,
+                    None => setup::ctsync_binary()?,
+                },
+            },
+            connections: self.connections,
+            entries: self.entries,
+            changes: self.changes,
+            no_return: self.no_return,
+        })
+    }
+}
+
+fn main() -> ExitCode {
+    match run(Cli::parse()) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("ctsync-lab: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(cli: Cli) -> Result<ExitCode> {
+    match cli.verb {
+        Verb::Inside { net, mounts, command } => {
+            let (program, arguments) = split(&command);
+            node::become_inside(&net, &mounts, program, arguments)?;
+            Ok(ExitCode::FAILURE)
+        }
+        Verb::AsUser { user, command } => {
+            let (program, arguments) = split(&command);
+            sandbox::become_user(user, program, arguments)?;
+            Ok(ExitCode::FAILURE)
+        }
+        Verb::Demo(arguments) => {
+            if !sandbox::is_inside() {
+                setup::ensure()?;
+            }
+            in_sandbox(async |sandbox| {
+                let mut narrator = Narrator::new(arguments.json, false);
+                let good = demo::tell(&arguments.plot()?, sandbox, &mut narrator).await?;
+                narrator.end()?;
+                Ok(if good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+            })
+        }
+    }
+}
+
+fn split(command: &[String]) -> (&str, &[String]) {
+    match command {
+        [program, arguments @ ..] => (program, arguments),
+        [] => ("", &[]),
+    }
+}
+
+fn in_sandbox(story: impl AsyncFnOnce(&Sandbox) -> Result<ExitCode>) -> Result<ExitCode> {
+    let sandbox = match sandbox::enter()? {
+        Ok(sandbox) => sandbox,
+        Err(code) => return Ok(code),
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(story(&sandbox))
+}

@@ -1,0 +1,156 @@
+//! What each router is told, as VyOS `set` lines: the few kinds of lines that the lab needs to build a router.
+//!
+//! Called by `router`. The files stand in `lab/examples/documented/`; the lab adds nothing to what they say but
+//! what VyOS itself adds (paths, and a firewall around the state policy).
+
+use std::net::IpAddr;
+
+use anyhow::{Context, Result, bail};
+use serde_json::{Value, json};
+
+/// A VRRP instance.
+#[derive(Clone, Default, Debug)]
+pub struct Instance {
+    pub name: String,
+    pub interface: String,
+    pub vrid: u8,
+    pub priority: u8,
+    pub addresses: Vec<String>,
+    pub excluded: Vec<String>,
+}
+
+/// A router as its `set` lines describe it.
+#[derive(Clone, Default, Debug)]
+pub struct Description {
+    pub name: String,
+    /// Interface, address with prefix.
+    pub addresses: Vec<(String, String)>,
+    pub instances: Vec<Instance>,
+    pub sync_group: String,
+    /// Outbound interface, source network, translated address.
+    pub source_nat: (String, String, String),
+    pub tcp_loose: bool,
+    /// State and action, in the order of the file.
+    pub state_policy: Vec<(String, String)>,
+    /// The daemon's configuration.
+    pub conntrack_sync: serde_json::Map<String, Value>,
+}
+
+/// The documentation's two routers.
+pub fn router(number: u8) -> Result<Description> {
+    let text = match number {
+        1 => include_str!("../examples/documented/router1.set"),
+        _ => include_str!("../examples/documented/router2.set"),
+    };
+    parse(text).with_context(|| format!("lab/examples/documented/router{number}.set"))
+}
+
+/// Read `set` lines.
+pub fn parse(text: &str) -> Result<Description> {
+    let mut router = Description { tcp_loose: true, ..Description::default() };
+    for (number, line) in text.lines().enumerate() {
+        let line = line.split('#').next().unwrap_or_default().trim();
+        if line.is_empty() {
+            continue;
+        }
+        let words: Vec<&str> = line.split_whitespace().map(|word| word.trim_matches('\'')).collect();
+        take(&mut router, &words).with_context(|| format!("line {}: {line}", number + 1))?;
+    }
+    Ok(router)
+}
+
+fn take(router: &mut Description, words: &[&str]) -> Result<()> {
+    match words {
+        ["set", "system", "host-name", name] => router.name = (*name).to_owned(),
+        ["set", "interfaces", "ethernet", interface, "address", address] => {
+            router.addresses.push(((*interface).to_owned(), (*address).to_owned()));
+        }
+        ["set", "high-availability", "vrrp", "group", group, key, value] => {
+            let known = router.instances.iter().position(|instance| instance.name == *group);
+            let at = known.unwrap_or_else(|| {
+                router.instances.push(Instance { name: (*group).to_owned(), ..Instance::default() });
+                router.instances.len() - 1
+            });
+            let instance = router.instances.get_mut(at).context("instance")?;
+            match *key {
+                "interface" => instance.interface = (*value).to_owned(),
+                "vrid" => instance.vrid = value.parse()?,
+                "priority" => instance.priority = value.parse()?,
+                "virtual-address" => instance.addresses.push((*value).to_owned()),
+                "excluded-address" => instance.excluded.push((*value).to_owned()),
+                other => bail!("the lab does not know VRRP option {other}"),
+            }
+        }
+        ["set", "high-availability", "vrrp", "sync-group", name, "member", _] => {
+            router.sync_group = (*name).to_owned();
+        }
+        ["set", "nat", "source", "rule", _, "outbound-interface", value] => {
+            router.source_nat.0 = (*value).to_owned();
+        }
+        ["set", "nat", "source", "rule", _, "source", "address", value] => {
+            router.source_nat.1 = (*value).to_owned();
+        }
+        ["set", "nat", "source", "rule", _, "translation", "address", value] => {
+            router.source_nat.2 = (*value).to_owned();
+        }
+        ["set", "system", "conntrack", "tcp", "loose", value] => router.tcp_loose = *value == "enable",
+        ["set", "firewall", "state-policy", state, "action", action] => {
+            router.state_policy.push(((*state).to_owned(), (*action).to_owned()));
+        }
+        ["set", "service", "conntrack-sync", rest @ ..] => take_service(&mut router.conntrack_sync, rest)?,
+        _ => bail!("the lab does not know this kind of line"),
+    }
+    Ok(())
+}
+
+fn take_service(service: &mut serde_json::Map<String, Value>, words: &[&str]) -> Result<()> {
+    match words {
+        ["accept-protocol", list] => {
+            service.insert("accept-protocol".into(), list.split(',').collect());
+        }
+        [key @ ("event-listen-queue-size" | "sync-queue-size"), value] => {
+            service.insert((*key).into(), json!(value.parse::<u32>()?));
+        }
+        ["failover-mechanism", "vrrp", "sync-group", name] => {
+            service.insert("failover-mechanism".into(), json!({ "vrrp": { "sync-group": name } }));
+        }
+        ["interface", name] => {
+            service.insert("interface".into(), json!({ *name: {} }));
+        }
+        ["mcast-group", address] => {
+            service.insert("mcast-group".into(), json!(address.parse::<IpAddr>()?));
+        }
+        _ => bail!("the lab does not know this option"),
+    }
+    Ok(())
+}
+
+/// `10.0.0.10/24` taken apart.
+pub fn split_address(text: &str) -> Result<(IpAddr, u8)> {
+    let (address, prefix) = text.split_once('/').with_context(|| format!("{text} has no prefix length"))?;
+    Ok((address.parse()?, prefix.parse()?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_routers_are_the_documented_figure() {
+        let (one, two) = (router(1).unwrap(), router(2).unwrap());
+        assert_eq!((one.name.as_str(), two.name.as_str()), ("router1", "router2"));
+        assert_eq!(one.addresses.first().unwrap().1, "10.0.0.10/24");
+        assert_eq!(two.addresses.first().unwrap().1, "10.0.0.11/24");
+        assert_eq!(one.instances.len(), 2);
+        assert!(one.instances.iter().all(|instance| instance.priority == 200));
+        assert!(two.instances.iter().all(|instance| instance.priority == 100));
+        assert_eq!(one.conntrack_sync, two.conntrack_sync);
+        assert!(!one.tcp_loose);
+    }
+
+    #[test]
+    fn an_unknown_line_is_refused_with_its_number() {
+        let error = format!("{:#}", parse("\nset system reboot now").unwrap_err());
+        assert!(error.contains("line 2"), "{error}");
+    }
+}

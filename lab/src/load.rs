@@ -1,0 +1,64 @@
+//! Many entries at once: created in a router's kernel by ctnetlink, as if connections had gone through it.
+//!
+//! Called by stories that want a large table, or changes in flight. Uses the product's own netlink codec: what is
+//! judged afterwards is judged by `judge`.
+
+use std::net::{IpAddr, Ipv4Addr};
+
+use anyhow::Result;
+use ctsync::ctnetlink::codec::{Incoming, Install, emit_create};
+use ctsync::ctnetlink::socket::{BATCH, RequestSocket};
+use ctsync::entry::{Entry, L4, Status, TcpInfo, Tuple, proto};
+
+use crate::net::Namespace;
+
+/// An established TCP connection number `number` of a LAN host through source NAT; all distinct.
+fn connection(number: u32) -> Entry {
+    let orig = Tuple {
+        src: IpAddr::V4(Ipv4Addr::from(u32::from(Ipv4Addr::new(10, 0, 1, 120)) + number % 100)),
+        dst: IpAddr::V4(Ipv4Addr::from(u32::from(Ipv4Addr::new(198, 51, 100, 1)) + number % 250)),
+        proto: proto::TCP,
+        l4: L4::Ports { src: u16::try_from(10_000 + number / 100 % 50_000).unwrap_or(0), dst: 443 },
+    };
+    let mut reply = orig.inverse();
+    reply.dst = IpAddr::V4(Ipv4Addr::new(10, 0, 0, 1));
+    reply.l4 = L4::Ports {
+        src: 443,
+        // Distinct per destination: the reply tuple must be unique too.
+        dst: u16::try_from(1024 + (number / 250) % 60_000).unwrap_or(0),
+    };
+    Entry {
+        orig,
+        reply,
+        zone: 0,
+        status: Status::SeenReply | Status::Assured | Status::Confirmed,
+        timeout: Some(432_000),
+        mark: None,
+        tcp: Some(TcpInfo { state: 3, wscale_orig: 7, wscale_reply: 7, flags_orig: 3, flags_reply: 3 }),
+        master: None,
+    }
+}
+
+/// Create connections `from..from + count` in a namespace; how many the kernel took.
+pub fn create(namespace: &Namespace, from: u32, count: u32) -> Result<u32> {
+    namespace.run(|| {
+        let mut socket = RequestSocket::open()?;
+        let mut refused = 0;
+        let mut next = from;
+        while next < from + count {
+            let batch = (from + count - next).min(BATCH as u32);
+            socket.execute(
+                |writer, first| {
+                    for at in 0..batch {
+                        let how = Install { timeout: 432_000, be_liberal: false };
+                        emit_create(writer, first.wrapping_add(at), &connection(next + at), how);
+                    }
+                    batch
+                },
+                |_, answer| refused += u32::from(matches!(answer, Incoming::Answer { errno, .. } if errno != 0)),
+            )?;
+            next += batch;
+        }
+        Ok(count - refused)
+    })
+}

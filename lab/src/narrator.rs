@@ -1,0 +1,97 @@
+//! Tells a story as it happens: text for people, one JSON object at the end for machines.
+
+use std::io::{IsTerminal, Write};
+
+use anyhow::Result;
+use serde_json::{Map, Value};
+
+use crate::router::Router;
+
+/// Lines of a command's output that are shown before it is cut.
+const SHOWN: usize = 14;
+
+/// The voice of a story.
+pub struct Narrator {
+    json: bool,
+    quiet: bool,
+    color: bool,
+    facts: Map<String, Value>,
+}
+
+impl Narrator {
+    /// Text, or only JSON; `quiet` says nothing but keeps the facts.
+    pub fn new(json: bool, quiet: bool) -> Narrator {
+        Narrator { json, quiet, color: std::io::stdout().is_terminal(), facts: Map::new() }
+    }
+
+    fn silent(&self) -> bool {
+        self.json || self.quiet
+    }
+
+    fn line(&self, code: &str, text: &str) {
+        if self.silent() {
+            return;
+        }
+        let mut out = std::io::stdout().lock();
+        // A reader that went away (`| head`) is no error.
+        let _ = if self.color {
+            writeln!(out, "\x1b[{code}m{text}\x1b[0m")
+        } else {
+            writeln!(out, "{text}")
+        };
+    }
+
+    /// A new part of the story.
+    pub fn chapter(&self, text: &str) {
+        self.line("1;36", &format!("\n== {text}"));
+    }
+
+    /// A sentence.
+    pub fn say(&self, text: &str) {
+        self.line("0", &format!("   {text}"));
+    }
+
+    /// A good or bad result.
+    pub fn verdict(&self, good: bool, text: &str) {
+        let (code, word) = if good { ("1;32", "ok") } else { ("1;31", "FAILED") };
+        self.line(code, &format!("   {word}: {text}"));
+    }
+
+    /// Type a command on a router and show what it prints.
+    pub fn command(&self, router: &Router, arguments: &[&str]) -> Result<(i32, String)> {
+        let (code, out) = router.type_command(arguments)?;
+        self.line("1", &format!("{}$ ctsync {}", router.told.name, arguments.join(" ")));
+        let lines: Vec<&str> = out.lines().collect();
+        for line in lines.iter().take(SHOWN.max(if lines.len() <= 2 * SHOWN { lines.len() } else { 0 })) {
+            self.line("0", line);
+        }
+        if lines.len() > 2 * SHOWN {
+            self.line("2", &format!("... {} more lines", lines.len() - SHOWN));
+        }
+        Ok((code, out))
+    }
+
+    /// Something that was not a ctsync command.
+    pub fn typed(&self, at: &str, text: &str) {
+        self.line("1", &format!("{at}$ {text}"));
+    }
+
+    /// Keep a fact for the JSON form.
+    pub fn fact(&mut self, name: &str, value: impl Into<Value>) {
+        self.facts.insert(name.to_owned(), value.into());
+    }
+
+    /// A fact that was kept.
+    pub fn known(&self, name: &str) -> &Value {
+        self.facts.get(name).unwrap_or(&Value::Null)
+    }
+
+    /// The end: JSON, if that is what was asked for.
+    pub fn end(&self) -> Result<()> {
+        if self.json {
+            let mut out = std::io::stdout().lock();
+            let _ = writeln!(out, "{}", serde_json::to_string_pretty(&self.facts)?);
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,209 @@
+//! A node: a network namespace with a `/run` of its own, and the processes inside. Router or client alike.
+//!
+//! Called by `topology` and the stories. A node dies as a machine does: with everything in it.
+
+use std::ffi::OsString;
+use std::fs::File;
+use std::os::fd::AsRawFd;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use anyhow::{Context, Result, bail};
+use nix::sched::{CloneFlags, setns, unshare};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+use crate::net::Namespace;
+use crate::sandbox;
+
+/// A machine of the lab.
+pub struct Node {
+    pub name: String,
+    pub net: Namespace,
+    mounts: Arc<File>,
+    /// Files of this node, seen by all: logs, configuration, its `/run`.
+    pub directory: PathBuf,
+    processes: Vec<(String, duct::Handle)>,
+}
+
+impl Node {
+    /// A machine that has just booted.
+    pub async fn boot(name: &str, directory: &Path) -> Result<Node> {
+        let directory = directory.join(name);
+        let run = directory.join("run");
+        if run.exists() {
+            std::fs::remove_dir_all(&run)?;
+        }
+        for part in ["ctsync", "sshd"] {
+            std::fs::create_dir_all(run.join(part))?;
+        }
+        let net = Namespace::create().await?;
+        let mounts = private_run(&run)?;
+        Ok(Node { name: name.to_owned(), net, mounts: Arc::new(mounts), directory, processes: Vec::new() })
+    }
+
+    /// Where the node's `/run` is seen from outside.
+    pub fn run_directory(&self) -> PathBuf {
+        self.directory.join("run")
+    }
+
+    fn inside(&self, program: &str, arguments: &[&str]) -> Result<duct::Expression> {
+        let (net, mounts) = self.descriptors();
+        let mut all: Vec<OsString> =
+            vec!["inside".into(), net.into(), mounts.into(), "--".into(), program.into()];
+        all.extend(arguments.iter().map(OsString::from));
+        Ok(duct::cmd(std::env::current_exe()?, all))
+    }
+
+    /// A program inside, for callers that want its pipes.
+    pub fn command(&self, program: &str, arguments: &[&str]) -> Result<std::process::Command> {
+        let (net, mounts) = self.descriptors();
+        let mut command = std::process::Command::new(std::env::current_exe()?);
+        command.arg("inside").arg(net).arg(mounts).args(["--", program]).args(arguments);
+        Ok(command)
+    }
+
+    /// Run a program inside to its end; its standard output, or its complaint.
+    pub fn output(&self, program: &str, arguments: &[&str]) -> Result<String> {
+        self.feed(program, arguments, "")
+    }
+
+    /// The same with something on standard input.
+    pub fn feed(&self, program: &str, arguments: &[&str], input: &str) -> Result<String> {
+        let (code, out, err) = self.try_run(program, arguments, input)?;
+        if code != 0 {
+            bail!("{}: {program} {} failed ({code}): {}", self.name, arguments.join(" "), err.trim());
+        }
+        Ok(out)
+    }
+
+    /// Exit code, standard output and standard error.
+    pub fn try_run(&self, program: &str, arguments: &[&str], input: &str) -> Result<(i32, String, String)> {
+        let output = self
+            .inside(program, arguments)?
+            .stdin_bytes(input.as_bytes().to_vec())
+            .stdout_capture()
+            .stderr_capture()
+            .unchecked()
+            .run()
+            .with_context(|| format!("cannot run {program} on {}", self.name))?;
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        Ok((output.status.code().unwrap_or(-1), text(&output.stdout), text(&output.stderr)))
+    }
+
+    /// Start a program that stays; what it says goes to `NAME.log` in the node's directory.
+    pub fn start(&mut self, name: &str, program: &str, arguments: &[&str]) -> Result<()> {
+        let log = std::fs::OpenOptions::new().create(true).append(true).open(self.log_path(name))?;
+        let handle = self
+            .inside(program, arguments)?
+            .stdin_null()
+            .stderr_to_stdout()
+            .stdout_file(log)
+            .unchecked()
+            .start()
+            .with_context(|| format!("cannot start {program} on {}", self.name))?;
+        self.processes.push((name.to_owned(), handle));
+        Ok(())
+    }
+
+    /// The log of a started program.
+    pub fn log_path(&self, name: &str) -> PathBuf {
+        self.directory.join(format!("{name}.log"))
+    }
+
+    /// Whether a started program still runs.
+    pub fn runs(&self, name: &str) -> bool {
+        self.processes
+            .iter()
+            .any(|(known, handle)| known == name && matches!(handle.try_wait(), Ok(None)))
+    }
+
+    /// SIGKILL to a started program and all its children at once.
+    pub fn kill(&mut self, name: &str) -> Result<()> {
+        let (gone, kept) = std::mem::take(&mut self.processes).into_iter().partition(|(known, _)| known == name);
+        self.processes = kept;
+        let gone: Vec<(String, duct::Handle)> = gone;
+        for (_, handle) in &gone {
+            for pid in handle.pids() {
+                let children = children_of(pid);
+                for pid in std::iter::once(pid).chain(children) {
+                    let _ = kill(Pid::from_raw(pid as i32), Signal::SIGKILL);
+                }
+            }
+            handle.wait()?;
+        }
+        if gone.is_empty() {
+            bail!("{name} was never started on {}", self.name);
+        }
+        Ok(())
+    }
+
+    /// SIGTERM and wait: an orderly end.
+    pub fn stop(&mut self, name: &str) -> Result<()> {
+        for (known, handle) in &self.processes {
+            if known == name {
+                for pid in handle.pids() {
+                    let _ = kill(Pid::from_raw(pid as i32), Signal::SIGTERM);
+                }
+                handle.wait()?;
+            }
+        }
+        self.processes.retain(|(known, _)| known != name);
+        Ok(())
+    }
+
+    /// Power off: every process inside dies at once, the kernel's tables go with the last descriptor.
+    pub fn power_off(mut self) -> Result<()> {
+        let inode = self.net.inode()?;
+        for entry in std::fs::read_dir("/proc")?.flatten() {
+            let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<i32>().ok()) else { continue };
+            let inside = std::fs::metadata(entry.path().join("ns/net"))
+                .is_ok_and(|meta| std::os::unix::fs::MetadataExt::ino(&meta) == inode);
+            if inside && pid != 1 {
+                let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+            }
+        }
+        for (_, handle) in self.processes.drain(..) {
+            handle.wait()?;
+        }
+        Ok(())
+    }
+
+    /// Descriptors for `ctsync-lab enter`.
+    pub fn descriptors(&self) -> (PathBuf, PathBuf) {
+        (self.net.path(), PathBuf::from(format!("/proc/{}/fd/{}", std::process::id(), self.mounts.as_raw_fd())))
+    }
+}
+
+fn children_of(parent: u32) -> Vec<u32> {
+    let path = format!("/proc/{parent}/task/{parent}/children");
+    let text = std::fs::read_to_string(path).unwrap_or_default();
+    text.split_whitespace().filter_map(|pid| pid.parse().ok()).collect()
+}
+
+/// A mount namespace in which `/run` is this directory.
+fn private_run(run: &Path) -> Result<File> {
+    let made = std::thread::scope(|scope| {
+        scope
+            .spawn(|| -> Result<File> {
+                unshare(CloneFlags::CLONE_NEWNS).context("cannot make a mount namespace")?;
+                sandbox::make_private()?;
+                sandbox::bind(run, Path::new("/run"))?;
+                Ok(File::open("/proc/thread-self/ns/mnt")?)
+            })
+            .join()
+    });
+    made.map_err(|_| anyhow::anyhow!("a namespace thread panicked"))?
+}
+
+/// The hidden verb `inside`: enter a node and become the program. Never returns when it works.
+pub fn become_inside(net: &Path, mounts: &Path, program: &str, arguments: &[String]) -> Result<()> {
+    let net = File::open(net).context("the node is gone")?;
+    let mounts = File::open(mounts).context("the node is gone")?;
+    setns(net, CloneFlags::CLONE_NEWNET).context("cannot enter the node's network")?;
+    setns(mounts, CloneFlags::CLONE_NEWNS).context("cannot enter the node's mounts")?;
+    nix::sys::prctl::set_pdeathsig(Signal::SIGKILL)?;
+    let error = std::process::Command::new(program).args(arguments).exec();
+    Err(error).with_context(|| format!("cannot start {program}"))
+}

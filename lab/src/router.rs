@@ -1,0 +1,266 @@
+//! A router: a node with the documented addresses, a firewall that makes a missed entry fatal, keepalived and
+//! ctsync. All written from its [`Description`].
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use ctsync::control::{self, Request};
+use serde_json::{Value, json};
+
+use crate::documented::{Description, split_address};
+use crate::net::Links;
+use crate::node::Node;
+
+/// What a story changes about its routers.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// VRRP advertisement interval in seconds.
+    pub advert: f64,
+    /// Start ctsync at all.
+    pub sync: bool,
+    /// Install entries at once; else only after the VIP has moved.
+    pub install: bool,
+    /// Let keepalived see readiness.
+    pub gate: bool,
+    /// Drop invalid packets that are addressed to the router.
+    pub invalid_drop_on_input: bool,
+    /// The daemon's binary.
+    pub ctsync: PathBuf,
+}
+
+/// One of the two routers.
+pub struct Router {
+    pub node: Node,
+    pub told: Description,
+    options: Options,
+}
+
+impl Router {
+    /// Give a node its addresses and switch forwarding on. Cables must be plugged.
+    pub async fn configure(node: Node, told: Description, options: &Options) -> Result<Router> {
+        let links = Links::open(&node.net)?;
+        for (interface, address) in &told.addresses {
+            let (address, prefix) = split_address(address)?;
+            links.add_address(interface, address, prefix).await?;
+        }
+        for (name, value) in [
+            ("net/ipv4/ip_forward", "1"),
+            ("net/ipv6/conf/all/forwarding", "1"),
+            // Both interfaces see both networks' ARP otherwise.
+            ("net/ipv4/conf/all/arp_ignore", "1"),
+            ("net/netfilter/nf_conntrack_tcp_loose", if told.tcp_loose { "1" } else { "0" }),
+        ] {
+            node.net.sysctl(name, value)?;
+        }
+        Ok(Router { node, told, options: options.clone() })
+    }
+
+    /// The state policy and NAT as nftables rules: from here on connections are tracked.
+    pub fn load_firewall(&self) -> Result<()> {
+        self.node.feed("nft", &["-f", "-"], &self.ruleset()).map(|_| ())
+    }
+
+    fn ruleset(&self) -> String {
+        let (outbound, source, translation) = &self.told.source_nat;
+        let policy = |chain: &str| -> String {
+            let rules = self.told.state_policy.iter().filter(|(state, _)| {
+                chain != "input" || state != "invalid" || self.options.invalid_drop_on_input
+            });
+            rules.map(|(state, action)| format!("    ct state {state} counter {action}\n")).collect()
+        };
+        format!(
+            "table inet vyos {{\n  counter carried {{ }}\n  \
+             chain forward {{\n    type filter hook forward priority 0; policy drop;\n    counter name carried\n\
+             {forward}    iifname eth1 oifname {outbound} ct state new counter accept\n  }}\n  \
+             chain input {{\n    type filter hook input priority 0; policy accept;\n{input}  }}\n  \
+             chain output {{\n    type filter hook output priority 0; policy accept;\n{output}  }}\n  \
+             chain postrouting {{\n    type nat hook postrouting priority 100;\n    \
+             oifname {outbound} ip saddr {source} snat ip to {translation}\n  }}\n}}\n",
+            forward = policy("forward"),
+            input = policy("input"),
+            output = policy("output").replace("invalid counter drop", "invalid counter accept"),
+        )
+    }
+
+    /// A hash of the rules as the kernel lists them, counters left out.
+    pub fn ruleset_hash(&self) -> Result<String> {
+        use std::hash::{Hash, Hasher};
+        let listing = self.node.output("nft", &["--stateless", "list", "ruleset"])?;
+        let mut hasher = std::collections::hash_map::DefaultHasher::new();
+        listing.hash(&mut hasher);
+        Ok(format!("{:016x}", hasher.finish()))
+    }
+
+    /// Packets that went through the forward chain.
+    pub fn carried(&self) -> Result<u64> {
+        let listing = self.node.output("nft", &["--json", "list", "counters"])?;
+        let value: Value = serde_json::from_str(&listing)?;
+        let counters = value["nftables"].as_array().into_iter().flatten();
+        let packets = counters.filter_map(|item| item["counter"]["packets"].as_u64()).sum();
+        Ok(packets)
+    }
+
+    /// The daemon's configuration: the documented options, and where the lab wants things otherwise.
+    fn config(&self) -> Value {
+        let mut config = self.told.conntrack_sync.clone();
+        config.insert("node".into(), json!(self.told.name));
+        if !self.options.install {
+            config.insert("standby".into(), json!("cold"));
+        }
+        Value::Object(config)
+    }
+
+    /// Start the daemon.
+    pub fn start_ctsync(&mut self) -> Result<()> {
+        if !self.options.sync {
+            return Ok(());
+        }
+        let path = self.node.directory.join("config.json");
+        std::fs::write(&path, serde_json::to_string_pretty(&self.config())?)?;
+        let (binary, config) = (self.binary()?, path.to_string_lossy().into_owned());
+        self.node.start("ctsync", &binary, &["run", "--config", &config])
+    }
+
+    fn binary(&self) -> Result<String> {
+        Ok(self.options.ctsync.to_str().context("the path of ctsync is not UTF-8")?.to_owned())
+    }
+
+    /// keepalived's configuration, as `docs/operation.md` describes it.
+    fn keepalived(&self) -> String {
+        let Description { instances, sync_group, .. } = &self.told;
+        let mut text = String::from("global_defs {\n  vrrp_version 3\n");
+        if self.options.sync {
+            text += "  vrrp_notify_fifo /run/ctsync/vrrp.fifo\n";
+        }
+        text += "}\n";
+        if self.gated() {
+            text += "vrrp_track_file ctsync {\n  file /run/ctsync/vrrp.track\n  weight 1\n}\n";
+        }
+        let members: Vec<&str> = instances.iter().map(|instance| instance.name.as_str()).collect();
+        text += &format!("vrrp_sync_group {sync_group} {{\n  group {{ {} }}\n", members.join(" "));
+        if self.gated() {
+            // Without this keepalived ignores the weight and goes to FAULT when the value drops.
+            text += "  sync_group_tracking_weight\n  track_file { ctsync weight 1 }\n";
+        }
+        text += "}\n";
+        for instance in instances {
+            let list = |addresses: &[String]| -> String {
+                addresses.iter().map(|address| format!("    {address} dev {}\n", instance.interface)).collect()
+            };
+            text += &format!(
+                "vrrp_instance {} {{\n  state BACKUP\n  interface {}\n  virtual_router_id {}\n  priority {}\n  \
+                 advert_int {}\n  virtual_ipaddress {{\n{}  }}\n  virtual_ipaddress_excluded {{\n{}  }}\n}}\n",
+                instance.name,
+                instance.interface,
+                instance.vrid,
+                instance.priority,
+                self.options.advert,
+                list(&instance.addresses),
+                list(&instance.excluded),
+            );
+        }
+        text
+    }
+
+    fn gated(&self) -> bool {
+        self.options.sync && self.options.gate
+    }
+
+    /// Start keepalived; ctsync must have made its files.
+    pub fn start_keepalived(&mut self) -> Result<()> {
+        let path = self.node.directory.join("keepalived.conf");
+        std::fs::write(&path, self.keepalived())?;
+        let path = path.to_string_lossy().into_owned();
+        let arguments = [
+            "--dont-fork",
+            "--log-console",
+            "--log-detail",
+            "--use-file",
+            &path,
+            "--pid",
+            "/run/keepalived.pid",
+            "--vrrp_pid",
+            "/run/keepalived_vrrp.pid",
+        ];
+        self.node.start("keepalived", "keepalived", &arguments)
+    }
+
+    /// Where the daemon's control socket is seen from outside.
+    fn control(&self) -> PathBuf {
+        self.node.run_directory().join("ctsync/control.sock")
+    }
+
+    /// `ctsync status --json`, without a process.
+    pub async fn status(&self) -> Result<Value> {
+        Ok(control::ask(&self.control(), &Request::Status, Duration::from_secs(5)).await?)
+    }
+
+    /// `ctsync show conntrack-sync statistics --json`, without a process.
+    pub async fn statistics(&self) -> Result<Value> {
+        Ok(control::ask(&self.control(), &Request::Statistics, Duration::from_secs(5)).await?)
+    }
+
+    /// Type a command on the router: what was printed, good or bad.
+    pub fn type_command(&self, arguments: &[&str]) -> Result<(i32, String)> {
+        let (code, out, err) = self.node.try_run(&self.binary()?, arguments, "")?;
+        Ok((code, out + &err))
+    }
+
+    /// Whether the first virtual address is here.
+    pub async fn has_vip(&self) -> Result<bool> {
+        let vip = self.vips()?.into_iter().next().context("no virtual address")?;
+        Links::open(&self.node.net)?.has_address(vip).await
+    }
+
+    /// The virtual addresses.
+    pub fn vips(&self) -> Result<Vec<IpAddr>> {
+        let instances = self.told.instances.iter();
+        let all = instances.flat_map(|instance| instance.addresses.iter().chain(&instance.excluded));
+        all.map(|address| split_address(address).map(|(address, _)| address)).collect()
+    }
+
+    /// Every address that is a router's own.
+    pub fn own_addresses(&self) -> Result<Vec<String>> {
+        let mut own = Vec::new();
+        for (_, address) in &self.told.addresses {
+            own.push(split_address(address)?.0.to_string());
+        }
+        own.extend(self.vips()?.iter().map(IpAddr::to_string));
+        Ok(own)
+    }
+
+    /// A word for the log when something must be running and is not.
+    pub fn must_run(&self, program: &str) -> Result<()> {
+        if !self.node.runs(program) {
+            let log = std::fs::read_to_string(self.node.log_path(program)).unwrap_or_default();
+            bail!("{program} ended on {}: {}", self.node.name, log.lines().last().unwrap_or("no output"));
+        }
+        Ok(())
+    }
+
+    /// Everything about this router, for a failure's report.
+    pub fn diagnosis(&self) -> String {
+        let mut text = format!("=== {}\n", self.node.name);
+        let mut show = |title: &str, result: Result<String>| {
+            let body = result.unwrap_or_else(|error| format!("{error:#}"));
+            text += &format!("--- {title}\n{}\n", body.trim_end());
+        };
+        let tail = |path: PathBuf| -> Result<String> {
+            let log = std::fs::read_to_string(path)?;
+            let lines: Vec<&str> = log.lines().collect();
+            Ok(lines.get(lines.len().saturating_sub(40)..).unwrap_or_default().join("\n"))
+        };
+        show("ctsync status", self.type_command(&["status"]).map(|(_, out)| out));
+        show("ctsync statistics", self.type_command(&["show", "conntrack-sync", "statistics"]).map(|(_, out)| out));
+        show("kernel table, first lines", self.node.output("conntrack", &["-L"]).map(|all| {
+            all.lines().take(20).collect::<Vec<_>>().join("\n")
+        }));
+        show("rules", self.node.output("nft", &["list", "ruleset"]));
+        show("tcp_loose", self.node.net.read_sysctl("net/netfilter/nf_conntrack_tcp_loose"));
+        show("ctsync.log", tail(self.node.log_path("ctsync")));
+        show("keepalived.log", tail(self.node.log_path("keepalived")));
+        text
+    }
+}

@@ -1,0 +1,124 @@
+//! The lab's own process tree: a PID and mount namespace (and, without root, a user namespace) around everything,
+//! so that Ctrl-C, a crash or SIGKILL leave nothing behind.
+//!
+//! The outer process holds the working directory and waits; the inner one is the first process of its PID
+//! namespace: when it ends, the kernel ends all others. Called by `main` before anything else runs.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+use nix::mount::{MsFlags, mount};
+use nix::sched::{CloneFlags, unshare};
+use nix::sys::signal::Signal;
+use nix::unistd::{getegid, geteuid};
+use tokio::signal::unix::{SignalKind, signal};
+
+const DIRECTORY: &str = "CTSYNC_LAB_DIRECTORY";
+const CALLER: &str = "CTSYNC_LAB_CALLER";
+
+/// What the inner process was given.
+#[derive(Clone, Debug)]
+pub struct Sandbox {
+    /// Everything the lab writes goes here.
+    pub directory: PathBuf,
+    /// The user outside, when the lab is rootless: no SO_RCVBUFFORCE, no machine-wide sysctls.
+    pub caller: Option<u32>,
+}
+
+/// Whether this process is the inner one.
+pub fn is_inside() -> bool {
+    std::env::var_os(DIRECTORY).is_some()
+}
+
+/// Inside already: set it up. Outside: make it, run this program again inside, and hand back its exit code.
+pub fn enter() -> Result<std::result::Result<Sandbox, ExitCode>> {
+    if let Some(directory) = std::env::var_os(DIRECTORY) {
+        let directory = PathBuf::from(directory);
+        settle().context("cannot set the lab's namespaces up")?;
+        let caller = std::env::var(CALLER).ok().and_then(|user| user.parse().ok());
+        return Ok(Ok(Sandbox { directory, caller }));
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(run_inside()).map(Err)
+}
+
+async fn run_inside() -> Result<ExitCode> {
+    let directory = tempfile::Builder::new().prefix("ctsync-lab-").tempdir()?;
+    let (user, group) = (geteuid(), getegid());
+    let mut flags = CloneFlags::CLONE_NEWPID | CloneFlags::CLONE_NEWNS;
+    if !user.is_root() {
+        flags |= CloneFlags::CLONE_NEWUSER;
+    }
+    unshare(flags).context(
+        "cannot make namespaces; without root the system must allow unprivileged user namespaces \
+         (sysctl kernel.unprivileged_userns_clone, user.max_user_namespaces)",
+    )?;
+    if !user.is_root() {
+        map_to_root(user.as_raw(), group.as_raw())?;
+    }
+    let mut command = tokio::process::Command::new(std::env::current_exe()?);
+    command.args(std::env::args_os().skip(1)).env(DIRECTORY, directory.path());
+    if !user.is_root() {
+        command.env(CALLER, user.to_string());
+    }
+    let mut child = command.spawn().context("cannot start the lab inside its namespaces")?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut hangup = signal(SignalKind::hangup())?;
+    let status = tokio::select! {
+        status = child.wait() => Some(status?),
+        _ = interrupt.recv() => None,
+        _ = terminate.recv() => None,
+        _ = hangup.recv() => None,
+    };
+    let code = match status {
+        Some(status) => ExitCode::from(u8::try_from(status.code().unwrap_or(1)).unwrap_or(1)),
+        None => {
+            // The first process of the namespace: all others go with it.
+            child.kill().await?;
+            ExitCode::from(130)
+        }
+    };
+    directory.close().context("cannot remove the lab's directory")?;
+    Ok(code)
+}
+
+/// Root inside is the caller outside.
+fn map_to_root(user: u32, group: u32) -> Result<()> {
+    std::fs::write("/proc/self/setgroups", "deny").context("cannot give up supplementary groups")?;
+    std::fs::write("/proc/self/uid_map", format!("0 {user} 1")).context("cannot map the user")?;
+    std::fs::write("/proc/self/gid_map", format!("0 {group} 1")).context("cannot map the group")
+}
+
+fn settle() -> Result<()> {
+    nix::sys::prctl::set_pdeathsig(Signal::SIGKILL)?;
+    make_private()?;
+    mount(Some("proc"), "/proc", Some("proc"), MsFlags::empty(), None::<&str>).context("cannot mount /proc")?;
+    Ok(())
+}
+
+/// Mounts made from here on are seen by nobody else.
+pub fn make_private() -> Result<()> {
+    mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>)
+        .context("cannot make mounts private")
+}
+
+/// Put a directory over another.
+pub fn bind(from: &Path, over: &Path) -> Result<()> {
+    mount(Some(from), over, None::<&str>, MsFlags::MS_BIND, None::<&str>)
+        .with_context(|| format!("cannot bind {} over {}", from.display(), over.display()))
+}
+
+/// The hidden verb `as-user`: become a program as user `user` of a nested user namespace, who is root out here.
+pub fn become_user(user: u32, program: &str, arguments: &[String]) -> Result<()> {
+    use std::os::unix::process::CommandExt;
+    unshare(CloneFlags::CLONE_NEWUSER).context("cannot make a nested user namespace")?;
+    for (file, text) in
+        [("setgroups", "deny".to_owned()), ("uid_map", format!("{user} 0 1")), ("gid_map", format!("{user} 0 1"))]
+    {
+        std::fs::write(format!("/proc/self/{file}"), text).with_context(|| format!("cannot write {file}"))?;
+    }
+    let error = std::process::Command::new(program).args(arguments).exec();
+    Err(error).with_context(|| format!("cannot start {program}"))
+}

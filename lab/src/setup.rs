@@ -1,0 +1,91 @@
+//! What the lab needs of the machine: programs of the distribution, and the daemon's binary.
+//!
+//! Called before a story, outside of the sandbox. Installs what is missing when it may, else prints the one command
+//! that would.
+
+use std::path::PathBuf;
+use std::process::Command;
+
+use anyhow::{Context, Result, bail};
+
+/// Program, Debian package.
+const NEEDED: [(&str, &str); 8] = [
+    ("keepalived", "keepalived"),
+    ("nft", "nftables"),
+    ("conntrack", "conntrack"),
+    ("ping", "iputils-ping"),
+    ("ss", "iproute2"),
+    ("sshd", "openssh-server"),
+    ("ssh", "openssh-client"),
+    ("ssh-keygen", "openssh-client"),
+];
+
+/// Install what is missing, build the daemon.
+pub fn ensure() -> Result<()> {
+    ensure_packages()?;
+    build_ctsync()
+}
+
+fn ensure_packages() -> Result<()> {
+    let mut missing: Vec<&str> = NEEDED.iter().filter(|(program, _)| !found(program)).map(|(_, p)| *p).collect();
+    missing.dedup();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let command = format!("apt-get install --yes --no-install-recommends {}", missing.join(" "));
+    if !nix::unistd::geteuid().is_root() || !found("apt-get") {
+        bail!("the lab needs programs that are not here; this installs them:\n  sudo {command}");
+    }
+    eprintln!("installing: {}", missing.join(" "));
+    let quiet = |arguments: &[&str]| -> Result<bool> {
+        // Services of these packages must not start on this machine: a policy for this call alone.
+        let output = Command::new("apt-get")
+            .args(["-qq", "-o", "Dpkg::Use-Pty=0"])
+            .args(arguments)
+            .env("DEBIAN_FRONTEND", "noninteractive")
+            .env("RUNLEVEL", "1")
+            .output()
+            .context("cannot run apt-get")?;
+        if !output.status.success() {
+            eprintln!("{}", String::from_utf8_lossy(&output.stderr).trim());
+        }
+        Ok(output.status.success())
+    };
+    quiet(&["update"])?;
+    let mut arguments = vec!["install", "--yes", "--no-install-recommends"];
+    arguments.extend(&missing);
+    if !quiet(&arguments)? {
+        bail!("could not install what is missing; try: {command}");
+    }
+    Ok(())
+}
+
+fn found(program: &str) -> bool {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let places = std::env::split_paths(&path).chain(["/usr/sbin", "/sbin"].map(PathBuf::from));
+    places.into_iter().any(|place| place.join(program).is_file())
+}
+
+/// Under `cargo lab` the daemon is built here; an installed lab brings it along.
+fn build_ctsync() -> Result<()> {
+    let Some(cargo) = std::env::var_os("CARGO") else { return Ok(()) };
+    let status = Command::new(cargo)
+        .args(["build", "--quiet", "--release", "--package", "ctsync"])
+        .status()
+        .context("cannot run cargo")?;
+    if !status.success() {
+        bail!("ctsync does not build");
+    }
+    Ok(())
+}
+
+/// The daemon beside this program, else the one on PATH.
+pub fn ctsync_binary() -> Result<PathBuf> {
+    let beside = std::env::current_exe()?.with_file_name("ctsync");
+    if beside.is_file() {
+        return Ok(beside);
+    }
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let found = std::env::split_paths(&path).map(|place| place.join("ctsync")).find(|path| path.is_file());
+    found.context("no ctsync beside ctsync-lab and none on PATH")
+}

@@ -1,0 +1,174 @@
+//! The documented figure: two routers, WAN and LAN between them, a client on the LAN, a server on the WAN.
+//!
+//! A switch node holds both bridges; cutting a cable is taking its port down there. Called by the stories.
+
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+
+use crate::documented;
+use crate::net::{Links, Namespace};
+use crate::node::Node;
+use crate::router::{Options, Router};
+
+/// LAN client.
+pub const CLIENT: &str = "10.0.1.100";
+/// LAN client, IPv6.
+pub const CLIENT6: &str = "fd00:0:0:b::100";
+/// WAN server.
+pub const SERVER: &str = "10.0.0.100";
+/// WAN server, IPv6.
+pub const SERVER6: &str = "fd00:0:0:a::100";
+
+/// All of it.
+pub struct Topology {
+    pub router1: Option<Router>,
+    pub router2: Option<Router>,
+    pub client: Node,
+    pub server: Node,
+    switch: Node,
+    pub directory: PathBuf,
+    pub options: Options,
+}
+
+impl Topology {
+    /// Build it: routers configured, nothing running on them, no firewall loaded.
+    pub async fn build(directory: &Path, options: &Options) -> Result<Topology> {
+        let switch = Node::boot("switch", directory).await?;
+        let links = Links::open(&switch.net)?;
+        for bridge in ["wan", "lan"] {
+            links.add_bridge(bridge).await?;
+        }
+        let client = end_host("client", directory, &links, "lan", [CLIENT, CLIENT6], ["10.0.1.1", "fd00:0:0:b::1"]);
+        let client = client.await?;
+        let server = end_host("server", directory, &links, "wan", [SERVER, SERVER6], ["10.0.0.1", "fd00:0:0:a::1"]);
+        let server = server.await?;
+        let mut topology = Topology {
+            router1: None,
+            router2: None,
+            client,
+            server,
+            switch,
+            directory: directory.to_owned(),
+            options: options.clone(),
+        };
+        for number in [1, 2] {
+            topology.boot_router(number).await?;
+        }
+        Ok(topology)
+    }
+
+    /// A router, new as after power on.
+    pub async fn boot_router(&mut self, number: u8) -> Result<()> {
+        let told = documented::router(number)?;
+        let node = Node::boot(&told.name, &self.directory).await?;
+        quiet_ipv6(&node.net)?;
+        let links = Links::open(&self.switch.net)?;
+        links.plug(&port(number, "wan"), "wan", &node.net, "eth0").await?;
+        links.plug(&port(number, "lan"), "lan", &node.net, "eth1").await?;
+        let router = Router::configure(node, told, &self.options).await?;
+        *self.place(number) = Some(router);
+        Ok(())
+    }
+
+    fn place(&mut self, number: u8) -> &mut Option<Router> {
+        if number == 1 { &mut self.router1 } else { &mut self.router2 }
+    }
+
+    /// A router that is there.
+    pub fn router(&self, number: u8) -> Result<&Router> {
+        let place = if number == 1 { &self.router1 } else { &self.router2 };
+        place.as_ref().with_context(|| format!("router{number} is powered off"))
+    }
+
+    /// A router that is there.
+    pub fn router_mut(&mut self, number: u8) -> Result<&mut Router> {
+        self.place(number).as_mut().with_context(|| format!("router{number} is powered off"))
+    }
+
+    /// Cut both cables of a router at the switch, or plug them in again.
+    pub async fn cables(&self, number: u8, connected: bool) -> Result<()> {
+        let links = Links::open(&self.switch.net)?;
+        for side in ["wan", "lan"] {
+            if connected {
+                links.up(&port(number, side)).await?;
+            } else {
+                links.down(&port(number, side)).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Destroy a router's namespace at once.
+    pub fn power_off(&mut self, number: u8) -> Result<()> {
+        let router = self.place(number).take().with_context(|| format!("router{number} is powered off"))?;
+        router.node.power_off()
+    }
+
+    /// Drop the channel's datagrams between the routers at the switch, or let them pass again.
+    pub fn channel_passes(&self, passes: bool) -> Result<()> {
+        let rules = if passes {
+            "table bridge cut\ndelete table bridge cut\n"
+        } else {
+            "table bridge cut { chain forward { type filter hook forward priority 0; \
+             udp dport 3780 counter drop; }; }\n"
+        };
+        self.switch.feed("nft", &["-f", "-"], rules).map(|_| ())
+    }
+
+    /// Every address that is a router's own.
+    pub fn own_addresses(&self) -> Result<Vec<String>> {
+        let mut own = Vec::new();
+        for router in [&self.router1, &self.router2].into_iter().flatten() {
+            own.extend(router.own_addresses()?);
+        }
+        Ok(own)
+    }
+
+    /// Everything about both routers, for a failure's report.
+    pub fn diagnosis(&self) -> String {
+        [&self.router1, &self.router2].into_iter().flatten().map(Router::diagnosis).collect()
+    }
+
+    /// All nodes that can be entered.
+    pub fn nodes(&self) -> impl Iterator<Item = &Node> {
+        let routers = [&self.router1, &self.router2].into_iter().flatten().map(|router| &router.node);
+        routers.chain([&self.client, &self.server, &self.switch])
+    }
+}
+
+fn port(number: u8, side: &str) -> String {
+    format!("r{number}-{side}")
+}
+
+/// No duplicate address detection, no router advertisements: addresses are usable at once.
+fn quiet_ipv6(net: &Namespace) -> Result<()> {
+    for place in ["all", "default"] {
+        for (name, value) in [("accept_dad", "0"), ("dad_transmits", "0"), ("accept_ra", "0")] {
+            net.sysctl(&format!("net/ipv6/conf/{place}/{name}"), value)?;
+        }
+    }
+    Ok(())
+}
+
+async fn end_host(
+    name: &str,
+    directory: &Path,
+    switch: &Links,
+    bridge: &str,
+    addresses: [&str; 2],
+    gateways: [&str; 2],
+) -> Result<Node> {
+    let node = Node::boot(name, directory).await?;
+    quiet_ipv6(&node.net)?;
+    switch.plug(name, bridge, &node.net, "eth0").await?;
+    let links = Links::open(&node.net)?;
+    for (address, prefix) in addresses.iter().zip([24, 64]) {
+        links.add_address("eth0", address.parse::<IpAddr>()?, prefix).await?;
+    }
+    for gateway in gateways {
+        links.add_default_route(gateway.parse()?).await?;
+    }
+    Ok(node)
+}

@@ -1,0 +1,353 @@
+//! Clients and servers of the lab: numbered lines echoed, every byte checked, on sockets that stay open.
+//!
+//! Each side is a thread inside its node's namespace with a runtime of its own. A server appends to every line the
+//! address it sees, so that the client can tell that its source port at the server did not change.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, Mutex, MutexGuard, mpsc};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, anyhow, bail};
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+use tokio::net::{TcpListener, TcpSocket, UdpSocket};
+use tokio::sync::oneshot;
+
+use crate::net::Namespace;
+use crate::wait::now;
+
+/// The echo port.
+pub const PORT: u16 = 7000;
+/// Between two lines of one connection.
+const PACE: Duration = Duration::from_millis(100);
+/// Right echoes after a takeover that make a connection alive.
+pub const ALIVE: u64 = 10;
+
+/// A thread inside a namespace; ends when dropped.
+pub struct Worker {
+    stop: Option<oneshot::Sender<()>>,
+    thread: Option<std::thread::JoinHandle<()>>,
+}
+
+impl Worker {
+    fn start<F: Future<Output = Result<()>> + 'static>(
+        namespace: &Namespace,
+        work: impl FnOnce(mpsc::Sender<()>) -> F + Send + 'static,
+    ) -> Result<Worker> {
+        let (stop, stopped) = oneshot::channel();
+        let (ready, is_ready) = mpsc::channel();
+        let namespace = namespace.clone();
+        let thread = std::thread::spawn(move || {
+            let run = || -> Result<()> {
+                namespace.enter()?;
+                let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+                let local = tokio::task::LocalSet::new();
+                runtime.block_on(local.run_until(async {
+                    tokio::select! {
+                        _ = stopped => Ok(()),
+                        result = work(ready) => result,
+                    }
+                }))
+            };
+            if let Err(error) = run() {
+                eprintln!("a traffic thread ended: {error:#}");
+            }
+        });
+        is_ready.recv().map_err(|_| anyhow!("a traffic thread did not start"))?;
+        Ok(Worker { stop: Some(stop), thread: Some(thread) })
+    }
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        drop(self.stop.take());
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// Start the echo server: TCP and UDP, both families.
+pub fn serve(namespace: &Namespace) -> Result<Worker> {
+    Worker::start(namespace, |ready| async move {
+        let tcp = TcpListener::bind(("::", PORT)).await.context("cannot listen")?;
+        let udp = UdpSocket::bind(("::", PORT)).await.context("cannot bind")?;
+        let _ = ready.send(());
+        tokio::select! {
+            result = serve_tcp(tcp) => result,
+            result = serve_udp(udp) => result,
+        }
+    })
+}
+
+async fn serve_tcp(listener: TcpListener) -> Result<()> {
+    loop {
+        let (mut stream, peer) = listener.accept().await?;
+        let peer = plain(peer);
+        tokio::task::spawn_local(async move {
+            let (read, mut write) = stream.split();
+            let mut lines = BufReader::new(read).lines();
+            while let Ok(Some(line)) = lines.next_line().await {
+                if write.write_all(format!("{line} {peer}\n").as_bytes()).await.is_err() {
+                    break;
+                }
+            }
+        });
+    }
+}
+
+async fn serve_udp(socket: UdpSocket) -> Result<()> {
+    let mut buffer = [0; 256];
+    loop {
+        let (length, peer) = socket.recv_from(&mut buffer).await?;
+        let line = String::from_utf8_lossy(buffer.get(..length).unwrap_or_default());
+        let _ = socket.send_to(format!("{line} {}", plain(peer)).as_bytes(), peer).await;
+    }
+}
+
+/// `::ffff:10.0.0.1` is 10.0.0.1.
+fn plain(address: SocketAddr) -> SocketAddr {
+    SocketAddr::new(address.ip().to_canonical(), address.port())
+}
+
+/// What one connection has lived through.
+#[derive(Clone, Debug)]
+pub struct Life {
+    pub kind: Kind,
+    /// Local address and port.
+    pub local: Option<SocketAddr>,
+    /// What the server sees.
+    pub seen: Option<String>,
+    pub echoes: u64,
+    /// Right echoes since the last mark.
+    pub echoes_since: u64,
+    /// Longest silence since the last mark.
+    pub gap: Duration,
+    last: Option<Instant>,
+    /// Why it ended.
+    pub ended: Option<String>,
+}
+
+/// What kind of connection.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Kind {
+    Tcp,
+    Udp,
+    Ssh,
+    Ping,
+}
+
+impl Life {
+    fn new(kind: Kind) -> Life {
+        Life {
+            kind,
+            local: None,
+            seen: None,
+            echoes: 0,
+            echoes_since: 0,
+            gap: Duration::ZERO,
+            last: None,
+            ended: None,
+        }
+    }
+
+    /// Alive: enough right echoes came since the mark, on the same socket, from the same port.
+    pub fn alive(&self) -> bool {
+        self.ended.is_none() && self.echoes_since >= ALIVE
+    }
+
+    fn echo(&mut self, seen: &str) -> Result<()> {
+        match &self.seen {
+            None => self.seen = Some(seen.to_owned()),
+            Some(first) if first != seen => bail!("the server sees {seen}, it was {first}"),
+            Some(_) => {}
+        }
+        let at = now();
+        if let Some(last) = self.last {
+            self.gap = self.gap.max(at - last);
+        }
+        self.last = Some(at);
+        self.echoes += 1;
+        self.echoes_since += 1;
+        Ok(())
+    }
+}
+
+/// Many connections from one client, or one session of a real program.
+pub struct Clients {
+    lives: Arc<Mutex<Vec<Life>>>,
+    _keeper: Keeper,
+}
+
+/// What keeps the connections open; all end with it.
+enum Keeper {
+    Worker { _worker: Worker },
+    Program { child: std::process::Child },
+}
+
+impl Drop for Keeper {
+    fn drop(&mut self) {
+        if let Keeper::Program { child } = self {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+}
+
+impl Clients {
+    /// Open `count` connections to the echo server; they stay open until this is dropped.
+    pub fn open(namespace: &Namespace, kind: Kind, server: IpAddr, count: usize) -> Result<Clients> {
+        let lives = Arc::new(Mutex::new(vec![Life::new(kind); count]));
+        let shared = lives.clone();
+        let worker = Worker::start(namespace, move |ready| async move {
+                for number in 0..count {
+                    let lives = shared.clone();
+                    tokio::task::spawn_local(async move {
+                        // Spread over the pace, so that they do not speak in chorus.
+                        tokio::time::sleep(PACE * (number as u32 % 64) / 64).await;
+                        let target = SocketAddr::new(server, PORT);
+                        let result = match kind {
+                            Kind::Tcp => talk_tcp(&lives, number, target).await,
+                            Kind::Udp => talk_udp(&lives, number, target).await,
+                            Kind::Ssh | Kind::Ping => Err(anyhow!("a program's connection, not ours")),
+                        };
+                        if let (Err(error), Some(life)) = (result, lock(&lives).get_mut(number)) {
+                            life.ended = Some(format!("{error:#}"));
+                        }
+                    });
+                }
+                let _ = ready.send(());
+                std::future::pending().await
+        })?;
+        Ok(Clients { lives, _keeper: Keeper::Worker { _worker: worker } })
+    }
+
+    /// A real program on the client that echoes: every line it prints is handed to `read`, which tells what the far
+    /// end sees; with `speak` it is given numbered lines at the usual pace.
+    pub fn program(
+        kind: Kind,
+        mut command: std::process::Command,
+        speak: bool,
+        read: impl Fn(&str) -> Option<String> + Send + 'static,
+    ) -> Result<Clients> {
+        use std::io::{BufRead, Write};
+        use std::process::Stdio;
+        command.stdout(Stdio::piped()).stderr(Stdio::null());
+        command.stdin(if speak { Stdio::piped() } else { Stdio::null() });
+        let mut child = command.spawn().context("cannot start the client program")?;
+        let lives = Arc::new(Mutex::new(vec![Life::new(kind)]));
+        let (output, input) = (child.stdout.take().context("no output")?, child.stdin.take());
+        let shared = lives.clone();
+        std::thread::spawn(move || {
+            for line in std::io::BufReader::new(output).lines().map_while(Result::ok) {
+                if let Some(seen) = read(&line) {
+                    let result = note(&shared, 0, |life| life.echo(&seen));
+                    if let (Err(error), Some(life)) = (result, lock(&shared).first_mut()) {
+                        life.ended = Some(format!("{error:#}"));
+                    }
+                }
+            }
+            if let Some(life) = lock(&shared).first_mut() {
+                life.ended.get_or_insert_with(|| "the program ended".into());
+            }
+        });
+        if let Some(mut input) = input {
+            std::thread::spawn(move || {
+                for count in 0u64.. {
+                    if writeln!(input, "{count}").and_then(|()| input.flush()).is_err() {
+                        break;
+                    }
+                    std::thread::sleep(PACE);
+                }
+            });
+        }
+        Ok(Clients { lives, _keeper: Keeper::Program { child } })
+    }
+
+    /// All connections as they are now.
+    pub fn lives(&self) -> Vec<Life> {
+        lock(&self.lives).clone()
+    }
+
+    /// Count echoes and gaps from here.
+    pub fn mark(&self) {
+        for life in lock(&self.lives).iter_mut() {
+            life.echoes_since = 0;
+            life.gap = Duration::ZERO;
+        }
+    }
+
+    /// Count echoes from here, keep the gap.
+    pub fn mark_echoes(&self) {
+        for life in lock(&self.lives).iter_mut() {
+            life.echoes_since = 0;
+        }
+    }
+}
+
+fn lock(lives: &Mutex<Vec<Life>>) -> MutexGuard<'_, Vec<Life>> {
+    lives.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
+fn note(lives: &Mutex<Vec<Life>>, number: usize, change: impl FnOnce(&mut Life) -> Result<()>) -> Result<()> {
+    lock(lives).get_mut(number).map_or(Ok(()), change)
+}
+
+/// `NUMBER COUNT SEEN` must answer `NUMBER COUNT`.
+fn check<'a>(said: &str, heard: &'a str) -> Result<&'a str> {
+    heard
+        .strip_prefix(said)
+        .and_then(|rest| rest.strip_prefix(' '))
+        .with_context(|| format!("said \"{said}\", heard \"{heard}\""))
+}
+
+async fn talk_tcp(lives: &Mutex<Vec<Life>>, number: usize, target: SocketAddr) -> Result<()> {
+    let socket = if target.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    let mut stream = tokio::time::timeout(Duration::from_secs(10), socket.connect(target))
+        .await
+        .context("no connection within 10 s")?
+        .context("cannot connect")?;
+    stream.set_nodelay(true)?;
+    let local = stream.local_addr()?;
+    note(lives, number, |life| {
+        life.local = Some(local);
+        Ok(())
+    })?;
+    let (read, mut write) = stream.split();
+    let mut lines = BufReader::new(read).lines();
+    for count in 0u64.. {
+        let said = format!("{number} {count}");
+        write.write_all(format!("{said}\n").as_bytes()).await?;
+        let heard = lines.next_line().await?.context("closed by the server")?;
+        let seen = check(&said, &heard)?;
+        note(lives, number, |life| life.echo(seen))?;
+        tokio::time::sleep(PACE).await;
+    }
+    Ok(())
+}
+
+async fn talk_udp(lives: &Mutex<Vec<Life>>, number: usize, target: SocketAddr) -> Result<()> {
+    let any: IpAddr = if target.is_ipv4() { "0.0.0.0".parse()? } else { "::".parse()? };
+    let socket = UdpSocket::bind((any, 0)).await?;
+    socket.connect(target).await?;
+    let local = socket.local_addr()?;
+    note(lives, number, |life| {
+        life.local = Some(local);
+        Ok(())
+    })?;
+    let mut buffer = [0; 256];
+    for count in 0u64.. {
+        let said = format!("{number} {count}");
+        // ICMP errors during a takeover are not the end of an exchange.
+        let _ = socket.send(said.as_bytes()).await;
+        if let Ok(Ok(length)) = tokio::time::timeout(PACE, socket.recv(&mut buffer)).await {
+            let heard = String::from_utf8_lossy(buffer.get(..length).unwrap_or_default()).into_owned();
+            // A late answer to an earlier datagram is no right echo, and no wrong one.
+            if let Ok(seen) = check(&said, &heard) {
+                note(lives, number, |life| life.echo(seen))?;
+            }
+        }
+        tokio::time::sleep(PACE).await;
+    }
+    Ok(())
+}
