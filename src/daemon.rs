@@ -83,6 +83,8 @@ struct Daemon {
     control: ControlServer,
     waiting: Vec<(Client, Request)>,
     state: RunState,
+    /// When the role became primary, until the fence that follows is reported.
+    told_primary: Option<Instant>,
     last_fence: Option<LastFence>,
     shown: Option<(Role, bool, &'static str)>,
     buffer: Vec<u8>,
@@ -179,6 +181,7 @@ impl Daemon {
             control,
             waiting: Vec::new(),
             state,
+            told_primary: None,
             last_fence: None,
             shown: None,
             buffer: vec![0; 65536],
@@ -318,6 +321,9 @@ impl Daemon {
             tracing::info!(role = role.word(), group = self.config.mechanism.group(), "role");
             self.state.note_transition(role, &when);
         }
+        if role == Role::Primary {
+            self.told_primary = Some(clock());
+        }
         // What was received before counts: channel and event socket have been read in this turn.
         self.replica.handle_role(role, now);
     }
@@ -393,7 +399,9 @@ impl Daemon {
 
     /// Tell whoever should know what changed: log, `/run`, track file, waiting clients.
     fn report(&mut self, now: Instant) -> Result<(), DaemonError> {
-        while let Some(report) = self.replica.poll_fence_report() {
+        while let Some(mut report) = self.replica.poll_fence_report() {
+            // The turn's own clock stands still while the kernel works: what an operator waits for is this.
+            report.took = self.told_primary.take().map_or(report.took, |told| clock() - told);
             tracing::info!(
                 held = report.held,
                 pending = report.pending,

@@ -383,7 +383,7 @@ impl<'a> Story<'a> {
             }
             Fault::Power | Fault::Channel => {
                 self.narrator.typed("lab", "destroy router1's namespace");
-                topology.power_off(1)
+                topology.power_off(1).await
             }
             Fault::Keepalived => {
                 self.narrator.typed("lab", "kill -9 keepalived and its child on router1");
@@ -394,7 +394,7 @@ impl<'a> Story<'a> {
                 if self.plot.options.sync {
                     topology.router_mut(1)?.node.kill("ctsync")?;
                 }
-                topology.power_off(1)
+                topology.power_off(1).await
             }
             Fault::Daemons => {
                 self.narrator.typed(
@@ -406,7 +406,7 @@ impl<'a> Story<'a> {
                     topology.router_mut(2)?.start_ctsync()?;
                     topology.router_mut(1)?.node.kill("ctsync")?;
                 }
-                topology.power_off(1)
+                topology.power_off(1).await
             }
         }
     }

@@ -118,6 +118,12 @@ impl Links {
         self.handle.link().set(message).execute().await.with_context(|| format!("cannot bring {name} down"))
     }
 
+    /// Remove an interface, and with it the other end of its cable.
+    pub async fn delete(&self, name: &str) -> Result<()> {
+        let index = self.index(name).await?;
+        self.handle.link().del(index).execute().await.with_context(|| format!("cannot remove {name}"))
+    }
+
     /// A bridge, up.
     pub async fn add_bridge(&self, name: &str) -> Result<()> {
         let message = LinkBridge::new(name).up().build();

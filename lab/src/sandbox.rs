@@ -1,8 +1,9 @@
 //! The lab's own process tree: a PID and mount namespace (and, without root, a user namespace) around everything,
 //! so that Ctrl-C, a crash or SIGKILL leave nothing behind.
 //!
-//! The outer process holds the working directory and waits; the inner one is the first process of its PID
-//! namespace: when it ends, the kernel ends all others. Called by `main` before anything else runs.
+//! Three processes, one program: the outer one holds the working directory and waits; the first of the PID
+//! namespace reaps orphans, and when it ends the kernel ends all others; the third is the lab. Called by `main`
+//! before anything else runs.
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -34,8 +35,11 @@ pub fn is_inside() -> bool {
 /// Inside already: set it up. Outside: make it, run this program again inside, and hand back its exit code.
 pub fn enter() -> Result<std::result::Result<Sandbox, ExitCode>> {
     if let Some(directory) = std::env::var_os(DIRECTORY) {
+        if std::process::id() == 1 {
+            settle().context("cannot set the lab's namespaces up")?;
+            return reap_around_lab().map(Err);
+        }
         let directory = PathBuf::from(directory);
-        settle().context("cannot set the lab's namespaces up")?;
         let caller = std::env::var(CALLER).ok().and_then(|user| user.parse().ok());
         return Ok(Ok(Sandbox { directory, caller }));
     }
@@ -82,6 +86,26 @@ async fn run_inside() -> Result<ExitCode> {
     };
     directory.close().context("cannot remove the lab's directory")?;
     Ok(code)
+}
+
+/// The first process of a PID namespace inherits every orphan: an unreaped one looks alive to its pid file.
+fn reap_around_lab() -> Result<ExitCode> {
+    use nix::sys::wait::{WaitStatus, wait};
+    let lab = std::process::Command::new(std::env::current_exe()?)
+        .args(std::env::args_os().skip(1))
+        .spawn()
+        .context("cannot start the lab")?;
+    loop {
+        match wait()? {
+            WaitStatus::Exited(pid, code) if pid.as_raw().unsigned_abs() == lab.id() => {
+                return Ok(ExitCode::from(u8::try_from(code).unwrap_or(1)));
+            }
+            WaitStatus::Signaled(pid, signal, _) if pid.as_raw().unsigned_abs() == lab.id() => {
+                anyhow::bail!("the lab was ended by {signal}");
+            }
+            _ => {}
+        }
+    }
 }
 
 /// Root inside is the caller outside.

@@ -101,7 +101,15 @@ impl Topology {
     }
 
     /// Destroy a router's namespace at once.
-    pub fn power_off(&mut self, number: u8) -> Result<()> {
+    ///
+    /// The cables go first: a namespace is taken down in steps, and between two of them it would answer packets
+    /// without its rules and its entries, with a RST for instance, which no machine without power does.
+    pub async fn power_off(&mut self, number: u8) -> Result<()> {
+        self.cables(number, false).await?;
+        let links = Links::open(&self.switch.net)?;
+        for side in ["wan", "lan"] {
+            links.delete(&port(number, side)).await?;
+        }
         let router = self.place(number).take().with_context(|| format!("router{number} is powered off"))?;
         router.node.power_off()
     }
