@@ -6,6 +6,7 @@
 
 use nix::errno::Errno;
 
+use crate::entry::Entry;
 use crate::table::{Flags, Slot};
 
 /// A request to the kernel.
@@ -114,6 +115,15 @@ pub fn decide(slot: &Slot, standing: Standing) -> Decision {
     Decision::Ask(Op::Update)
 }
 
+/// The kernel holds this entry under the slot's key. Updates cannot change a translation: where it differs, it is
+/// another connection, to be destroyed before the wanted one is created (2).
+pub fn note_found(slot: &mut Slot, found: &Entry) {
+    slot.flags |= Flags::INSTALLED;
+    if slot.flags.contains(Flags::PRESENT) && slot.entry.reply != found.reply {
+        slot.flags |= Flags::REPLACE;
+    }
+}
+
 /// Creates and updates that contradict each other this often are a clash of reply tuples.
 const CLASH_AFTER: u8 = 4;
 
@@ -129,7 +139,7 @@ pub enum Outcome {
 }
 
 /// Note the kernel's answer to a request (other than a get) in the slot. `errno` 0 means done.
-pub fn note_answer(slot: &mut Slot, op: Op, errno: i32, standing: Standing) -> Outcome {
+pub fn note_answer(slot: &mut Slot, op: Op, errno: i32) -> Outcome {
     let error = if errno == 0 { None } else { Some(Errno::from_raw(errno)) };
     match (op, error) {
         (Op::Create | Op::Update, None) => {
@@ -153,11 +163,9 @@ pub fn note_answer(slot: &mut Slot, op: Op, errno: i32, standing: Standing) -> O
             if slot.tries >= CLASH_AFTER {
                 return Outcome::Failed(Failure::NatClash);
             }
-            // The orig tuple may be taken (then an update works) or the reply tuple (then it gives ENOENT).
-            slot.flags |= Flags::INSTALLED;
-            if standing.owner {
-                slot.flags |= Flags::READ_BACK;
-            }
+            // Either tuple may be taken: by this connection, by another one with the same original tuple, or (then
+            // there is nothing to read back) by one that chose the same translation.
+            slot.flags |= Flags::READ_BACK;
             Outcome::Again
         }
         (Op::Create, Some(Errno::ENOENT)) => Outcome::Failed(Failure::NoMaster),

@@ -17,7 +17,7 @@ use crate::router::Options;
 use crate::sandbox::Sandbox;
 use crate::ssh;
 use crate::topology::{SERVER, SERVER6, Topology};
-use crate::traffic::{ALIVE, Clients, Kind, Life, Worker, serve};
+use crate::traffic::{ALIVE, Clients, Kind, Life, Server, serve};
 use crate::wait::{now, until};
 
 /// How router1 dies.
@@ -62,6 +62,8 @@ pub struct Plot {
     pub entries: u32,
     /// Entries created just before the cut.
     pub changes: u32,
+    /// Bulk transfers beside them.
+    pub bulk: usize,
     /// Leave out the return of router1.
     pub no_return: bool,
 }
@@ -94,7 +96,7 @@ struct Story<'a> {
     narrator: &'a mut Narrator,
     topology: Topology,
     clients: Vec<Clients>,
-    _server: Option<Worker>,
+    _server: Option<Server>,
 }
 
 impl<'a> Story<'a> {
@@ -209,15 +211,21 @@ impl<'a> Story<'a> {
         ));
         let caller = self.caller();
         ssh::start_server(&mut self.topology.server, &self.sandbox.directory, caller)?;
-        self._server = Some(serve(&self.topology.server.net)?);
+        let server = serve(&self.topology.server.net)?;
+        let ping_id = server.ping_id();
+        self._server = Some(server);
         let client = &self.topology.client;
         self.clients.push(Clients::open(&client.net, Kind::Tcp, SERVER.parse()?, tcp)?);
         self.clients.push(Clients::open(&client.net, Kind::Udp, SERVER.parse()?, udp)?);
         self.clients.push(Clients::open(&client.net, Kind::Tcp, SERVER6.parse()?, 1)?);
         let ping = client.command("ping", &["-n", "-O", "-i", "0.2", SERVER])?;
-        self.clients.push(Clients::program(Kind::Ping, ping, false, |line| {
-            line.contains("bytes from").then(|| SERVER.to_owned())
+        self.clients.push(Clients::program(Kind::Ping, ping, false, move |line| {
+            let id = ping_id.load(std::sync::atomic::Ordering::Relaxed);
+            line.contains("bytes from").then(|| format!("id {id}"))
         })?);
+        if self.plot.bulk > 0 {
+            self.clients.push(Clients::open(&client.net, Kind::Bulk, SERVER.parse()?, self.plot.bulk)?);
+        }
         until("sshd listens", PATIENCE, async || {
             let listening = self.topology.server.output("ss", &["-ltn"])?;
             Ok(listening.contains(":2222").then_some(()))
@@ -244,7 +252,7 @@ impl<'a> Story<'a> {
     }
 
     fn all(&self) -> usize {
-        self.plot.connections + EXCHANGES + 3
+        self.plot.connections + EXCHANGES + 3 + self.plot.bulk
     }
 
     fn mark(&self) {

@@ -87,6 +87,9 @@ struct DemoArguments {
     /// Entries created in the moment before the cut.
     #[arg(long, default_value_t = 1000)]
     changes: u32,
+    /// TCP transfers at full speed beside them.
+    #[arg(long, default_value_t = 0)]
+    bulk: usize,
     /// End after the takeover.
     #[arg(long)]
     no_return: bool,
@@ -113,6 +116,7 @@ impl DemoArguments {
             connections: self.connections,
             entries: self.entries,
             changes: self.changes,
+            bulk: self.bulk,
             no_return: self.no_return,
         })
     }

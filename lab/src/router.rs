@@ -62,6 +62,8 @@ impl Router {
         self.node.feed("nft", &["-f", "-"], &self.ruleset()).map(|_| ())
     }
 
+    /// Ports and ICMP ids are translated at random: a connection whose entry is missed cannot get its old port back
+    /// by luck, so that UDP and ping need their entries as much as TCP does.
     fn ruleset(&self) -> String {
         let (outbound, source, translation) = &self.told.source_nat;
         let policy = |chain: &str| -> String {
@@ -77,7 +79,7 @@ impl Router {
              chain input {{\n    type filter hook input priority 0; policy accept;\n{input}  }}\n  \
              chain output {{\n    type filter hook output priority 0; policy accept;\n{output}  }}\n  \
              chain postrouting {{\n    type nat hook postrouting priority 100;\n    \
-             oifname {outbound} ip saddr {source} snat ip to {translation}\n  }}\n}}\n",
+             oifname {outbound} ip saddr {source} snat ip to {translation} fully-random\n  }}\n}}\n",
             forward = policy("forward"),
             input = policy("input"),
             output = policy("output").replace("invalid counter drop", "invalid counter accept"),

@@ -4,11 +4,12 @@
 //! address it sees, so that the client can tell that its source port at the server did not change.
 
 use std::net::{IpAddr, SocketAddr};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, mpsc};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, bail};
-use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{TcpListener, TcpSocket, UdpSocket};
 use tokio::sync::oneshot;
 
@@ -17,6 +18,11 @@ use crate::wait::now;
 
 /// The echo port.
 pub const PORT: u16 = 7000;
+/// The port that pours.
+const BULK_PORT: u16 = 7001;
+/// Bytes of a bulk transfer that count as one echo.
+const BULK_CHUNK: usize = 256 * 1024;
+const BULK_BYTE: u8 = b'x';
 /// Between two lines of one connection.
 const PACE: Duration = Duration::from_millis(100);
 /// Right echoes after a takeover that make a connection alive.
@@ -66,17 +72,75 @@ impl Drop for Worker {
     }
 }
 
-/// Start the echo server: TCP and UDP, both families.
-pub fn serve(namespace: &Namespace) -> Result<Worker> {
-    Worker::start(namespace, |ready| async move {
+/// The server's side.
+pub struct Server {
+    _worker: Worker,
+    /// ICMP id of the last echo request that arrived, as the server sees it.
+    ping_id: Arc<AtomicU32>,
+}
+
+impl Server {
+    /// What the server sees of pings: source NAT may translate their id like a port.
+    pub fn ping_id(&self) -> Arc<AtomicU32> {
+        self.ping_id.clone()
+    }
+}
+
+/// Start the servers: echo over TCP and UDP, both families; a source of bulk transfers; a look at pings.
+pub fn serve(namespace: &Namespace) -> Result<Server> {
+    let ping_id = Arc::new(AtomicU32::new(0));
+    let seen = ping_id.clone();
+    let worker = Worker::start(namespace, |ready| async move {
         let tcp = TcpListener::bind(("::", PORT)).await.context("cannot listen")?;
+        let bulk = TcpListener::bind(("::", BULK_PORT)).await.context("cannot listen")?;
         let udp = UdpSocket::bind(("::", PORT)).await.context("cannot bind")?;
+        let icmp = icmp_socket()?;
         let _ = ready.send(());
         tokio::select! {
             result = serve_tcp(tcp) => result,
+            result = serve_bulk(bulk) => result,
             result = serve_udp(udp) => result,
+            result = watch_pings(icmp, &seen) => result,
         }
-    })
+    })?;
+    Ok(Server { _worker: worker, ping_id })
+}
+
+/// A raw socket hears every ICMP message that arrives; the kernel answers pings by itself.
+fn icmp_socket() -> Result<UdpSocket> {
+    use nix::sys::socket::{AddressFamily, SockFlag, SockProtocol, SockType, socket};
+    let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
+    let raw = socket(AddressFamily::Inet, SockType::Raw, flags, SockProtocol::Icmp)?;
+    // Only `recv` is used, which is the same for both kinds of socket.
+    Ok(UdpSocket::from_std(raw.into())?)
+}
+
+async fn watch_pings(socket: UdpSocket, seen: &AtomicU32) -> Result<()> {
+    const ECHO_REQUEST: u8 = 8;
+    let mut buffer = [0; 256];
+    loop {
+        let length = socket.recv(&mut buffer).await?;
+        let packet = buffer.get(..length).unwrap_or_default();
+        let header = packet.first().map_or(0, |first| usize::from(first & 0x0f) * 4);
+        if let Some([ECHO_REQUEST, _, _, _, high, low, ..]) = packet.get(header..) {
+            seen.store(u32::from(u16::from_be_bytes([*high, *low])), Ordering::Relaxed);
+        }
+    }
+}
+
+/// Tells whom it sees, then pours bytes as fast as they go.
+async fn serve_bulk(listener: TcpListener) -> Result<()> {
+    loop {
+        let (mut stream, peer) = listener.accept().await?;
+        let peer = plain(peer);
+        tokio::task::spawn_local(async move {
+            let mut result = stream.write_all(format!("{peer}\n").as_bytes()).await;
+            let chunk = vec![BULK_BYTE; 65536];
+            while result.is_ok() {
+                result = stream.write_all(&chunk).await;
+            }
+        });
+    }
 }
 
 async fn serve_tcp(listener: TcpListener) -> Result<()> {
@@ -133,6 +197,8 @@ pub struct Life {
 pub enum Kind {
     Tcp,
     Udp,
+    /// TCP from the server as fast as it goes.
+    Bulk,
     Ssh,
     Ping,
 }
@@ -209,6 +275,7 @@ impl Clients {
                         let result = match kind {
                             Kind::Tcp => talk_tcp(&lives, number, target).await,
                             Kind::Udp => talk_udp(&lives, number, target).await,
+                            Kind::Bulk => fetch_bulk(&lives, number, server).await,
                             Kind::Ssh | Kind::Ping => Err(anyhow!("a program's connection, not ours")),
                         };
                         if let (Err(error), Some(life)) = (result, lock(&lives).get_mut(number)) {
@@ -324,6 +391,26 @@ async fn talk_tcp(lives: &Mutex<Vec<Life>>, number: usize, target: SocketAddr) -
         tokio::time::sleep(PACE).await;
     }
     Ok(())
+}
+
+async fn fetch_bulk(lives: &Mutex<Vec<Life>>, number: usize, server: IpAddr) -> Result<()> {
+    let stream = tokio::net::TcpStream::connect((server, BULK_PORT)).await.context("cannot connect")?;
+    let local = stream.local_addr()?;
+    note(lives, number, |life| {
+        life.local = Some(local);
+        Ok(())
+    })?;
+    let mut stream = BufReader::new(stream);
+    let mut seen = String::new();
+    stream.read_line(&mut seen).await?;
+    let mut chunk = vec![0; BULK_CHUNK];
+    loop {
+        stream.read_exact(&mut chunk).await?;
+        if chunk.iter().any(|byte| *byte != BULK_BYTE) {
+            bail!("a wrong byte in a bulk transfer");
+        }
+        note(lives, number, |life| life.echo(seen.trim()))?;
+    }
 }
 
 async fn talk_udp(lives: &Mutex<Vec<Life>>, number: usize, target: SocketAddr) -> Result<()> {

@@ -347,6 +347,9 @@ impl Replica {
         let id = self.slot_for(&entry);
         let Some(slot) = self.table.get_mut(id) else { return };
         let present = slot.flags.contains(Flags::PRESENT);
+        if slot.flags.contains(Flags::INSTALLED) && slot.entry.reply != entry.reply {
+            slot.flags |= Flags::REPLACE;
+        }
         slot.entry = entry;
         slot.birth = birth;
         let before = slot.sent;

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use super::{PENDING_DESTROYS, Replica};
 use crate::ctnetlink::codec::{Incoming, Install};
 use crate::entry::{Entry, Key};
-use crate::reconcile::{Decision, Op, Outcome, decide, note_answer};
+use crate::reconcile::{Decision, Op, Outcome, decide, note_answer, note_found};
 use crate::table::{Flags, SlotId};
 
 /// The background check of table against kernel (I1a, I1b), paced over its period.
@@ -119,8 +119,8 @@ impl Replica {
                     self.want_kernel(id, false);
                 }
             }
-            Told::Created(_) | Told::Exists(_) if present => {
-                slot.flags |= Flags::INSTALLED;
+            Told::Created(entry) | Told::Exists(entry) if present => {
+                note_found(slot, &entry);
                 self.want_kernel(id, true);
             }
             Told::Created(entry) | Told::Exists(entry) => {
@@ -271,7 +271,7 @@ impl Replica {
         if trusted && pending {
             return;
         }
-        slot.flags |= Flags::INSTALLED;
+        note_found(slot, &entry);
         let as_wanted = present && self.same_content(id, &entry);
         let Some(slot) = self.table.get_mut(id) else { return };
         if as_wanted {
@@ -279,6 +279,7 @@ impl Replica {
                 slot.entry.timeout = entry.timeout;
             }
         } else if trusted {
+            slot.flags -= Flags::REPLACE;
             self.kernel_says(id, Told::Exists(entry));
         } else if present {
             self.want_kernel(id, false);
@@ -483,7 +484,6 @@ impl Replica {
     /// The kernel's answer to request number `at` of the batch: 0, or an errno.
     pub fn handle_answer(&mut self, at: usize, errno: i32) {
         let Some(&(id, op)) = self.in_flight.get(at) else { return };
-        let standing = self.standing();
         if op == Op::Get {
             if errno != 0 {
                 self.read_back(id, Told::Gone);
@@ -492,7 +492,7 @@ impl Replica {
         }
         let Some(slot) = self.table.get_mut(id) else { return };
         let failed_before = slot.flags.contains(Flags::FAILED);
-        match note_answer(slot, op, errno, standing) {
+        match note_answer(slot, op, errno) {
             Outcome::Settled => {
                 if failed_before {
                     self.failed -= 1;
@@ -536,15 +536,15 @@ impl Replica {
                 self.kernel_says(id, told);
             }
             Told::Gone => {
-                slot.flags -= Flags::INSTALLED | Flags::MINE | Flags::STRAY | Flags::REPLACE;
-                slot.flags -= Flags::PENDING;
+                slot.flags -=
+                    Flags::INSTALLED | Flags::MINE | Flags::STRAY | Flags::REPLACE | Flags::PENDING;
                 if present {
                     self.want_kernel(id, false);
                 }
             }
             Told::Created(entry) | Told::Exists(entry) => {
-                slot.flags |= Flags::INSTALLED;
                 slot.flags -= Flags::PENDING;
+                note_found(slot, entry);
                 if primary {
                     // Adopted at the claim (12).
                     self.note_stray(id);
