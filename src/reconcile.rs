@@ -107,8 +107,7 @@ pub fn decide(slot: &Slot, standing: Standing) -> Decision {
         let install = standing.hot || standing.owner;
         return if install { Decision::Ask(Op::Create) } else { Decision::Rest };
     }
-    let reborn = slot.kernel_birth != slot.birth && flags.contains(Flags::MINE);
-    if flags.contains(Flags::REPLACE) || reborn {
+    if flags.contains(Flags::REPLACE) {
         // A primary replaces nothing: the kernel's entry is adopted at the claim (12).
         return Decision::Ask(if standing.primary { Op::Get } else { Op::Destroy });
     }
@@ -148,7 +147,6 @@ pub fn note_answer(slot: &mut Slot, op: Op, errno: i32) -> Outcome {
             }
             slot.flags |= Flags::INSTALLED;
             slot.flags -= Flags::STRAY | Flags::REPLACE | Flags::FAILED;
-            slot.kernel_birth = slot.birth;
             slot.tries = 0;
             slot.failure = None;
             Outcome::Settled

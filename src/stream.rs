@@ -112,16 +112,26 @@ impl Receiver {
         }
     }
 
-    /// The expected datagram was applied; the one that follows, if it waits here.
-    pub fn advance(&mut self) -> Option<Vec<u8>> {
-        let expect = self.expect.as_mut()?;
-        *expect += 1;
-        self.early.remove(expect)
+    /// The expected datagram was applied.
+    pub fn advance(&mut self) {
+        if let Some(expect) = &mut self.expect {
+            *expect += 1;
+        }
+    }
+
+    /// The expected datagram, if it came early and waits here.
+    pub fn take_waiting(&mut self) -> Option<Vec<u8>> {
+        self.early.remove(&self.expect?)
     }
 
     /// The owner is known to have sent up to this number.
     pub fn heard_of(&mut self, sequence: u64) {
         self.highest = self.highest.max(sequence);
+    }
+
+    /// Datagrams known to have been sent and not applied yet.
+    pub fn behind(&self) -> u64 {
+        self.expect.map_or(0, |expect| (self.highest + 1).saturating_sub(expect))
     }
 
     /// The first hole: numbers missing before the next datagram that is here or known of.
@@ -159,13 +169,24 @@ mod tests {
         assert_eq!(receiver.place(6, b"6"), Place::Ahead);
         assert_eq!(receiver.gap(), Some((4, 5)));
         assert_eq!(receiver.place(4, b"4"), Place::Next);
-        assert_eq!(receiver.advance(), None);
+        receiver.advance();
+        assert_eq!(receiver.take_waiting(), None);
         assert_eq!(receiver.gap(), Some((5, 5)));
         assert_eq!(receiver.place(5, b"5"), Place::Next);
-        assert_eq!(receiver.advance(), Some(b"6".to_vec()));
-        assert_eq!(receiver.advance(), None);
+        receiver.advance();
+        assert_eq!(receiver.take_waiting(), Some(b"6".to_vec()));
+        receiver.advance();
         assert_eq!(receiver.gap(), None);
         receiver.heard_of(9);
         assert_eq!(receiver.gap(), Some((7, 9)));
+    }
+
+    #[test]
+    fn what_waits_is_not_forgotten_when_the_stream_is_taken_up_later() {
+        let mut receiver = Receiver::default();
+        receiver.expect(1);
+        assert_eq!(receiver.place(5, b"5"), Place::Ahead);
+        receiver.expect(5);
+        assert_eq!(receiver.take_waiting(), Some(b"5".to_vec()));
     }
 }

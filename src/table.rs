@@ -62,10 +62,9 @@ pub struct Slot {
     pub sent: u64,
     /// Where the key stands.
     pub flags: Flags,
-    /// Birth stamp of the entry: changes when the tuple is destroyed and created again.
+    /// Birth stamp of the entry: changes when the tuple is destroyed and created again. A hint, never a reason to
+    /// touch the kernel: a restarted daemon stamps anew.
     pub birth: u16,
-    /// Birth stamp of what this node put into the kernel.
-    pub kernel_birth: u16,
     /// Birth stamp last sent.
     pub sent_birth: u16,
     /// Why the kernel refused it.
@@ -140,7 +139,6 @@ impl Table {
             sent: 0,
             flags: Flags::empty(),
             birth: 0,
-            kernel_birth: 0,
             sent_birth: 0,
             failure: None,
             tries: 0,

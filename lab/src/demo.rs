@@ -221,7 +221,7 @@ impl<'a> Story<'a> {
         let ping = client.command("ping", &["-n", "-O", "-i", "0.2", SERVER])?;
         self.clients.push(Clients::program(Kind::Ping, ping, false, move |line| {
             let id = ping_id.load(std::sync::atomic::Ordering::Relaxed);
-            line.contains("bytes from").then(|| format!("id {id}"))
+            (id != 0 && line.contains("bytes from")).then(|| format!("id {id}"))
         })?);
         if self.plot.bulk > 0 {
             self.clients.push(Clients::open(&client.net, Kind::Bulk, SERVER.parse()?, self.plot.bulk)?);

@@ -1,6 +1,6 @@
 //! The peer's datagrams: alives and claims, the stream, repair on the backup.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use super::{PEERS, Peer, Replica};
@@ -215,6 +215,7 @@ impl Replica {
             self.counters.lost += alive.oldest - expected;
             self.group.receiver.expect(alive.oldest);
             self.group.root_ok = false;
+            self.apply_waiting(now);
         }
         if self.group.receiver.expected() == Some(alive.last + 1) {
             self.group.root_ok = alive.root == self.group.sums.root();
@@ -305,16 +306,21 @@ impl Replica {
         match self.group.receiver.place(head.sequence, datagram) {
             Place::Next => {
                 self.apply(head, datagram, now);
-                while let Some(next) = self.group.receiver.advance() {
-                    // Checked when it came.
-                    let Ok((_, Body::Stream(head, _))) = wire::parse(&next) else { break };
-                    self.apply(&head, &next, now);
-                }
+                self.apply_waiting(now);
             }
             Place::Ahead | Place::Old | Place::Unknown => {}
         }
         self.chase_gap(now);
         self.end_start(now);
+    }
+
+    /// Datagrams that came early and whose turn has come.
+    fn apply_waiting(&mut self, now: Instant) {
+        while let Some(next) = self.group.receiver.take_waiting() {
+            // Checked when it came.
+            let Ok((_, Body::Stream(head, _))) = wire::parse(&next) else { break };
+            self.apply(&head, &next, now);
+        }
     }
 
     /// One datagram of the stream, in its order.
@@ -339,6 +345,7 @@ impl Replica {
                 }
             }
         }
+        self.group.receiver.advance();
         self.group.root_ok = head.root == self.group.sums.root();
         self.chase_repair(now);
     }
@@ -359,7 +366,6 @@ impl Replica {
         self.counters.external[usize::from(present)] += 1;
         let settled = self.table.get(id).is_some_and(|slot| {
             slot.sent == before
-                && slot.kernel_birth == birth
                 && slot.flags.contains(Flags::INSTALLED)
                 && !slot.flags.contains(Flags::FAILED)
         });
@@ -419,7 +425,7 @@ impl Replica {
         self.repair.list_bucket = None;
         let listed = std::mem::take(&mut self.repair.list);
         self.repair.progress = Some(now);
-        let mut theirs: HashMap<u64, u64> =
+        let mut theirs: BTreeMap<u64, u64> =
             listed.iter().filter(|line| bucket_of(line.key) == bucket).map(as_pair).collect();
         let ours: Vec<(SlotId, u64, u64)> = self
             .table

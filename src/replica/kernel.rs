@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use super::{PENDING_DESTROYS, Replica};
 use crate::ctnetlink::codec::{Incoming, Install};
 use crate::entry::{Entry, Key};
-use crate::reconcile::{Decision, Op, Outcome, decide, note_answer, note_found};
+use crate::reconcile::{Decision, Failure, Op, Outcome, decide, note_answer, note_found};
 use crate::table::{Flags, SlotId};
 
 /// The background check of table against kernel (I1a, I1b), paced over its period.
@@ -19,6 +19,8 @@ pub(super) struct Sweep {
 
 /// Between two slices of a backup's sweep.
 const SWEEP_TICK: Duration = Duration::from_millis(50);
+/// Refused offers waiting to be told; past it the offer comes again and is refused again.
+const REFUSALS: usize = 4096;
 /// Most keys in one slice.
 const SWEEP_SLICE: SlotId = 4096;
 
@@ -62,7 +64,8 @@ impl Replica {
         };
         let id = match self.slot_of(&entry) {
             Some(id) => id,
-            None if matches!(told, Told::Gone) => return,
+            // During a dump even the end of an unknown entry is remembered: the dump may still list it (7).
+            None if matches!(told, Told::Gone) && !self.dumping => return,
             None if !self.filter.accepts(&entry) => {
                 self.counters.ignored += 1;
                 return;
@@ -178,7 +181,6 @@ impl Replica {
             }
         }
         slot.flags -= Flags::STRAY;
-        slot.kernel_birth = slot.birth;
         self.clear_failure(id);
         self.set_present(id, true);
         if owner {
@@ -318,6 +320,9 @@ impl Replica {
             slot.flags -= Flags::LISTED;
             if ok && !listed && slot.touched != dump_number && slot.flags.contains(Flags::INSTALLED) {
                 absent.push(id);
+            } else {
+                // Slots that only remembered that an event was read.
+                self.release(id);
             }
         }
         for id in absent {
@@ -502,6 +507,12 @@ impl Replica {
                 }
             }
             Outcome::Again => self.want_kernel(id, false),
+            Outcome::Failed(failure) if self.group.owner => {
+                // An owner's table is its kernel: what cannot be installed is not there (an offer, mostly).
+                slot.tries = 0;
+                self.count_failure(failure);
+                self.refuse(id);
+            }
             Outcome::Failed(failure) => {
                 slot.flags -= Flags::PENDING;
                 slot.tries = 0;
@@ -510,10 +521,27 @@ impl Replica {
                 if !failed_before {
                     self.failed += 1;
                 }
-                if let Some(counter) = self.counters.failures.get_mut(failure as usize) {
-                    *counter += 1;
-                }
+                self.count_failure(failure);
             }
+        }
+    }
+
+    fn count_failure(&mut self, failure: Failure) {
+        if let Some(counter) = self.counters.failures.get_mut(failure as usize) {
+            *counter += 1;
+        }
+    }
+
+    /// The kernel will not hold this entry: it leaves the table, and whoever offered it is told so, by a destroy of
+    /// just this birth.
+    fn refuse(&mut self, id: SlotId) {
+        let Some(slot) = self.table.get_mut(id) else { return };
+        slot.flags -= Flags::PENDING | Flags::READ_BACK;
+        if slot.flags.contains(Flags::PRESENT) {
+            if self.refused.len() < REFUSALS {
+                self.refused.push_back((slot.key_hash, slot.birth));
+            }
+            self.kernel_says(id, Told::Gone);
         }
     }
 
@@ -526,11 +554,17 @@ impl Replica {
 
     fn read_back(&mut self, id: SlotId, told: Told) {
         let trusted = self.trusts_kernel();
-        let primary = self.standing().primary;
+        let (primary, owner) = (self.standing().primary, self.group.owner);
         let Some(slot) = self.table.get_mut(id) else { return };
         slot.flags -= Flags::READ_BACK;
         let present = slot.flags.contains(Flags::PRESENT);
         match &told {
+            Told::Gone if owner && present && slot.tries > 0 => {
+                // It exists, said the create, and it does not, says the get: another connection has its reply tuple.
+                slot.tries = 0;
+                self.count_failure(Failure::NatClash);
+                self.refuse(id);
+            }
             _ if trusted => {
                 slot.flags -= Flags::PENDING | Flags::REPLACE;
                 self.kernel_says(id, told);

@@ -211,6 +211,8 @@ pub struct Replica {
     pending_destroys: usize,
     empty_datagram_due: bool,
     control: VecDeque<Vec<u8>>,
+    /// Offers that cannot be taken: key hash and birth stamp.
+    refused: VecDeque<(u64, u16)>,
     resend: VecDeque<u64>,
     jobs: VecDeque<Job>,
     job_credit: u32,
@@ -287,6 +289,7 @@ impl Replica {
             pending_destroys: 0,
             empty_datagram_due: false,
             control: VecDeque::new(),
+            refused: VecDeque::new(),
             resend: VecDeque::new(),
             jobs: VecDeque::new(),
             job_credit: 0,
@@ -501,7 +504,12 @@ impl Replica {
             | Flags::QUEUED_IN
             | Flags::QUEUED_OUT
             | Flags::READ_BACK;
-        if self.table.get(id).is_some_and(|slot| slot.sent == 0 && !slot.flags.intersects(keep)) {
+        let (dumping, dump_number) = (self.dumping, self.dump_number);
+        let forgettable = self.table.get(id).is_some_and(|slot| {
+            let remembered = dumping && slot.touched == dump_number;
+            slot.sent == 0 && !slot.flags.intersects(keep) && !remembered
+        });
+        if forgettable {
             self.clear_failure(id);
             self.table.remove(id);
         }

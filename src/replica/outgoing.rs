@@ -38,7 +38,7 @@ impl Replica {
                 return Some(datagram.to_vec());
             }
         }
-        if self.group.owner && (!self.dirty.is_empty() || self.empty_datagram_due) {
+        if self.group.owner && (!self.dirty.is_empty() || !self.refused.is_empty() || self.empty_datagram_due) {
             return Some(self.live_datagram());
         }
         if self.flush_token != 0 && self.group.owner {
@@ -82,6 +82,10 @@ impl Replica {
         let room = self.room();
         let mut messages = Vec::with_capacity(room);
         while messages.len() + PUT_ROOM <= room {
+            if let Some((key, birth)) = self.refused.pop_front() {
+                wire::emit_destroy(&mut messages, key, birth);
+                continue;
+            }
             let Some(id) = self.dirty.pop_front() else { break };
             self.emit_change(id, &mut messages);
         }

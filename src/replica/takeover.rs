@@ -382,6 +382,7 @@ impl Replica {
         self.fence = None;
         self.jobs.clear();
         self.resend.clear();
+        self.refused.clear();
         self.group.receiver.reset();
         self.group.root_ok = false;
         self.survived = false;

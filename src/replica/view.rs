@@ -59,6 +59,8 @@ pub struct View {
     pub failures: Vec<(&'static str, u64)>,
     /// Entries owed to the owner.
     pub offers: usize,
+    /// Datagrams of the owner's stream not applied yet.
+    pub behind: u64,
     /// Seconds for which the digests have been equal.
     pub equal_for: Option<f64>,
     /// Seconds since the last whole sweep, or since start.
@@ -111,6 +113,7 @@ impl Replica {
             failed: self.failed,
             failures: failures.collect(),
             offers: self.group.offers,
+            behind: self.group.receiver.behind(),
             equal_for: self.group.root_ok_since.map(|at| since(at).as_secs_f64()),
             sweep_age: self.sweep.completed.map_or(since(self.listening), since).as_secs_f64(),
             swept: self.sweep.completed.is_some(),

@@ -1,0 +1,109 @@
+//! A conntrack table as ctnetlink shows it: answers requests as the kernel does, queues events for others' changes.
+
+use std::collections::VecDeque;
+
+use ctsync::ctnetlink::codec::Incoming;
+use ctsync::entry::{CARRIED_STATUS, Entry, Key};
+use ctsync::reconcile::Op;
+use ctsync::replica::Request;
+use indexmap::IndexMap;
+use nix::errno::Errno;
+
+/// Events that the socket's buffer holds; one more is an overrun.
+const BUFFER: usize = 24;
+
+/// One node's kernel. The timeout of an entry is a ghost: the number of the connection that it really is. It is
+/// carried but not part of any digest, so the checks know more than the engine.
+#[derive(Default)]
+pub struct Kernel {
+    /// In an order that depends on nothing but what happened, so that a seed replays.
+    pub table: IndexMap<Key, Entry>,
+    pub events: VecDeque<Incoming>,
+    pub overrun: bool,
+    /// A daemon listens.
+    pub heard: bool,
+}
+
+/// Which connection a kernel's entry really is.
+pub fn ghost(entry: &Entry) -> u32 {
+    entry.timeout.unwrap_or(0)
+}
+
+impl Kernel {
+    fn tell(&mut self, event: Incoming) {
+        if !self.heard {
+            return;
+        }
+        if self.events.len() >= BUFFER {
+            self.overrun = true;
+        } else {
+            self.events.push_back(event);
+        }
+    }
+
+    /// Lose the next events: the buffer was full.
+    pub fn lose_events(&mut self) {
+        self.overrun = true;
+        self.events.clear();
+    }
+
+    /// A packet opens a connection; false when either tuple is taken.
+    pub fn open(&mut self, entry: Entry) -> bool {
+        if self.table.contains_key(&entry.key()) || self.reply_taken(&entry) {
+            return false;
+        }
+        self.table.insert(entry.key(), entry.clone());
+        self.tell(Incoming::New(entry));
+        true
+    }
+
+    /// A packet moves a connection on.
+    pub fn advance(&mut self, key: &Key, change: impl FnOnce(&mut Entry)) {
+        if let Some(entry) = self.table.get_mut(key) {
+            change(entry);
+            let entry = entry.clone();
+            self.tell(Incoming::Update(entry));
+        }
+    }
+
+    /// The connection ends, or an operator removes it.
+    pub fn end(&mut self, key: &Key) {
+        if let Some(entry) = self.table.swap_remove(key) {
+            self.tell(Incoming::Destroy(entry));
+        }
+    }
+
+    fn reply_taken(&self, entry: &Entry) -> bool {
+        self.table.values().any(|other| other.reply == entry.reply && other.key() != entry.key())
+    }
+
+    /// A request of the daemon's: an errno, or the entry read back. Causes no event: the echo is filtered.
+    pub fn request(&mut self, request: Request<'_>) -> Result<Option<Entry>, Errno> {
+        let key = request.entry.key();
+        match request.op {
+            Op::Create => {
+                if self.table.contains_key(&key) || self.reply_taken(request.entry) {
+                    return Err(Errno::EEXIST);
+                }
+                let timeout = Some(request.install.timeout);
+                self.table.insert(key, Entry { timeout, ..request.entry.clone() });
+                Ok(None)
+            }
+            Op::Update => {
+                let entry = self.table.get_mut(&key).ok_or(Errno::ENOENT)?;
+                let lost = (entry.status & CARRIED_STATUS) - request.entry.status;
+                if !lost.is_empty() {
+                    return Err(Errno::EBUSY);
+                }
+                entry.status = request.entry.status;
+                entry.tcp = request.entry.tcp;
+                entry.mark = request.entry.mark.or(entry.mark);
+                entry.timeout = Some(request.install.timeout);
+                Ok(None)
+            }
+            Op::Destroy => self.table.swap_remove(&key).map(|_| None).ok_or(Errno::ENOENT),
+            Op::Get => self.table.get(&key).cloned().map(Some).ok_or(Errno::ENOENT),
+            Op::Renew => self.table.get(&key).map(|_| None).ok_or(Errno::ENOENT),
+        }
+    }
+}

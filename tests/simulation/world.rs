@@ -1,0 +1,713 @@
+//! Two replicas, two kernels, a wire and VRRP, on one virtual clock. Faults come from a seeded source.
+
+use std::collections::{HashMap, HashSet, VecDeque};
+use std::time::{Duration, Instant};
+
+use ctsync::entry::{Entry, Key, L4, Status, TcpInfo, Tuple, proto};
+use ctsync::filter::Filter;
+use ctsync::reconcile::Op;
+use ctsync::replica::{Persist, Replica, Restored, Role, Settings};
+use ctsync::wire::{Incarnation, NodeId};
+use fastrand::Rng;
+
+use crate::kernel::{Kernel, ghost};
+
+/// Keys in play: few, so that they meet.
+const KEYS: u16 = 20;
+/// One step of virtual time.
+const STEP: Duration = Duration::from_millis(10);
+/// I1's bound: repair, installs and elections must be done after this much quiet.
+const SETTLE: Duration = Duration::from_secs(12);
+
+/// How much of everything happened.
+#[derive(Default, Debug, Clone)]
+pub struct Totals {
+    pub opened: u64,
+    pub ended: u64,
+    pub takeovers: u64,
+    pub restarts: u64,
+    pub powers: u64,
+    pub overruns: u64,
+    pub partitions: u64,
+    pub lost: u64,
+    pub duplicated: u64,
+    pub repairs: u64,
+    pub yields: u64,
+    pub offers: u64,
+    pub strays: u64,
+    pub quiet: u64,
+    pub checks: u64,
+}
+
+impl Totals {
+    pub fn add(&mut self, other: &Totals) {
+        for (total, more) in self.all_mut().into_iter().zip(other.clone().all_mut()) {
+            *total += *more;
+        }
+    }
+
+    fn all_mut(&mut self) -> [&mut u64; 15] {
+        [
+            &mut self.opened,
+            &mut self.ended,
+            &mut self.takeovers,
+            &mut self.restarts,
+            &mut self.powers,
+            &mut self.overruns,
+            &mut self.partitions,
+            &mut self.lost,
+            &mut self.duplicated,
+            &mut self.repairs,
+            &mut self.yields,
+            &mut self.offers,
+            &mut self.strays,
+            &mut self.quiet,
+            &mut self.checks,
+        ]
+    }
+}
+
+struct Node {
+    name: &'static str,
+    kernel: Kernel,
+    replica: Option<Replica>,
+    role: Role,
+    /// What `/run` holds.
+    kept: Persist,
+    marker: bool,
+    dump: Option<VecDeque<Entry>>,
+    /// Datagrams on their way here, with the time they arrive.
+    inbox: Vec<(Instant, Vec<u8>)>,
+    counted_repairs: u64,
+    /// Events were lost and no dump has made up for them.
+    blind: bool,
+}
+
+pub struct World {
+    rng: Rng,
+    pub now: Instant,
+    began: Instant,
+    nodes: [Node; 2],
+    partition: bool,
+    loss: u32,
+    hot: bool,
+    connections: u32,
+    /// Connections that packets have ended.
+    dead: HashSet<u32>,
+    /// Connections that nobody promised to keep.
+    unprotected: HashSet<u32>,
+    /// Connections in both kernels at the last quiet point.
+    shared: HashMap<Key, u32>,
+    powered_off: [bool; 2],
+    pub totals: Totals,
+    pub trace: Option<Vec<String>>,
+}
+
+pub type Violation = String;
+
+impl World {
+    pub fn new(seed: u64, start: Instant, traced: bool) -> World {
+        let mut rng = Rng::with_seed(seed);
+        let hot = rng.u32(0..8) != 0;
+        let node = |name| Node {
+            name,
+            kernel: Kernel::default(),
+            replica: None,
+            role: Role::Backup,
+            kept: Persist::default(),
+            marker: false,
+            dump: None,
+            inbox: Vec::new(),
+            counted_repairs: 0,
+            blind: false,
+        };
+        let mut world = World {
+            rng,
+            now: start,
+            began: start,
+            nodes: [node("a"), node("b")],
+            partition: false,
+            loss: 0,
+            hot,
+            connections: 0,
+            dead: HashSet::new(),
+            unprotected: HashSet::new(),
+            shared: HashMap::new(),
+            powered_off: [false; 2],
+            totals: Totals::default(),
+            trace: traced.then(Vec::new),
+        };
+        for x in 0..2 {
+            world.start(x);
+        }
+        world.set_role(0, Role::Primary);
+        world
+    }
+
+    fn note(&mut self, text: impl FnOnce() -> String) {
+        let at = self.now;
+        if let Some(trace) = &mut self.trace {
+            trace.push(format!("{:.3} {}", (at - self.began).as_secs_f64(), text()));
+        }
+    }
+
+    fn start(&mut self, x: usize) {
+        let incarnation = Incarnation(self.rng.u128(..));
+        let (hot, now) = (self.hot, self.now);
+        let node = &mut self.nodes[x];
+        let restored = Restored {
+            marker: node.marker,
+            truth: node.kept.truth,
+            was_owner: node.kept.was_owner,
+            role: node.kept.role,
+        };
+        let settings = Settings {
+            name: node.name.into(),
+            node: NodeId(x as u64 + 1),
+            node_group: 0,
+            incarnation,
+            datagram: 600,
+            ring: 3000,
+            alive: Duration::from_millis(250),
+            lost_after: Duration::from_secs(1),
+            lease: 1,
+            hot,
+            sweep: Duration::from_secs(5),
+            flush_wait: Duration::from_millis(100),
+            gate_limit: Duration::from_secs(30),
+            restored,
+        };
+        let filter = Filter { channel_port: 3780, ..Filter::default() };
+        let mut replica = Replica::new(settings, filter, now);
+        replica.handle_role(node.role, now);
+        node.marker = true;
+        node.kernel.heard = true;
+        node.kernel.overrun = false;
+        node.blind = true;
+        node.kernel.events.clear();
+        node.dump = None;
+        node.inbox.clear();
+        node.counted_repairs = 0;
+        node.replica = Some(replica);
+        self.note(|| format!("start {x}"));
+    }
+
+    fn crash(&mut self, x: usize) {
+        if self.nodes[x].replica.take().is_some() {
+            self.totals.restarts += 1;
+            self.nodes[x].kernel.heard = false;
+            self.nodes[x].kernel.events.clear();
+            self.note(|| format!("crash {x}"));
+        }
+    }
+
+    fn power(&mut self, x: usize) {
+        self.crash(x);
+        self.totals.powers += 1;
+        // Two losses before the pair could recover are one too many: nothing is promised then.
+        self.powered_off[x] = true;
+        let node = &mut self.nodes[x];
+        for entry in node.kernel.table.values() {
+            if !self.shared.values().any(|shared| *shared == ghost(entry)) {
+                self.unprotected.insert(ghost(entry));
+            }
+        }
+        node.kernel = Kernel::default();
+        node.marker = false;
+        node.kept = Persist::default();
+        node.role = Role::Backup;
+        self.note(|| format!("power {x}"));
+    }
+
+    fn set_role(&mut self, x: usize, role: Role) {
+        if self.nodes[x].role == role {
+            return;
+        }
+        self.note(|| format!("role {x} {role:?}"));
+        let now = self.now;
+        // The daemon reads its sockets before it takes the role.
+        self.read_all_events(x);
+        let node = &mut self.nodes[x];
+        node.role = role;
+        if role == Role::Primary {
+            self.totals.takeovers += 1;
+        }
+        if let Some(replica) = &mut node.replica {
+            replica.handle_role(role, now);
+        }
+    }
+
+    fn read_all_events(&mut self, x: usize) {
+        let now = self.now;
+        let node = &mut self.nodes[x];
+        let Some(replica) = &mut node.replica else { return };
+        while let Some(event) = node.kernel.events.pop_front() {
+            replica.handle_event(event, now);
+        }
+        if std::mem::take(&mut node.kernel.overrun) {
+            self.totals.overruns += 1;
+            node.blind = true;
+            replica.handle_overrun();
+        }
+        replica.handle_events_empty();
+    }
+
+    /// A connection of key number `number`: half of them translated, onto few ports.
+    fn connection(&mut self, number: u16) -> Entry {
+        self.connections += 1;
+        let orig = Tuple {
+            src: [10, 0, 1, 100].into(),
+            dst: [10, 0, 0, 100].into(),
+            proto: proto::TCP,
+            l4: L4::Ports { src: 1000 + number, dst: 80 },
+        };
+        let mut reply = orig.inverse();
+        if number % 2 == 0 {
+            reply.dst = [10, 0, 0, 1].into();
+            reply.l4 = L4::Ports { src: 80, dst: 5000 + self.rng.u16(0..4 * KEYS) };
+        }
+        let tcp = TcpInfo { state: 1, wscale_orig: 7, wscale_reply: 0, flags_orig: 3, flags_reply: 0 };
+        Entry {
+            orig,
+            reply,
+            zone: 0,
+            status: Status::Confirmed,
+            timeout: Some(10_000 + self.connections),
+            mark: None,
+            tcp: Some(tcp),
+            master: None,
+        }
+    }
+
+    fn some_key(&mut self) -> u16 {
+        self.rng.u16(0..KEYS)
+    }
+
+    fn traffic(&mut self, x: usize) {
+        let number = self.some_key();
+        let entry = self.connection(number);
+        let key = entry.key();
+        let id = ghost(&entry);
+        let owns = self.nodes[x].replica.as_ref().is_some_and(Replica::owner);
+        if let Some(known) = self.nodes[x].kernel.table.get(&key).cloned() {
+            if self.rng.u32(0..3) == 0 {
+                self.totals.ended += 1;
+                self.dead.insert(ghost(&known));
+                self.nodes[x].kernel.end(&key);
+                self.note(|| format!("end {number} ({}) on {x}", ghost(&known)));
+            } else {
+                self.nodes[x].kernel.advance(&key, |entry| {
+                    let state = entry.tcp.map_or(1, |tcp| (tcp.state % 4) + 1);
+                    entry.tcp = entry.tcp.map(|tcp| TcpInfo { state, ..tcp });
+                    entry.status |= Status::SeenReply | Status::Assured;
+                });
+                self.note(|| format!("advance {number} ({}) on {x}", ghost(&known)));
+            }
+            return;
+        }
+        // The same key elsewhere: two connections contend, the winner's stands.
+        for other in &self.nodes {
+            let held = other.kernel.table.get(&key).map(ghost);
+            let reply = other.kernel.table.values().filter(|held| held.reply == entry.reply).map(ghost);
+            for contended in held.into_iter().chain(reply) {
+                self.unprotected.insert(contended);
+                self.unprotected.insert(id);
+            }
+        }
+        if !owns {
+            self.unprotected.insert(id);
+        }
+        if self.nodes[x].kernel.open(entry) {
+            self.totals.opened += 1;
+            if let Some(contended) = self.shared.get(&key) {
+                self.unprotected.insert(*contended);
+                self.unprotected.insert(id);
+            }
+            self.note(|| format!("open {number} ({id}) on {x}"));
+        }
+    }
+
+    /// Something that came to a backup's kernel without anybody's daemon.
+    fn stray(&mut self, x: usize) {
+        let number = self.some_key();
+        let entry = self.connection(number);
+        self.unprotected.insert(ghost(&entry));
+        if let Some(contended) = self.shared.get(&entry.key()) {
+            self.unprotected.insert(*contended);
+        }
+        for node in &self.nodes {
+            for held in node.kernel.table.values() {
+                if held.key() == entry.key() || held.reply == entry.reply {
+                    self.unprotected.insert(ghost(held));
+                }
+            }
+        }
+        if self.nodes[x].kernel.open(entry) {
+            self.totals.strays += 1;
+            self.note(|| format!("stray {number} on {x}"));
+        }
+    }
+
+    /// One step with whatever faults the seed has in store.
+    pub fn step(&mut self, faults: bool) -> Result<(), Violation> {
+        self.now += STEP;
+        for x in 0..2 {
+            if self.nodes[x].role == Role::Primary && faults {
+                for _ in 0..self.rng.u32(0..3) {
+                    self.traffic(x);
+                }
+            }
+        }
+        if faults {
+            self.faults();
+        }
+        for x in 0..2 {
+            self.turn(x, faults)?;
+        }
+        Ok(())
+    }
+
+    fn faults(&mut self) {
+        let x = self.rng.usize(0..2);
+        match self.rng.u32(0..2000) {
+            0..=15 => self.crash(x),
+            16..=60 if self.nodes[x].replica.is_none() => self.start(x),
+            61..=64 if !self.powered_off.iter().any(|off| *off) => self.power(x),
+            65..=74 => {
+                self.partition = !self.partition;
+                self.totals.partitions += u64::from(self.partition);
+                let partition = self.partition;
+                self.note(|| format!("partition {partition}"));
+            }
+            75..=104 => {
+                let role = if self.nodes[x].role == Role::Primary { Role::Backup } else { Role::Primary };
+                self.set_role(x, role);
+            }
+            105..=114 => {
+                self.nodes[x].kernel.lose_events();
+                self.note(|| format!("overrun {x}"));
+            }
+            115..=119 => self.loss = [0, 5, 20, 50][self.rng.usize(0..4)],
+            120..=123 if self.nodes[x].role != Role::Primary => self.stray(x),
+            124..=126 => {
+                // The process stands still, then finds full sockets.
+                self.now += Duration::from_millis(self.rng.u64(200..3000));
+                self.note(|| "clock jump".into());
+            }
+            _ => {}
+        }
+    }
+
+    /// One node's turn, as the daemon's.
+    fn turn(&mut self, x: usize, faults: bool) -> Result<(), Violation> {
+        let now = self.now;
+        let mut inbox = std::mem::take(&mut self.nodes[x].inbox);
+        if self.nodes[x].replica.is_none() {
+            return Ok(());
+        }
+        inbox.sort_by_key(|(at, _)| *at);
+        let (due, later): (Vec<_>, Vec<_>) = inbox.into_iter().partition(|(at, _)| *at <= now);
+        self.nodes[x].inbox = later;
+        for (_, datagram) in due {
+            if let Some(replica) = &mut self.nodes[x].replica {
+                replica.handle_datagram(&datagram, now);
+            }
+        }
+        // Sometimes more events wait than one turn reads.
+        if faults && self.rng.u32(0..4) == 0 {
+            let node = &mut self.nodes[x];
+            if let (Some(event), Some(replica)) = (node.kernel.events.pop_front(), &mut node.replica) {
+                replica.handle_event(event, now);
+            }
+        } else {
+            self.read_all_events(x);
+        }
+        self.dump(x);
+        if let Some(replica) = &mut self.nodes[x].replica {
+            replica.handle_timeout(now);
+            replica.step_takeover(now);
+        }
+        self.requests(x)?;
+        if let Some(replica) = &mut self.nodes[x].replica {
+            replica.step_takeover(now);
+        }
+        self.check_reports(x)?;
+        self.check_ready(x)?;
+        self.send(x);
+        let node = &mut self.nodes[x];
+        if let Some(replica) = &node.replica {
+            node.kept = replica.persist();
+            let counters = replica.counters();
+            let seen = counters.repairs + counters.yields + counters.offered;
+            self.totals.repairs += u64::from(seen > node.counted_repairs);
+            node.counted_repairs = seen;
+        }
+        Ok(())
+    }
+
+    fn dump(&mut self, x: usize) {
+        let now = self.now;
+        let slice = self.rng.usize(1..12);
+        let node = &mut self.nodes[x];
+        let Some(replica) = &mut node.replica else { return };
+        if replica.poll_dump() {
+            node.dump = Some(node.kernel.table.values().cloned().collect());
+        }
+        let Some(dump) = &mut node.dump else { return };
+        for entry in dump.drain(..slice.min(dump.len())) {
+            replica.handle_dump_entry(entry);
+        }
+        if dump.is_empty() {
+            node.dump = None;
+            node.blind = node.kernel.overrun;
+            replica.handle_dump_end(true, now);
+        }
+    }
+
+    fn requests(&mut self, x: usize) -> Result<(), Violation> {
+        let now = self.now;
+        for _ in 0..8 {
+            let [first, second] = &mut self.nodes;
+            let (node, other) = if x == 0 { (first, second) } else { (second, first) };
+            let Some(replica) = &mut node.replica else { return Ok(()) };
+            let kernel = &mut node.kernel;
+            let mut answers = Vec::new();
+            let mut lines = Vec::new();
+            let mut violation = None;
+            let primary = node.role == Role::Primary;
+            let other_owns = other.replica.as_ref().is_some_and(Replica::owner);
+            let dead = &self.dead;
+            let limit = self.rng.usize(1..6);
+            replica.poll_requests(limit, |request| {
+                if request.op == Op::Destroy
+                    && let Some(held) = kernel.table.get(&request.entry.key())
+                {
+                    if primary {
+                        violation = Some(format!("12: a primary's daemon destroys {}", ghost(held)));
+                    }
+                    let living = other.kernel.table.get(&held.key()).is_some_and(|theirs| {
+                        ghost(theirs) == ghost(held) && !dead.contains(&ghost(held))
+                    });
+                    if living && other_owns && !crate::replaced(held, request.entry) {
+                        violation = Some(format!("I7: removes {} that its owner still has", ghost(held)));
+                    }
+                }
+                let answer = kernel.request(request);
+                if self.trace.is_some() {
+                    let line = format!(
+                        "      request {x} {:?} {:?} ({}) {:?}",
+                        request.op,
+                        request.entry.orig.l4,
+                        ghost(request.entry),
+                        answer.as_ref().map(|entry| entry.as_ref().map(ghost))
+                    );
+                    lines.push(line);
+                }
+                answers.push(answer);
+            });
+            if let Some(trace) = &mut self.trace {
+                trace.append(&mut lines);
+            }
+            if let Some(violation) = violation {
+                return Err(violation);
+            }
+            self.totals.checks += answers.len() as u64;
+            let count = answers.len();
+            let mut answered = vec![false; count];
+            for (at, answer) in answers.into_iter().enumerate() {
+                match answer {
+                    Ok(Some(entry)) => {
+                        answered[at] = true;
+                        replica.handle_read_back(at, entry);
+                    }
+                    Ok(None) => {}
+                    Err(errno) => {
+                        answered[at] = true;
+                        replica.handle_answer(at, errno as i32);
+                    }
+                }
+            }
+            replica.handle_answers_end(&answered, now);
+            if count == 0 {
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+
+    fn send(&mut self, x: usize) {
+        let now = self.now;
+        for _ in 0..32 {
+            let Some(replica) = &mut self.nodes[x].replica else { return };
+            let Some(mut datagram) = replica.poll_datagram(now) else { return };
+            let lost = self.partition || self.rng.u32(0..100) < self.loss;
+            if lost || self.nodes[1 - x].replica.is_none() {
+                self.totals.lost += 1;
+                continue;
+            }
+            if self.loss > 0 && self.rng.u32(0..200) == 0 {
+                // A bit flips; without a key only what no longer parses is noticed, so spoil the magic number.
+                datagram[0] ^= 1;
+            }
+            let copies = if self.rng.u32(0..50) == 0 { 2 } else { 1 };
+            self.totals.duplicated += copies - 1;
+            for _ in 0..copies {
+                let jitter = if self.loss > 0 { self.rng.u64(0..60) } else { self.rng.u64(0..3) };
+                self.nodes[1 - x].inbox.push((now + Duration::from_millis(jitter), datagram.clone()));
+            }
+        }
+    }
+
+    /// A closed fence: everything in the table is in the kernel, or was refused.
+    fn check_reports(&mut self, x: usize) -> Result<(), Violation> {
+        let node = &mut self.nodes[x];
+        let Some(replica) = &mut node.replica else { return Ok(()) };
+        while let Some(report) = replica.poll_fence_report() {
+            self.totals.checks += 1;
+            let missing: Vec<u32> = replica
+                .entries()
+                .filter(|(entry, installed)| *installed && !node.kernel.table.contains_key(&entry.key()))
+                .filter(|_| node.kernel.events.is_empty() && !node.kernel.overrun && !node.blind)
+                .map(|(entry, _)| ghost(entry))
+                .collect();
+            let refused = report.failed;
+            if missing.len() > refused {
+                return Err(format!("I6: fence of {x} closed, {missing:?} not in the kernel"));
+            }
+        }
+        Ok(())
+    }
+
+    /// `ready` is never early.
+    fn check_ready(&mut self, x: usize) -> Result<(), Violation> {
+        let now = self.now;
+        let node = &self.nodes[x];
+        let Some(replica) = &node.replica else { return Ok(()) };
+        let word = replica.readiness(now).word();
+        if word != "ready" || !self.hot || !node.kernel.events.is_empty() || node.kernel.overrun {
+            return Ok(());
+        }
+        self.totals.checks += 1;
+        for (entry, installed) in replica.entries() {
+            if installed && !node.kernel.table.contains_key(&entry.key()) {
+                return Err(format!("I9: {x} is ready, entry {} is not in its kernel", ghost(entry)));
+            }
+        }
+        Ok(())
+    }
+
+    /// Faults stop, VRRP settles on `primary`; after the bound everything must agree.
+    pub fn settle(&mut self, primary: usize) -> Result<(), Violation> {
+        self.note(|| format!("quiet, primary {primary}"));
+        self.partition = false;
+        self.loss = 0;
+        for x in 0..2 {
+            if self.nodes[x].replica.is_none() {
+                self.start(x);
+            }
+        }
+        self.set_role(1 - primary, Role::Backup);
+        self.set_role(primary, Role::Primary);
+        let end = self.now + SETTLE;
+        while self.now < end {
+            self.step(false)?;
+        }
+        self.totals.quiet += 1;
+        self.check_agreement(primary)?;
+        self.check_survival(primary)?;
+        self.powered_off = [false; 2];
+        Ok(())
+    }
+
+    fn check_agreement(&mut self, primary: usize) -> Result<(), Violation> {
+        self.totals.checks += 1;
+        let now = self.now;
+        let (owner, backup) = (&self.nodes[primary], &self.nodes[1 - primary]);
+        let (Some(first), Some(second)) = (&owner.replica, &backup.replica) else {
+            return Err("a daemon is missing".into());
+        };
+        if !first.owner() || second.owner() {
+            return Err(format!(
+                "I1: owners are {} and {}: {:#?} {:#?}",
+                first.owner(),
+                second.owner(),
+                first.view(now),
+                second.view(now)
+            ));
+        }
+        let table = |replica: &Replica| -> HashMap<Key, Vec<u8>> {
+            replica.entries().map(|(entry, _)| (entry.key(), canonical(entry))).collect()
+        };
+        let kernel = |node: &Node| -> HashMap<Key, Vec<u8>> {
+            node.kernel.table.values().map(|entry| (entry.key(), canonical(entry))).collect()
+        };
+        let (owned, held) = (table(first), table(second));
+        if owned != kernel(owner) {
+            return Err(format!("I1a: the owner's table is not its kernel: {}", differ(&owned, &kernel(owner))));
+        }
+        if owned != held {
+            let words = (first.view(now), second.view(now), first.counters(), second.counters());
+            return Err(format!("I1: the tables differ: {} {words:#?}", differ(&owned, &held)));
+        }
+        let backup_kernel = kernel(backup);
+        for (key, content) in &held {
+            if self.hot && backup_kernel.get(key) != Some(content) && !self.refused(1 - primary, key) {
+                return Err(format!("I1b: the backup's kernel lacks or contradicts {key:?}"));
+            }
+        }
+        let words = [first.readiness(now), second.readiness(now)];
+        if !words.iter().all(|word| word.is_ready()) {
+            return Err(format!("I1: not ready after the bound: {words:?}"));
+        }
+        Ok(())
+    }
+
+    /// Refused for good: its reply tuple belongs to a stray of the backup's kernel.
+    fn refused(&self, x: usize, key: &Key) -> bool {
+        let node = &self.nodes[x];
+        let Some(replica) = &node.replica else { return false };
+        replica.entries().any(|(entry, installed)| {
+            entry.key() == *key
+                && !installed
+                && node.kernel.table.values().any(|other| other.reply == entry.reply && other.key() != *key)
+        })
+    }
+
+    /// Whatever both kernels held at the last quiet point and no packet ended is still there.
+    fn check_survival(&mut self, primary: usize) -> Result<(), Violation> {
+        for (key, connection) in &self.shared {
+            let lost = self.nodes[primary].kernel.table.get(key).map(ghost) != Some(*connection);
+            let both = self.powered_off == [true, true];
+            self.totals.checks += 1;
+            if lost && !self.dead.contains(connection) && !self.unprotected.contains(connection) && !both {
+                return Err(format!("I7: connection {connection} was lost, {key:?}"));
+            }
+        }
+        let (first, second) = (&self.nodes[0].kernel.table, &self.nodes[1].kernel.table);
+        self.shared = first
+            .iter()
+            .filter(|(key, entry)| second.get(*key).map(ghost) == Some(ghost(entry)))
+            .map(|(key, entry)| (*key, ghost(entry)))
+            .collect();
+        self.dead.clear();
+        self.unprotected.clear();
+        Ok(())
+    }
+
+    pub fn random_primary(&mut self) -> usize {
+        self.rng.usize(0..2)
+    }
+}
+
+fn canonical(entry: &Entry) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    ctsync::wire::packed::emit_canonical(&mut bytes, entry);
+    bytes
+}
+
+fn differ(first: &HashMap<Key, Vec<u8>>, second: &HashMap<Key, Vec<u8>>) -> String {
+    let only = |a: &HashMap<Key, Vec<u8>>, b: &HashMap<Key, Vec<u8>>| -> Vec<Key> {
+        a.iter().filter(|(key, bytes)| b.get(key) != Some(bytes)).map(|(key, _)| *key).collect()
+    };
+    format!("first {:?} second {:?}", only(first, second), only(second, first))
+}
