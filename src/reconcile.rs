@@ -118,9 +118,8 @@ pub fn decide(slot: &Slot, standing: Standing) -> Decision {
 /// another connection, to be destroyed before the wanted one is created (2).
 pub fn note_found(slot: &mut Slot, found: &Entry) {
     slot.flags |= Flags::INSTALLED;
-    if slot.flags.contains(Flags::PRESENT) && slot.entry.reply != found.reply {
-        slot.flags |= Flags::REPLACE;
-    }
+    let other = slot.flags.contains(Flags::PRESENT) && slot.entry.reply != found.reply;
+    slot.flags.set(Flags::REPLACE, other);
 }
 
 /// Creates and updates that contradict each other this often are a clash of reply tuples.

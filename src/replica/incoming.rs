@@ -356,6 +356,10 @@ impl Replica {
         let present = slot.flags.contains(Flags::PRESENT);
         if slot.flags.contains(Flags::INSTALLED) && slot.entry.reply != entry.reply {
             slot.flags |= Flags::REPLACE;
+        } else if slot.flags.contains(Flags::REPLACE) {
+            // Whether the kernel's is still another connection has to be seen again.
+            slot.flags -= Flags::REPLACE;
+            slot.flags |= Flags::READ_BACK;
         }
         slot.entry = entry;
         slot.birth = birth;
