@@ -194,8 +194,8 @@ impl Entry {
 fn ports(tuple: &Tuple) -> (u16, u16) {
     match tuple.l4 {
         L4::Ports { src, dst } => (src, dst),
-        // An ICMP query is translated by its id, which both directions share.
-        L4::Icmp { id, .. } => (id, id),
+        // The id of an ICMP query belongs to its originator: only source NAT translates it.
+        L4::Icmp { id, .. } => (0, id),
         L4::Nothing => (0, 0),
     }
 }

@@ -19,6 +19,7 @@ struct Kept {
     namespace: u64,
     truth: bool,
     was_owner: bool,
+    settled: bool,
     role: Option<Role>,
     transition: Option<String>,
 }
@@ -40,7 +41,7 @@ impl RunState {
             std::fs::read(&path).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok());
         let found = found.filter(|kept| kept.boot == boot.trim() && kept.namespace == namespace);
         let restored = found.as_ref().map_or(Restored::default(), |kept| Restored {
-            marker: true,
+            settled: kept.settled,
             truth: kept.truth,
             was_owner: kept.was_owner,
             role: kept.role,
@@ -69,6 +70,7 @@ impl RunState {
         let kept = Kept {
             truth: persist.truth,
             was_owner: persist.was_owner,
+            settled: persist.settled,
             role: persist.role,
             ..self.kept.clone()
         };

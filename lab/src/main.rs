@@ -7,10 +7,14 @@ mod load;
 mod narrator;
 mod net;
 mod node;
+mod planted;
 mod router;
 mod sandbox;
 mod setup;
+mod soak;
 mod ssh;
+mod standing;
+mod suite;
 mod topology;
 mod traffic;
 mod wait;
@@ -25,6 +29,7 @@ use crate::demo::{Fault, Plot};
 use crate::narrator::Narrator;
 use crate::router::Options;
 use crate::sandbox::Sandbox;
+use crate::soak::Soak;
 
 /// Routers, clients and faults in network namespaces.
 #[derive(Parser)]
@@ -38,6 +43,48 @@ struct Cli {
 enum Verb {
     /// The documented example from start to end: router1 dies, every connection lives.
     Demo(DemoArguments),
+    /// Leave a lab running in the background.
+    Up {
+        #[command(flatten)]
+        name: Name,
+        /// Seconds between two VRRP advertisements.
+        #[arg(long, default_value_t = 1.0)]
+        advert: f64,
+        /// Stay here.
+        #[arg(long, hide = true)]
+        foreground: bool,
+    },
+    /// A shell, or a command, on a node of the running lab.
+    Enter {
+        #[command(flatten)]
+        name: Name,
+        /// router1, router2, client, server or switch.
+        node: String,
+        /// A command instead of a shell.
+        #[arg(last = true)]
+        command: Vec<String>,
+    },
+    /// Both routers of the running lab at a glance.
+    Status {
+        #[command(flatten)]
+        name: Name,
+        /// JSON instead of text.
+        #[arg(long)]
+        json: bool,
+    },
+    /// End the running lab; nothing stays.
+    Down {
+        #[command(flatten)]
+        name: Name,
+    },
+    /// Everything that decides whether a change is good.
+    Test,
+    /// Repetitions and long runs.
+    #[command(subcommand)]
+    Soak(Soak),
+    /// The kernel tests, in a sandbox.
+    #[command(hide = true)]
+    KernelTests,
     /// Enter a node and become a program.
     #[command(hide = true)]
     Inside {
@@ -53,6 +100,13 @@ enum Verb {
         #[arg(last = true, required = true)]
         command: Vec<String>,
     },
+}
+
+#[derive(Args, Clone)]
+struct Name {
+    /// Several labs at once need different names.
+    #[arg(long = "name", default_value = "lab")]
+    name: String,
 }
 
 #[derive(Args, Clone)]
@@ -144,11 +198,22 @@ fn run(cli: Cli) -> Result<ExitCode> {
             sandbox::become_user(user, program, arguments)?;
             Ok(ExitCode::FAILURE)
         }
+        Verb::Up { name, advert, foreground: true } => stay(&name.name, advert),
+        Verb::Up { name, advert, foreground: false } => {
+            setup::ensure()?;
+            standing::up(&name.name, advert)
+        }
+        Verb::Enter { name, node, command } => standing::enter(&name.name, &node, &command),
+        Verb::Status { name, json } => standing::status(&name.name, json),
+        Verb::Down { name } => standing::down(&name.name),
+        Verb::Test => suite::run(),
+        Verb::Soak(what) => soak::run(&what),
+        Verb::KernelTests => suite::kernel_tests(),
         Verb::Demo(arguments) => {
             if !sandbox::is_inside() {
                 setup::ensure()?;
             }
-            in_sandbox(async |sandbox| {
+            in_sandbox(None, async |sandbox| {
                 let mut narrator = Narrator::new(arguments.json, false);
                 let good = demo::tell(&arguments.plot()?, sandbox, &mut narrator).await?;
                 narrator.end()?;
@@ -158,6 +223,19 @@ fn run(cli: Cli) -> Result<ExitCode> {
     }
 }
 
+fn stay(name: &str, advert: f64) -> Result<ExitCode> {
+    let options = Options {
+        advert,
+        sync: true,
+        install: true,
+        gate: true,
+        invalid_drop_on_input: true,
+        ctsync: setup::ctsync_binary()?,
+    };
+    let pointer = standing::pointer_path(name)?;
+    in_sandbox(Some(&pointer), async |sandbox| standing::stay(sandbox, &options).await)
+}
+
 fn split(command: &[String]) -> (&str, &[String]) {
     match command {
         [program, arguments @ ..] => (program, arguments),
@@ -165,8 +243,12 @@ fn split(command: &[String]) -> (&str, &[String]) {
     }
 }
 
-fn in_sandbox(story: impl AsyncFnOnce(&Sandbox) -> Result<ExitCode>) -> Result<ExitCode> {
-    let sandbox = match sandbox::enter()? {
+/// Run a story in a sandbox; `pointer` is where a standing lab tells where it is.
+fn in_sandbox(
+    pointer: Option<&std::path::Path>,
+    story: impl AsyncFnOnce(&Sandbox) -> Result<ExitCode>,
+) -> Result<ExitCode> {
+    let sandbox = match sandbox::enter(pointer)? {
         Ok(sandbox) => sandbox,
         Err(code) => return Ok(code),
     };

@@ -81,11 +81,6 @@ impl Narrator {
         self.facts.insert(name.to_owned(), value.into());
     }
 
-    /// A fact that was kept.
-    pub fn known(&self, name: &str) -> &Value {
-        self.facts.get(name).unwrap_or(&Value::Null)
-    }
-
     /// The end: JSON, if that is what was asked for.
     pub fn end(&self) -> Result<()> {
         if self.json {

@@ -39,6 +39,11 @@ impl Namespace {
         PathBuf::from(format!("/proc/{}/fd/{}", std::process::id(), self.file.as_raw_fd()))
     }
 
+    /// The descriptor's number in this process.
+    pub fn descriptor(&self) -> u32 {
+        self.file.as_raw_fd().unsigned_abs()
+    }
+
     /// What `/proc/PID/ns/net` of a process inside shows.
     pub fn inode(&self) -> Result<u64> {
         Ok(self.file.metadata()?.ino())

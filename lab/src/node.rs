@@ -139,20 +139,6 @@ impl Node {
         Ok(())
     }
 
-    /// SIGTERM and wait: an orderly end.
-    pub fn stop(&mut self, name: &str) -> Result<()> {
-        for (known, handle) in &self.processes {
-            if known == name {
-                for pid in handle.pids() {
-                    let _ = kill(Pid::from_raw(pid as i32), Signal::SIGTERM);
-                }
-                handle.wait()?;
-            }
-        }
-        self.processes.retain(|(known, _)| known != name);
-        Ok(())
-    }
-
     /// Power off: every process inside dies at once, the kernel's tables go with the last descriptor.
     pub fn power_off(mut self) -> Result<()> {
         let inode = self.net.inode()?;
@@ -170,9 +156,14 @@ impl Node {
         Ok(())
     }
 
-    /// Descriptors for `ctsync-lab enter`.
-    pub fn descriptors(&self) -> (PathBuf, PathBuf) {
+    /// Paths by which the lab's processes enter the node.
+    fn descriptors(&self) -> (PathBuf, PathBuf) {
         (self.net.path(), PathBuf::from(format!("/proc/{}/fd/{}", std::process::id(), self.mounts.as_raw_fd())))
+    }
+
+    /// Descriptor numbers of network and mounts in this process, for `ctsync-lab enter`.
+    pub fn descriptor_numbers(&self) -> (u32, u32) {
+        (self.net.descriptor(), self.mounts.as_raw_fd().unsigned_abs())
     }
 }
 

@@ -33,7 +33,9 @@ pub fn is_inside() -> bool {
 }
 
 /// Inside already: set it up. Outside: make it, run this program again inside, and hand back its exit code.
-pub fn enter() -> Result<std::result::Result<Sandbox, ExitCode>> {
+///
+/// A standing lab's outer process leaves word at `pointer`.
+pub fn enter(pointer: Option<&Path>) -> Result<std::result::Result<Sandbox, ExitCode>> {
     if let Some(directory) = std::env::var_os(DIRECTORY) {
         if std::process::id() == 1 {
             settle().context("cannot set the lab's namespaces up")?;
@@ -44,11 +46,14 @@ pub fn enter() -> Result<std::result::Result<Sandbox, ExitCode>> {
         return Ok(Ok(Sandbox { directory, caller }));
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(run_inside()).map(Err)
+    runtime.block_on(run_inside(pointer)).map(Err)
 }
 
-async fn run_inside() -> Result<ExitCode> {
+async fn run_inside(pointer: Option<&Path>) -> Result<ExitCode> {
     let directory = tempfile::Builder::new().prefix("ctsync-lab-").tempdir()?;
+    if let Some(pointer) = pointer {
+        crate::standing::write_pointer(pointer, directory.path())?;
+    }
     let (user, group) = (geteuid(), getegid());
     let mut flags = CloneFlags::CLONE_NEWPID | CloneFlags::CLONE_NEWNS;
     if !user.is_root() {

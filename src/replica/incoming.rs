@@ -162,6 +162,9 @@ impl Replica {
             self.take_position(&alive, now);
         }
         self.answer_flush(alive.token, alive.last);
+        // In step with a peer at last: nobody's copies are missing here any more.
+        let followed = self.group.owner && alive.ready && alive.claim == self.group.claim;
+        self.fresh &= !(followed || self.group.root_ok);
         self.end_start(now);
     }
 

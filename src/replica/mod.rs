@@ -70,8 +70,8 @@ pub struct Settings {
 /// What survives a daemon's end, in `/run` (19).
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct Restored {
-    /// A daemon ran in this boot and network namespace before.
-    pub marker: bool,
+    /// The kernel table was in step with a peer's once, in this boot and network namespace: it is not new (18).
+    pub settled: bool,
     /// It owned the group and its fence was complete: this kernel is the truth.
     pub truth: bool,
     /// It owned the group, or still owed offers.
@@ -87,6 +87,8 @@ pub struct Persist {
     pub truth: bool,
     /// This node owns the group or still owes offers.
     pub was_owner: bool,
+    /// The kernel table was in step with a peer's once.
+    pub settled: bool,
     /// The role last told.
     pub role: Option<Role>,
 }
@@ -312,15 +314,15 @@ impl Replica {
             failed: 0,
             sweep: kernel::Sweep::new(now),
             starting: true,
-            survived: restored.marker && restored.truth,
-            fresh: !restored.marker,
+            survived: restored.settled && restored.truth,
+            fresh: !restored.settled,
             was_owner: restored.was_owner,
             present: 0,
             fence: None,
             reports: VecDeque::new(),
             gate: takeover::Gate::new(now),
             flush_counter: 0,
-            truth: restored.marker && restored.truth,
+            truth: restored.settled && restored.truth,
             settings,
             scratch: Vec::with_capacity(2048),
         }

@@ -494,6 +494,7 @@ impl Replica {
         Persist {
             truth: self.truth && (!self.group.owner || self.fence.is_none()),
             was_owner: self.group.owner || self.late || self.group.offers > 0 || self.was_owner,
+            settled: !self.fresh,
             role: (self.group.role != Role::Unknown).then_some(self.group.role),
         }
     }

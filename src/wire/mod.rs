@@ -84,7 +84,7 @@ pub struct Alive {
     pub primary: bool,
     /// "My kernel table is the truth": it survived a restart of the daemon that owned the group.
     pub survived: bool,
-    /// "My kernel table is new": no daemon ran here before since boot.
+    /// "My kernel table is new": it has not been in step with a peer's since boot.
     pub fresh: bool,
     /// The sender would be fit to take over.
     pub ready: bool,

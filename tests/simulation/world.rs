@@ -74,11 +74,11 @@ struct Node {
     role: Role,
     /// What `/run` holds.
     kept: Persist,
-    marker: bool,
     dump: Option<VecDeque<Entry>>,
     /// Datagrams on their way here, with the time they arrive.
     inbox: Vec<(Instant, Vec<u8>)>,
-    counted_repairs: u64,
+    /// Repairs, yields and offers already in the totals.
+    counted: [u64; 3],
     /// Events were lost and no dump has made up for them.
     blind: bool,
 }
@@ -115,10 +115,9 @@ impl World {
             replica: None,
             role: Role::Backup,
             kept: Persist::default(),
-            marker: false,
             dump: None,
             inbox: Vec::new(),
-            counted_repairs: 0,
+            counted: [0; 3],
             blind: false,
         };
         let mut world = World {
@@ -156,7 +155,7 @@ impl World {
         let (hot, now) = (self.hot, self.now);
         let node = &mut self.nodes[x];
         let restored = Restored {
-            marker: node.marker,
+            settled: node.kept.settled,
             truth: node.kept.truth,
             was_owner: node.kept.was_owner,
             role: node.kept.role,
@@ -180,14 +179,13 @@ impl World {
         let filter = Filter { channel_port: 3780, ..Filter::default() };
         let mut replica = Replica::new(settings, filter, now);
         replica.handle_role(node.role, now);
-        node.marker = true;
         node.kernel.heard = true;
         node.kernel.overrun = false;
         node.blind = true;
         node.kernel.events.clear();
         node.dump = None;
         node.inbox.clear();
-        node.counted_repairs = 0;
+        node.counted = [0; 3];
         node.replica = Some(replica);
         self.note(|| format!("start {x}"));
     }
@@ -213,7 +211,6 @@ impl World {
             }
         }
         node.kernel = Kernel::default();
-        node.marker = false;
         node.kept = Persist::default();
         node.role = Role::Backup;
         self.note(|| format!("power {x}"));
@@ -438,9 +435,12 @@ impl World {
         if let Some(replica) = &node.replica {
             node.kept = replica.persist();
             let counters = replica.counters();
-            let seen = counters.repairs + counters.yields + counters.offered;
-            self.totals.repairs += u64::from(seen > node.counted_repairs);
-            node.counted_repairs = seen;
+            let seen = [counters.repairs, counters.yields, counters.offered];
+            let [repairs, yields, offers] = node.counted;
+            self.totals.repairs += seen[0] - repairs;
+            self.totals.yields += seen[1] - yields;
+            self.totals.offers += seen[2] - offers;
+            node.counted = seen;
         }
         Ok(())
     }

@@ -1,0 +1,74 @@
+//! Planted faults: each patch of `tests/faults/` breaks one behaviour in a copy of the checkout; the test that its
+//! first line names must then fail. A fault that nothing notices is a hole in the tests.
+
+use std::path::Path;
+use std::process::{Command, ExitCode};
+
+use anyhow::{Context, Result, bail};
+
+use crate::soak::{checkout, demo};
+
+/// Plant every fault, one at a time.
+pub fn run() -> Result<ExitCode> {
+    let root = checkout()?;
+    let work = tempfile::Builder::new().prefix("ctsync-faults-").tempdir()?;
+    let mut patches: Vec<_> = std::fs::read_dir(root.join("tests/faults"))
+        .context("no planted faults")?
+        .filter_map(|entry| Some(entry.ok()?.path()))
+        .filter(|path| path.extension().is_some_and(|extension| extension == "patch"))
+        .collect();
+    patches.sort();
+    let mut missed = 0;
+    for patch in &patches {
+        let name = patch.file_stem().unwrap_or_default().to_string_lossy().into_owned();
+        match plant(&root, work.path(), patch) {
+            Ok(symptom) => println!("{name:<24} noticed: {symptom}"),
+            Err(error) => {
+                missed += 1;
+                println!("{name:<24} MISSED: {error:#}");
+            }
+        }
+    }
+    println!("{} faults planted, {missed} missed", patches.len());
+    Ok(if missed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// The symptom, if the fault was noticed.
+fn plant(root: &Path, work: &Path, patch: &Path) -> Result<String> {
+    let text = std::fs::read_to_string(patch)?;
+    let test = text.lines().next().and_then(|line| line.strip_prefix("test: ")).context("no `test:` line")?;
+    let copy = work.join("copy");
+    let _ = std::fs::remove_dir_all(&copy);
+    let shell = |directory: &Path, command: &str| -> Result<(bool, String)> {
+        let output = Command::new("sh").args(["-c", command]).current_dir(directory).output()?;
+        let all = [output.stdout, output.stderr].concat();
+        Ok((output.status.success(), String::from_utf8_lossy(&all).into_owned()))
+    };
+    std::fs::create_dir_all(&copy)?;
+    let files = format!("git -C {} ls-files -z | xargs -0 cp --parents -t {}", root.display(), copy.display());
+    let (good, out) = shell(root, &files)?;
+    anyhow::ensure!(good, "cannot copy the checkout: {out}");
+    let (good, out) = shell(&copy, &format!("patch -p1 < {}", patch.display()))?;
+    anyhow::ensure!(good, "the patch does not apply: {out}");
+    let target = work.join("target");
+    let cargo = |arguments: &str| format!("CARGO_TARGET_DIR={} cargo {arguments}", target.display());
+    if let Some(arguments) = test.strip_prefix("demo ") {
+        let (good, out) = shell(&copy, &cargo("build --quiet --release --package ctsync"))?;
+        anyhow::ensure!(good, "the copy does not build: {out}");
+        let binary = target.join("release/ctsync").to_string_lossy().into_owned();
+        let mut all: Vec<&str> = arguments.split_whitespace().collect();
+        all.extend(["--ctsync", &binary]);
+        let facts = demo(&all)?;
+        if facts["good"] == true {
+            bail!("the demo ends well: {facts}");
+        }
+        return Ok(format!(
+            "demo: before {}, alive {}, after the return {}",
+            facts["before"], facts["alive"], facts["alive-after-return"]
+        ));
+    }
+    let (good, out) = shell(&copy, &cargo(&format!("test --release {test}")))?;
+    anyhow::ensure!(!good, "`cargo test {test}` passes");
+    let symptom = out.lines().find(|line| line.starts_with("seed ") || line.contains("panicked at"));
+    Ok(symptom.with_context(|| format!("the test did not run: {}", out.lines().last().unwrap_or_default()))?.to_owned())
+}

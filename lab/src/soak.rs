@@ -1,0 +1,171 @@
+//! Repetitions: every way to die many times over, the price of each rule left out, long simulations.
+//!
+//! Each run is a process of its own (`demo --json`) in a fresh sandbox, so that no run can spoil the next.
+
+use std::path::PathBuf;
+use std::process::{Command, ExitCode, Stdio};
+
+use anyhow::{Context, Result, bail};
+use clap::Subcommand;
+use serde_json::Value;
+
+use crate::setup;
+use crate::wait::now;
+
+/// What to repeat.
+#[derive(Subcommand)]
+pub enum Soak {
+    /// The demo, every fault many times.
+    Example {
+        /// Runs of each fault.
+        #[arg(long, default_value_t = 20)]
+        runs: u32,
+        /// Seconds between two VRRP advertisements.
+        #[arg(long, default_value_t = 0.2)]
+        advert: f64,
+    },
+    /// What each part is worth: the demo with and without it, in one table.
+    Costs {
+        /// Entries beside the live connections.
+        #[arg(long, default_value_t = 100_000)]
+        entries: u32,
+    },
+    /// Planted faults: patches of a copy, each of which must make a test fail.
+    Faults,
+    /// The simulation with many seeds.
+    Sim {
+        /// Seeds.
+        #[arg(long, default_value_t = 100_000)]
+        seeds: u64,
+    },
+}
+
+/// Repeat.
+pub fn run(what: &Soak) -> Result<ExitCode> {
+    setup::ensure()?;
+    match what {
+        Soak::Example { runs, advert } => example(*runs, *advert),
+        Soak::Costs { entries } => costs(*entries),
+        Soak::Faults => crate::planted::run(),
+        Soak::Sim { seeds } => simulate(*seeds),
+    }
+}
+
+/// One telling of the demo by another process: its facts, or what it said when it failed to tell.
+pub fn demo(arguments: &[&str]) -> Result<Value> {
+    let output = Command::new(std::env::current_exe()?)
+        .args(["demo", "--json"])
+        .args(arguments)
+        .stdin(Stdio::null())
+        .output()
+        .context("cannot start a demo")?;
+    serde_json::from_slice(&output.stdout).map_err(|_| {
+        let complaint = String::from_utf8_lossy(&output.stderr);
+        anyhow::anyhow!("{}", complaint.trim().lines().last().unwrap_or("a demo said nothing"))
+    })
+}
+
+/// All ways for router1 to die.
+pub const FAULTS: [&str; 6] = ["links", "power", "keepalived", "daemon", "daemons", "channel"];
+
+fn example(runs: u32, advert: f64) -> Result<ExitCode> {
+    let advert = advert.to_string();
+    let began = now();
+    let (mut told, mut dead, mut connections, mut bad) = (0u32, 0u64, 0u64, 0u32);
+    for fault in FAULTS {
+        for number in 1..=runs {
+            told += 1;
+            let facts = demo(&["--fault", fault, "--advert", &advert]);
+            match facts {
+                Ok(facts) => {
+                    let count = |name: &str| facts[name].as_u64().unwrap_or(0);
+                    let lost = 2 * count("before") - count("alive") - count("alive-after-return");
+                    connections += 2 * count("before");
+                    dead += lost;
+                    let good = facts["good"] == true;
+                    bad += u32::from(!good);
+                    println!(
+                        "{fault:<10} {number:>2}  before {}  alive {}  after return {}  dead {lost}  gap {:.2} s = \
+                         detection {:.2} + fence {:.4} + back-off {:.2}  {}",
+                        count("before"),
+                        count("alive"),
+                        count("alive-after-return"),
+                        seconds(&facts, "gap-seconds"),
+                        seconds(&facts, "detection-seconds"),
+                        seconds(&facts, "fence-milliseconds") / 1e3,
+                        seconds(&facts, "backoff-seconds"),
+                        if good { "ok" } else { "FAILED" },
+                    );
+                }
+                Err(error) => {
+                    bad += 1;
+                    println!("{fault:<10} {number:>2}  FAILED: {error:#}");
+                }
+            }
+        }
+    }
+    println!(
+        "{told} runs in {:.0} s: {dead} dead of {connections} connections, {bad} runs failed",
+        began.elapsed().as_secs_f64()
+    );
+    Ok(if bad == 0 && dead == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn seconds(facts: &Value, name: &str) -> f64 {
+    facts[name].as_f64().unwrap_or(0.0)
+}
+
+fn costs(entries: u32) -> Result<ExitCode> {
+    let entries = entries.to_string();
+    let many = ["--entries", entries.as_str()];
+    let rows: [(&str, Vec<&str>); 8] = [
+        ("everything", vec![]),
+        ("everything, many entries", many.to_vec()),
+        ("--without-sync", vec!["--without-sync"]),
+        ("--without-install", vec!["--without-install"]),
+        ("--without-install, many entries", [&["--without-install"][..], &many].concat()),
+        ("--no-gate", vec!["--no-gate"]),
+        ("--no-gate, many entries", [&["--no-gate"][..], &many].concat()),
+        (
+            "--without-install --without-input-drop, many, bulk",
+            [&["--without-install", "--without-input-drop", "--bulk", "4"][..], &many].concat(),
+        ),
+    ];
+    println!("{:<52} {:>6} {:>6} {:>7} {:>10} {:>8}", "", "before", "alive", "return", "fence ms", "gap s");
+    for (name, arguments) in rows {
+        let all = [&["--fault", "power", "--advert", "0.2"][..], &arguments].concat();
+        match demo(&all) {
+            Ok(facts) => println!(
+                "{name:<52} {:>6} {:>6} {:>7} {:>10.1} {:>8.2}",
+                facts["before"],
+                facts["alive"],
+                facts["alive-after-return"],
+                seconds(&facts, "fence-milliseconds"),
+                seconds(&facts, "gap-seconds"),
+            ),
+            Err(error) => println!("{name:<52} {error:#}"),
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The checkout this lab was built from.
+pub fn checkout() -> Result<PathBuf> {
+    let manifest = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
+    let root = manifest.parent().context("no checkout")?.to_owned();
+    if !root.join("Cargo.toml").exists() {
+        bail!("this needs the checkout that the lab was built from: {}", root.display());
+    }
+    Ok(root)
+}
+
+fn simulate(seeds: u64) -> Result<ExitCode> {
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let status = Command::new(cargo)
+        .args(["test", "--release", "--test", "simulation", "--", "--nocapture"])
+        .env("CTSYNC_SEEDS", seeds.to_string())
+        .current_dir(checkout()?)
+        .status()
+        .context("cannot run cargo")?;
+    Ok(if status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}

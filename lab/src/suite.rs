@@ -1,0 +1,95 @@
+//! `cargo lab test`: everything that decides whether a change is good, in one command.
+//!
+//! Unit, codec and simulation tests; the kernel tests, a namespace each; the demo with every fault; and the control
+//! runs that must fail.
+
+use std::process::{Command, ExitCode};
+
+use anyhow::{Context, Result};
+use serde_json::Value;
+
+use crate::sandbox::Sandbox;
+use crate::soak::{FAULTS, checkout, demo};
+use crate::wait::now;
+use crate::{in_sandbox, setup};
+
+struct Tally {
+    passed: u32,
+    failed: u32,
+}
+
+impl Tally {
+    fn note(&mut self, name: &str, result: Result<String>) {
+        match result {
+            Ok(remark) => {
+                self.passed += 1;
+                println!("test {name} ... ok  {remark}");
+            }
+            Err(error) => {
+                self.failed += 1;
+                println!("test {name} ... FAILED: {error:#}");
+            }
+        }
+    }
+}
+
+/// Run it all. Cargo's own tests print their own lines; the lab's are counted below.
+pub fn run() -> Result<ExitCode> {
+    let root = checkout()?;
+    setup::ensure()?;
+    let cargo = |arguments: &[&str]| -> Result<bool> {
+        let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+        Ok(Command::new(cargo).args(arguments).current_dir(&root).status().context("cannot run cargo")?.success())
+    };
+    let mut tally = Tally { passed: 0, failed: 0 };
+    let passed = |good: bool| if good { Ok(String::new()) } else { Err(anyhow::anyhow!("see above")) };
+    tally.note("cargo test", passed(cargo(&["test", "--release", "--workspace", "--quiet"])?));
+    let own = std::env::current_exe()?;
+    let kernel = Command::new(own).arg("kernel-tests").current_dir(&root).status()?;
+    tally.note("kernel, a namespace each", passed(kernel.success()));
+    for fault in FAULTS {
+        tally.note(&format!("demo --fault {fault}"), must_live(fault));
+    }
+    tally.note("control: demo --without-sync dies", must_die());
+    println!("\n{} passed, {} failed", tally.passed, tally.failed);
+    Ok(if tally.failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn must_live(fault: &str) -> Result<String> {
+    let began = now();
+    let facts = demo(&["--fault", fault, "--advert", "0.2"])?;
+    let number = |name: &str| facts[name].as_u64().unwrap_or(0);
+    let text = format!(
+        "before {}, alive {}, after the return {}, fence {:.2} ms, {:.0} s",
+        number("before"),
+        number("alive"),
+        number("alive-after-return"),
+        facts["fence-milliseconds"].as_f64().unwrap_or(0.0),
+        began.elapsed().as_secs_f64(),
+    );
+    anyhow::ensure!(facts["good"] == true && number("before") > 200, "{text}");
+    Ok(text)
+}
+
+/// Without synchronisation every connection dies: otherwise the demo proves nothing.
+fn must_die() -> Result<String> {
+    let facts = demo(&["--fault", "power", "--advert", "0.2", "--without-sync"])?;
+    let text = format!("before {}, alive {}", facts["before"], facts["alive"]);
+    anyhow::ensure!(facts["good"] == Value::Bool(false) && facts["alive"] == 0, "{text}");
+    Ok(text)
+}
+
+/// The kernel tests need to be root of some user namespace: they run in the sandbox.
+pub fn kernel_tests() -> Result<ExitCode> {
+    let root = checkout()?;
+    in_sandbox(None, async |_: &Sandbox| {
+        let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+        let status = Command::new(cargo)
+            .args(["test", "--release", "--quiet", "--test", "kernel", "--"])
+            .args(["--include-ignored", "--skip", "record"])
+            .current_dir(&root)
+            .status()
+            .context("cannot run cargo")?;
+        Ok(if status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    })
+}
