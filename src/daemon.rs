@@ -524,6 +524,7 @@ impl Daemon {
                 ("dumps", counters.dumps),
                 ("other-version", counters.other_version),
                 ("foreign", counters.foreign),
+                ("unproved", counters.unproved),
                 ("nacks", counters.nacks),
                 ("resent", counters.resent),
                 ("repairs", counters.repairs),

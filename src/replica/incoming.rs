@@ -22,8 +22,15 @@ const ASK_TICK: Duration = Duration::from_millis(1);
 const WANTS_PER_ASK: usize = 64;
 /// Wants waiting: every bucket at once.
 const WANTS: usize = crate::digest::BUCKETS;
-/// Ended incarnations remembered per peer.
-const RETIRED: usize = 8;
+/// A challenge without answer is sent again after this long.
+const CHALLENGE_AGAIN: Duration = Duration::from_millis(50);
+
+/// A new incarnation and what it was asked.
+pub(super) struct Challenged {
+    incarnation: Incarnation,
+    nonce: u64,
+    at: Instant,
+}
 
 const ROOT: Node = Node { level: 0, index: 0 };
 
@@ -54,7 +61,7 @@ impl Replica {
             return;
         }
         if !self.admit(&header, &body, now) {
-            self.counters.foreign += 1;
+            self.counters.unproved += 1;
             return;
         }
         let ours = self.settings.incarnation;
@@ -71,52 +78,90 @@ impl Replica {
                 self.handle_offer(messages);
             }
             Body::Flush { to, token } if to == ours && self.group.owner => self.flush_token = token,
-            Body::Nack { .. } | Body::Ask { .. } | Body::Offer { .. } | Body::Flush { .. } => {}
+            Body::Challenge { to, nonce } if to == ours => {
+                self.queue_body(&Body::Proof { to: header.incarnation, nonce });
+                // Whoever asked waits to hear the rest.
+                self.alive_now(now);
+            }
+            Body::Nack { .. }
+            | Body::Ask { .. }
+            | Body::Offer { .. }
+            | Body::Flush { .. }
+            | Body::Challenge { .. }
+            | Body::Proof { .. } => {}
         }
         self.note_equality(now);
     }
 
-    /// Find or make the peer's state; a new run of its daemon replaces the old one.
+    /// Whether a datagram comes from a run of a peer's daemon that has proved itself. A new run is challenged: a
+    /// replayed datagram of an old one, which would wedge the stream, cannot answer.
     fn admit(&mut self, header: &Header, body: &Body<'_>, now: Instant) -> bool {
-        if !self.peers.contains_key(&header.sender) {
-            if self.peers.len() >= PEERS || !matches!(body, Body::Alive(_)) {
-                return false;
-            }
-            self.peers.insert(
-                header.sender,
-                Peer {
-                    name: String::new(),
-                    incarnation: header.incarnation,
-                    retired: Default::default(),
-                    heard: now,
-                    lost: false,
-                    owner: false,
-                    primary: false,
-                    ready: false,
-                    count: 0,
-                },
-            );
+        let known = self.peers.get_mut(&header.sender).filter(|peer| peer.incarnation == header.incarnation);
+        if let Some(peer) = known {
+            peer.heard = now;
+            peer.lost = false;
+            return true;
         }
-        let Some(peer) = self.peers.get_mut(&header.sender) else { return false };
-        if peer.retired.contains(&header.incarnation) {
-            return false;
-        }
-        if peer.incarnation != header.incarnation {
-            if !matches!(body, Body::Alive(_)) {
-                return false;
+        match body {
+            Body::Proof { to, nonce } if *to == self.settings.incarnation => {
+                let proved = self.challenged.get(&header.sender).is_some_and(|challenged| {
+                    challenged.incarnation == header.incarnation && challenged.nonce == *nonce
+                });
+                if proved {
+                    self.challenged.remove(&header.sender);
+                    self.begin_run(header, now);
+                }
+                proved
             }
-            // The authenticated protocol will challenge a new incarnation here before it counts.
-            peer.retired.push_back(peer.incarnation);
-            peer.retired.truncate(RETIRED);
-            peer.incarnation = header.incarnation;
-            if self.group.claim.node == header.sender {
-                self.group.receiver.reset();
-                self.group.root_ok = false;
+            // A challenge may come from a node that we have not challenged yet: it is answered, and counts for
+            // nothing else.
+            Body::Challenge { .. } => true,
+            Body::Alive(_) => {
+                self.challenge(header, now);
+                false
             }
+            _ => false,
         }
-        peer.heard = now;
-        peer.lost = false;
-        true
+    }
+
+    fn challenge(&mut self, header: &Header, now: Instant) {
+        let again = self.challenged.get(&header.sender);
+        let waits =
+            again.is_some_and(|old| old.incarnation == header.incarnation && now < old.at + CHALLENGE_AGAIN);
+        let full = again.is_none() && self.challenged.len() >= PEERS;
+        if waits || full {
+            return;
+        }
+        self.challenges += 1;
+        let mut seed = [0; 24];
+        seed[..16].copy_from_slice(&self.settings.incarnation.0.to_be_bytes());
+        seed[16..].copy_from_slice(&self.challenges.to_be_bytes());
+        let nonce = self.digester.hash(&seed);
+        let to = header.incarnation;
+        self.challenged.insert(header.sender, Challenged { incarnation: to, nonce, at: now });
+        self.queue_body(&Body::Challenge { to, nonce });
+    }
+
+    /// A peer's daemon has proved to be a new run.
+    fn begin_run(&mut self, header: &Header, now: Instant) {
+        if self.peers.len() >= PEERS && !self.peers.contains_key(&header.sender) {
+            return;
+        }
+        let peer = Peer {
+            name: String::new(),
+            incarnation: header.incarnation,
+            heard: now,
+            lost: false,
+            owner: false,
+            primary: false,
+            ready: false,
+            count: 0,
+        };
+        self.peers.insert(header.sender, peer);
+        if self.group.claim.node == header.sender && !self.group.owner {
+            self.group.receiver.reset();
+            self.group.root_ok = false;
+        }
     }
 
     /// Peers that have been silent for too long are lost.

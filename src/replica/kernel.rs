@@ -171,7 +171,7 @@ impl Replica {
                 slot.flags |= Flags::INSTALLED;
             }
             Told::Gone => {
-                slot.flags -= Flags::INSTALLED | Flags::STRAY;
+                slot.flags -= Flags::INSTALLED | Flags::STRAY | Flags::REPLACE;
                 self.set_present(id, false);
                 if present && owner {
                     self.counters.internal[2] += 1;
@@ -180,7 +180,7 @@ impl Replica {
                 return;
             }
         }
-        slot.flags -= Flags::STRAY;
+        slot.flags -= Flags::STRAY | Flags::REPLACE;
         self.clear_failure(id);
         self.set_present(id, true);
         if owner {

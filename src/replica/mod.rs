@@ -98,8 +98,6 @@ pub struct Persist {
 pub(crate) struct Peer {
     name: String,
     incarnation: Incarnation,
-    /// Runs that ended: late datagrams of theirs are ignored.
-    retired: VecDeque<Incarnation>,
     heard: Instant,
     lost: bool,
     owner: bool,
@@ -149,8 +147,10 @@ pub struct Counters {
     pub malformed: u64,
     /// Datagrams of another protocol version.
     pub other_version: u64,
-    /// Datagrams of other node groups, ended incarnations, or too many peers.
+    /// Datagrams of other node groups, or of a node with our own name.
     pub foreign: u64,
+    /// Datagrams of incarnations that have not proved themselves (yet).
+    pub unproved: u64,
     /// Datagrams missed in the stream, when a gap was found.
     pub lost: u64,
     /// Nacks sent.
@@ -203,6 +203,9 @@ pub struct Replica {
     table: Table,
     group: Group,
     peers: BTreeMap<NodeId, Peer>,
+    /// New incarnations that have not proved yet that they are no replay.
+    challenged: BTreeMap<NodeId, incoming::Challenged>,
+    challenges: u64,
     sender: Sender,
     counters: Counters,
     /// Since when the peer is listened to: the end of the first dump.
@@ -284,6 +287,8 @@ impl Replica {
                 offers: 0,
             },
             peers: BTreeMap::new(),
+            challenged: BTreeMap::new(),
+            challenges: 0,
             sender: Sender::new(settings.ring),
             counters: Counters::default(),
             listening: now,

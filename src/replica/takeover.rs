@@ -139,6 +139,7 @@ pub(super) struct Gate {
     progress: (usize, usize, u64),
     progressed: Instant,
     ready: Instant,
+    was_ready: bool,
     check: Instant,
 }
 
@@ -149,7 +150,7 @@ const GATE_GRACE: Duration = Duration::from_secs(2);
 
 impl Gate {
     pub(super) fn new(now: Instant) -> Gate {
-        Gate { open: false, progress: (0, 0, 0), progressed: now, ready: now, check: now }
+        Gate { open: false, progress: (0, 0, 0), progressed: now, ready: now, was_ready: false, check: now }
     }
 
     pub(super) fn next(&self) -> Instant {
@@ -477,6 +478,10 @@ impl Replica {
             || now >= self.gate.progressed + self.settings.gate_limit;
         if readiness.is_ready() {
             self.gate.ready = now;
+        }
+        if std::mem::replace(&mut self.gate.was_ready, readiness.is_ready()) != readiness.is_ready() {
+            // The peer's status and its operator want to know at once.
+            self.alive_now(now);
         }
         // Under churn a backup is behind for moments: that does not close an open gate.
         let brief = matches!(readiness, Readiness::Behind | Readiness::Installing | Readiness::Differs)

@@ -196,6 +196,20 @@ pub enum Body<'a> {
         /// Messages.
         messages: &'a [u8],
     },
+    /// You are new here: prove that you are not a replay.
+    Challenge {
+        /// The new incarnation.
+        to: Incarnation,
+        /// To be sent back.
+        nonce: u64,
+    },
+    /// The answer to a challenge.
+    Proof {
+        /// Who challenged.
+        to: Incarnation,
+        /// Its nonce.
+        nonce: u64,
+    },
     /// Send what you still hold, then an alive with this token: a takeover is waiting.
     Flush {
         /// The owner.
@@ -211,6 +225,8 @@ const KIND_NACK: u8 = 3;
 const KIND_ASK: u8 = 4;
 const KIND_OFFER: u8 = 5;
 const KIND_FLUSH: u8 = 6;
+const KIND_CHALLENGE: u8 = 7;
+const KIND_PROOF: u8 = 8;
 
 const TAG_PUT: u8 = 1;
 const TAG_DESTROY: u8 = 2;
@@ -284,6 +300,12 @@ pub fn emit_body(out: &mut Vec<u8>, header: &Header, body: &Body<'_>) {
             out.extend_from_slice(&to.0.to_be_bytes());
             out.push(group.0);
             out.extend_from_slice(messages);
+        }
+        Body::Challenge { to, nonce } | Body::Proof { to, nonce } => {
+            let challenge = matches!(body, Body::Challenge { .. });
+            emit_header(out, header, if challenge { KIND_CHALLENGE } else { KIND_PROOF });
+            out.extend_from_slice(&to.0.to_be_bytes());
+            out.extend_from_slice(&nonce.to_be_bytes());
         }
         Body::Flush { to, token } => {
             emit_header(out, header, KIND_FLUSH);
@@ -364,6 +386,8 @@ pub fn parse(bytes: &[u8]) -> Result<(Header, Body<'_>), WireError> {
             messages: reader.rest(),
         },
         KIND_FLUSH => Body::Flush { to: Incarnation(reader.u128()?), token: reader.u32()? },
+        KIND_CHALLENGE => Body::Challenge { to: Incarnation(reader.u128()?), nonce: reader.u64()? },
+        KIND_PROOF => Body::Proof { to: Incarnation(reader.u128()?), nonce: reader.u64()? },
         _ => return Err(WireError::Undefined("datagram kind")),
     };
     Ok((header, body))

@@ -111,7 +111,7 @@ proptest! {
     }
 
     #[test]
-    fn received_bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..300), kind in 1u8..8) {
+    fn received_bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..300), kind in 1u8..10) {
         let _ = parse(&bytes);
         let mut datagram = Vec::new();
         emit_header(&mut datagram, &header(), kind);
@@ -162,6 +162,8 @@ fn every_body_comes_back() {
         Body::Ask { to, group, wants },
         Body::Offer { to, group, messages: b"x" },
         Body::Flush { to, token: 3 },
+        Body::Challenge { to, nonce: 4 },
+        Body::Proof { to, nonce: 5 },
         Body::Stream(StreamHead { group, sequence: 12, root: 13 }, b"messages"),
     ] {
         let mut bytes = Vec::new();

@@ -628,11 +628,13 @@ impl World {
         };
         if !first.owner() || second.owner() {
             return Err(format!(
-                "I1: owners are {} and {}: {:#?} {:#?}",
+                "I1: owners are {} and {}: {:#?} {:#?} {:#?} {:#?}",
                 first.owner(),
                 second.owner(),
                 first.view(now),
-                second.view(now)
+                second.view(now),
+                first.counters(),
+                second.counters()
             ));
         }
         let table = |replica: &Replica| -> HashMap<Key, Vec<u8>> {
