@@ -142,7 +142,9 @@ impl Cli {
                 let config = config::read(&config)?;
                 daemon::run(config).await?;
             }
-            Verb::Show(Show::Conntrack(Conntrack::Table { family, json })) => return table(family, json).await,
+            Verb::Show(Show::Conntrack(Conntrack::Table { family, json })) => {
+                return table(family, json).await;
+            }
             Verb::Show(Show::ConntrackSync(ConntrackSync::Statistics { json })) => {
                 let value = ask(Request::Statistics, ANSWER).await?;
                 print(&if json {
@@ -158,7 +160,11 @@ impl Cli {
                     pretty(&value)?
                 } else {
                     let mechanism = text("failover-mechanism").unwrap_or_default();
-                    show::sync_status(text("interface").unwrap_or_default(), mechanism, text("last-transition"))
+                    show::sync_status(
+                        text("interface").unwrap_or_default(),
+                        mechanism,
+                        text("last-transition"),
+                    )
                 })?;
             }
             Verb::Status { json } => {

@@ -256,12 +256,8 @@ pub fn parse(path: &Path, text: &str) -> Result<Config, ConfigError> {
 }
 
 fn check(path: &Path, file: File) -> Result<Config, ConfigError> {
-    let wrong = |place, found: String, expected| ConfigError::Value {
-        path: path.to_owned(),
-        place,
-        found,
-        expected,
-    };
+    let wrong =
+        |place, found: String, expected| ConfigError::Value { path: path.to_owned(), place, found, expected };
     let mut remarks = Vec::new();
     let mut interfaces = file.interface.into_iter();
     let Some((interface, options)) = interfaces.next() else {
@@ -278,8 +274,8 @@ fn check(path: &Path, file: File) -> Result<Config, ConfigError> {
         let found = file.mcast_group.to_string();
         return Err(wrong("mcast-group", found, "an IPv4 multicast address, 224.0.0.0 to 239.255.255.255"));
     }
-    if file.listen_address.len() > 1 {
-        remarks.push(format!("only the first listen-address, {}, is used", file.listen_address[0]));
+    if let [first, _, ..] = file.listen_address.as_slice() {
+        remarks.push(format!("only the first listen-address, {first}, is used"));
     }
     if file.disable_external_cache {
         remarks.push("disable-external-cache is what `standby` \"hot\" does by itself".into());

@@ -16,11 +16,11 @@ use crate::config::{Config, Mechanism};
 use crate::control::{Client, ControlServer, Reply, Request};
 use crate::ctnetlink::codec::{self, Incoming};
 use crate::ctnetlink::nla::Writer;
-use crate::ctnetlink::watched::{watch_dump, watch_events};
 use crate::ctnetlink::socket::{BATCH, DoorError, DumpSocket, EventSocket, Read, RequestSocket};
+use crate::ctnetlink::watched::{watch_dump, watch_events};
 use crate::filter::Filter;
 use crate::reconcile::Op;
-use crate::replica::{FenceReport, Replica, Role, Settings, view::View};
+use crate::replica::{Changes, FenceReport, Replica, Role, Settings, view::View};
 use crate::role::{NotifyFifo, RoleError, Told, TrackFile};
 use crate::runstate::RunState;
 use crate::show::{CacheStatistics, Statistics};
@@ -349,7 +349,7 @@ impl Daemon {
         let result = self.requests.execute(
             |writer, first| {
                 let mut next = first;
-                replica.poll_requests(BATCH, |request| {
+                replica.poll_requests(BATCH as usize, |request| {
                     emit(writer, next, request);
                     next = next.wrapping_add(1);
                 });
@@ -358,7 +358,7 @@ impl Daemon {
             |at, answer| answers.push((at as usize, answer)),
         );
         self.answered.clear();
-        self.answered.resize(2 * BATCH, result.is_err());
+        self.answered.resize(2 * BATCH as usize, result.is_err());
         for (at, answer) in answers {
             if let Some(answered) = self.answered.get_mut(at) {
                 *answered = true;
@@ -456,9 +456,7 @@ impl Daemon {
     fn answer(&mut self, client: Client, request: Request, now: Instant) {
         let reply = match &request {
             Request::Status => Reply::Ok(self.status(now)),
-            Request::Statistics => {
-                Reply::Ok(serde_json::to_value(self.statistics(now)).unwrap_or_default())
-            }
+            Request::Statistics => Reply::Ok(serde_json::to_value(self.statistics(now)).unwrap_or_default()),
             Request::Notify { group, .. } if *group != self.config.mechanism.group() => {
                 let ours = self.config.mechanism.group();
                 Reply::Error(format!("no failover group \"{group}\" here; the group is \"{ours}\""))
@@ -500,11 +498,11 @@ impl Daemon {
         let counters = self.replica.counters();
         let traffic = self.channel.traffic;
         let failed: u64 = counters.failures.iter().sum();
-        let cache = |active: usize, [created, updated, destroyed]: [u64; 3], failed| CacheStatistics {
+        let cache = |active: usize, changes: Changes, failed| CacheStatistics {
             active: active as u64,
-            created: [created, failed],
-            updated: [updated, 0],
-            destroyed: [destroyed, 0],
+            created: [changes.created, failed],
+            updated: [changes.updated, 0],
+            destroyed: [changes.destroyed, 0],
         };
         Statistics {
             internal: cache(view.internal, counters.internal, 0),
@@ -653,4 +651,3 @@ fn check_events_enabled() {
 fn local_time() -> String {
     jiff::Zoned::now().strftime("%a %d %b %Y %r %Z").to_string()
 }
-

@@ -48,8 +48,7 @@ pub enum Told {
 impl NotifyFifo {
     /// Open the FIFO, making it if it is missing.
     pub fn open(path: &Path, sync_group: &str) -> Result<NotifyFifo, RoleError> {
-        let failed =
-            |what| move |source: io::Error| RoleError { what, path: path.to_owned(), source };
+        let failed = |what| move |source: io::Error| RoleError { what, path: path.to_owned(), source };
         match nix::unistd::mkfifo(path, Mode::S_IRUSR | Mode::S_IWUSR) {
             Ok(()) | Err(Errno::EEXIST) => {}
             Err(errno) => return Err(failed("make the notify FIFO")(errno.into())),

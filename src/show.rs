@@ -99,10 +99,7 @@ pub fn conntrack_table<'a>(entries: impl Iterator<Item = (u32, &'a Entry)>, v6: 
          TW - TIME WAIT, CL - CLOSE, LI - LISTEN\n\n",
     );
     let mut row = |id: &str, source: &str, destination: &str, protocol: &str, timeout: &str| {
-        let _ = writeln!(
-            out,
-            "{id:<10} {source:<width$} {destination:<width$} {protocol:<16} {timeout:<20}"
-        );
+        let _ = writeln!(out, "{id:<10} {source:<width$} {destination:<width$} {protocol:<16} {timeout:<20}");
     };
     row("CONN ID", "Source", "Destination", "Protocol", "TIMEOUT");
     for (id, entry) in entries {
@@ -134,7 +131,10 @@ pub fn status(value: &serde_json::Value) -> String {
     line("entries", format!("internal {}, external {}", text("/state/internal"), text("/state/external")));
     line("digests equal for", format!("{} s", text("/state/equal-for")));
     line("last sweep", format!("{} s ago", text("/state/sweep-age")));
-    line("waiting", format!("{} for the kernel, {} for the channel", text("/state/pending"), text("/state/unsent")));
+    line(
+        "waiting",
+        format!("{} for the kernel, {} for the channel", text("/state/pending"), text("/state/unsent")),
+    );
     line("cannot be installed", text("/state/failed"));
     for peer in value.pointer("/state/peers").and_then(|peers| peers.as_array()).into_iter().flatten() {
         let alive = peer["alive"] == true;
@@ -143,7 +143,10 @@ pub fn status(value: &serde_json::Value) -> String {
         let ready = if peer["ready"] == true { "ready" } else { "not ready" };
         line("peer", format!("{}, {state}, {heard}, {ready}, {} entries", peer["name"], peer["entries"]));
     }
-    line("channel", if value["authenticated"] == true { "authenticated" } else { "NOT authenticated: no key" }.into());
+    line(
+        "channel",
+        if value["authenticated"] == true { "authenticated" } else { "NOT authenticated: no key" }.into(),
+    );
     out
 }
 
@@ -273,8 +276,7 @@ message tracking:
             proto: 6,
             l4: L4::Ports { src: 58172, dst: 22 },
         };
-        let tcp =
-            Some(TcpInfo { state: 3, wscale_orig: 0, wscale_reply: 0, flags_orig: 0, flags_reply: 0 });
+        let tcp = Some(TcpInfo { state: 3, wscale_orig: 0, wscale_reply: 0, flags_orig: 0, flags_reply: 0 });
         let entry = Entry {
             orig,
             reply: orig.inverse(),

@@ -159,9 +159,8 @@ impl Table {
             *head = id;
         }
         let slots = &self.slots;
-        let hash_of = |id: &SlotId| {
-            slots.get(*id as usize).and_then(Option::as_ref).map_or(0, |slot| slot.key_hash)
-        };
+        let hash_of =
+            |id: &SlotId| slots.get(*id as usize).and_then(Option::as_ref).map_or(0, |slot| slot.key_hash);
         self.index.insert_unique(key_hash, id, hash_of);
         id
     }
@@ -204,9 +203,10 @@ impl Table {
 
     /// All slots.
     pub fn iter(&self) -> impl Iterator<Item = (SlotId, &Slot)> + '_ {
-        self.slots.iter().enumerate().filter_map(|(at, slot)| {
-            slot.as_ref().map(|slot| (SlotId::try_from(at).unwrap_or(NONE), slot))
-        })
+        self.slots
+            .iter()
+            .enumerate()
+            .filter_map(|(at, slot)| slot.as_ref().map(|slot| (SlotId::try_from(at).unwrap_or(NONE), slot)))
     }
 
     /// One past the highest slot id ever used: bounds a paced walk over all slots.

@@ -3,6 +3,13 @@
 //! `tests/fixtures/conntrack-events.hex` has one event a line: the entries of `tests/kernel.rs` created, then
 //! destroyed. `tests/kernel.rs` says how to record it anew.
 
+#![allow(
+    clippy::indexing_slicing,
+    clippy::unwrap_used,
+    clippy::cast_possible_truncation,
+    reason = "a test may panic"
+)]
+
 use ctsync::ctnetlink::codec::{self, Incoming, Install};
 use ctsync::ctnetlink::nla::Writer;
 use ctsync::entry::{Entry, L4, Status, proto};
@@ -25,7 +32,11 @@ fn parse(bytes: &[u8]) -> Incoming {
 
 fn created() -> Vec<(Vec<u8>, Entry)> {
     let events = recorded().into_iter().map(|bytes| (parse(&bytes), bytes));
-    events.filter_map(|(event, bytes)| if let Incoming::New(entry) = event { Some((bytes, entry)) } else { None }).collect()
+    events
+        .filter_map(
+            |(event, bytes)| if let Incoming::New(entry) = event { Some((bytes, entry)) } else { None },
+        )
+        .collect()
 }
 
 #[test]
@@ -57,7 +68,9 @@ fn the_end_of_an_entry_names_the_same_key() {
     let keys: Vec<_> = created().into_iter().map(|(_, entry)| entry.key()).collect();
     let ended: Vec<_> = recorded()
         .iter()
-        .filter_map(|bytes| if let Incoming::Destroy(entry) = parse(bytes) { Some(entry.key()) } else { None })
+        .filter_map(
+            |bytes| if let Incoming::Destroy(entry) = parse(bytes) { Some(entry.key()) } else { None },
+        )
         .collect();
     assert_eq!(keys, ended);
 }

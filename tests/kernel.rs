@@ -1,5 +1,12 @@
 //! The kernel's door against this kernel: each test in a network namespace of its own.
 
+#![allow(
+    clippy::indexing_slicing,
+    clippy::unwrap_used,
+    clippy::cast_possible_truncation,
+    reason = "a test may panic"
+)]
+
 use std::time::Duration;
 
 use ctsync::ctnetlink::codec::{self, Incoming, Install};
@@ -46,7 +53,8 @@ fn tcp(port: u16) -> Entry {
 }
 
 fn translated(mut entry: Entry) -> Entry {
-    entry.reply.dst = if entry.orig.src.is_ipv4() { [10, 0, 0, 1].into() } else { "fd00::1".parse().unwrap() };
+    entry.reply.dst =
+        if entry.orig.src.is_ipv4() { [10, 0, 0, 1].into() } else { "fd00::1".parse().unwrap() };
     match &mut entry.reply.l4 {
         L4::Ports { dst, .. } => *dst = dst.wrapping_add(10_000),
         L4::Icmp { id, .. } => *id = id.wrapping_add(10_000),

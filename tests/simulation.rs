@@ -3,6 +3,13 @@
 //!
 //! `CTSYNC_SEEDS` sets how many seeds run, `CTSYNC_SEED` replays one with its trace.
 
+#![allow(
+    clippy::indexing_slicing,
+    clippy::unwrap_used,
+    clippy::cast_possible_truncation,
+    reason = "a test may panic"
+)]
+
 #[path = "simulation/kernel.rs"]
 mod kernel;
 #[path = "simulation/world.rs"]
@@ -75,7 +82,9 @@ fn replicas_converge_and_lose_nothing() {
     }
     println!("{seeds} seeds: {totals:?}");
     for (seed, violation) in &failures {
-        println!("seed {seed}: {violation}\n  replay: CTSYNC_SEED={seed} cargo test --test simulation -- --nocapture");
+        println!(
+            "seed {seed}: {violation}\n  replay: CTSYNC_SEED={seed} cargo test --test simulation -- --nocapture"
+        );
     }
     assert!(failures.is_empty(), "{} seeds failed", failures.len());
     // A run that tried little proves little.
@@ -88,6 +97,10 @@ fn replicas_converge_and_lose_nothing() {
         ("quiet points", totals.quiet, 3),
         ("checks", totals.checks, 100),
     ] {
-        assert!(count >= floor * seeds, "only {count} {what} in {seeds} seeds, at least {} expected", floor * seeds);
+        assert!(
+            count >= floor * seeds,
+            "only {count} {what} in {seeds} seeds, at least {} expected",
+            floor * seeds
+        );
     }
 }

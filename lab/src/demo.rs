@@ -255,6 +255,11 @@ impl<'a> Story<'a> {
         self.plot.connections + EXCHANGES + 3 + self.plot.bulk
     }
 
+    fn some_dead(&self) -> String {
+        let dead = self.lives().into_iter().filter(|life| !life.alive()).take(3);
+        dead.map(|life| life.describe()).collect::<Vec<_>>().join("; ")
+    }
+
     fn mark(&self) {
         self.clients.iter().for_each(Clients::mark);
     }
@@ -278,8 +283,7 @@ impl<'a> Story<'a> {
         let before = self.wait_for_life(PATIENCE).await?;
         self.narrator.fact("before", before);
         if before != self.all() {
-            let broken: Vec<Life> = self.lives().into_iter().filter(|life| !life.alive()).take(3).collect();
-            bail!("only {before} of {} connections speak before the fault: {broken:?}", self.all());
+            bail!("only {before} of {} connections speak before the fault: {}", self.all(), self.some_dead());
         }
         self.narrator.verdict(true, &format!("{before} connections speak, every byte checked"));
         self.narrator.command(self.topology.router(1)?, &["show", "conntrack", "table", "ipv4"])?;
@@ -350,8 +354,7 @@ impl<'a> Story<'a> {
             bail!("router2 carried no packet");
         }
         if !survived {
-            let dead: Vec<Life> = self.lives().into_iter().filter(|life| !life.alive()).take(3).collect();
-            self.narrator.say(&format!("for example {dead:?}"));
+            self.narrator.say(&format!("for example {}", self.some_dead()));
         }
         if sync {
             self.narrator.command(self.topology.router(2)?, &["show", "conntrack-sync", "status"])?;
@@ -378,7 +381,8 @@ impl<'a> Story<'a> {
     fn judge_unheard(&mut self) -> Result<()> {
         let own = self.topology.own_addresses()?;
         let kept = judge::entries(&self.topology.router(2)?.node, &own)?.len();
-        self.narrator.say(&format!("router2's kernel holds {kept} entries; the unheard are lost with router1"));
+        self.narrator
+            .say(&format!("router2's kernel holds {kept} entries; the unheard are lost with router1"));
         Ok(())
     }
 
@@ -421,7 +425,8 @@ impl<'a> Story<'a> {
 
     /// The longest silence, split into what made it.
     fn tell_gap(&mut self, cut: &Cut, vip: Duration, fence: Option<&Value>) -> Result<()> {
-        let gap = self.lives().iter().filter(|life| life.alive()).map(|life| life.gap).max().unwrap_or_default();
+        let gap =
+            self.lives().iter().filter(|life| life.alive()).map(|life| life.gap).max().unwrap_or_default();
         self.narrator.fact("gap-seconds", gap.as_secs_f64());
         self.narrator.fact("vip-seconds", vip.as_secs_f64());
         let Some(fence) = fence else {
@@ -466,7 +471,8 @@ impl<'a> Story<'a> {
         self.mark_echoes();
         let alive = self.wait_for_life(BACKOFF).await?;
         let survived = alive == before;
-        let text = format!("router1 carries again: before {before}, alive after {alive}, dead {}", before - alive);
+        let text =
+            format!("router1 carries again: before {before}, alive after {alive}, dead {}", before - alive);
         self.narrator.verdict(survived, &text);
         self.narrator.fact("alive-after-return", alive);
         let gap = self.lives().iter().map(|life| life.gap).max().unwrap_or_default();
@@ -533,7 +539,8 @@ impl<'a> Story<'a> {
         .await;
         match result {
             Ok(count) => {
-                self.narrator.verdict(true, &format!("conntrack -L of both routers is equal: {count} entries"));
+                self.narrator
+                    .verdict(true, &format!("conntrack -L of both routers is equal: {count} entries"));
                 self.narrator.fact("equal-entries", count);
                 Ok(true)
             }

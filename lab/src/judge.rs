@@ -32,7 +32,11 @@ fn normalise(line: &str, own: &[String]) -> Option<String> {
     }
     let multicast = |address: &str| {
         address.starts_with("ff")
-            || address.split('.').next().and_then(|first| first.parse::<u8>().ok()).is_some_and(|first| first >= 224)
+            || address
+                .split('.')
+                .next()
+                .and_then(|first| first.parse::<u8>().ok())
+                .is_some_and(|first| first >= 224)
     };
     let loopback = |address: &str| address.starts_with("127.") || address == "::1";
     if destinations.iter().any(|address| multicast(address) || loopback(address)) {
@@ -66,7 +70,8 @@ mod tests {
         let to_router = "udp 17 29 src=10.0.1.100 dst=10.0.0.10 sport=4 dport=53 \
                          src=10.0.0.10 dst=10.0.1.100 sport=53 dport=4 mark=0 use=1";
         assert_eq!(normalise(to_router, &own), None);
-        let vrrp = "unknown 112 599 src=10.0.0.11 dst=224.0.0.18 [UNREPLIED] src=224.0.0.18 dst=10.0.0.11 use=1";
+        let vrrp =
+            "unknown 112 599 src=10.0.0.11 dst=224.0.0.18 [UNREPLIED] src=224.0.0.18 dst=10.0.0.11 use=1";
         assert_eq!(normalise(vrrp, &own), None);
     }
 }

@@ -46,7 +46,7 @@ pub fn create(namespace: &Namespace, from: u32, count: u32) -> Result<u32> {
         let mut refused = 0;
         let mut next = from;
         while next < from + count {
-            let batch = (from + count - next).min(BATCH as u32);
+            let batch = (from + count - next).min(BATCH);
             socket.execute(
                 |writer, first| {
                     for at in 0..batch {
@@ -55,7 +55,9 @@ pub fn create(namespace: &Namespace, from: u32, count: u32) -> Result<u32> {
                     }
                     batch
                 },
-                |_, answer| refused += u32::from(matches!(answer, Incoming::Answer { errno, .. } if errno != 0)),
+                |_, answer| {
+                    refused += u32::from(matches!(answer, Incoming::Answer { errno, .. } if errno != 0));
+                },
             )?;
             next += batch;
         }

@@ -34,11 +34,7 @@ impl Narrator {
         }
         let mut out = std::io::stdout().lock();
         // A reader that went away (`| head`) is no error.
-        let _ = if self.color {
-            writeln!(out, "\x1b[{code}m{text}\x1b[0m")
-        } else {
-            writeln!(out, "{text}")
-        };
+        let _ = if self.color { writeln!(out, "\x1b[{code}m{text}\x1b[0m") } else { writeln!(out, "{text}") };
     }
 
     /// A new part of the story.

@@ -81,7 +81,8 @@ impl Namespace {
 }
 
 fn in_thread<T: Send>(work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
-    std::thread::scope(|scope| scope.spawn(work).join()).map_err(|_| anyhow!("a namespace thread panicked"))?
+    std::thread::scope(|scope| scope.spawn(work).join())
+        .map_err(|_| anyhow!("a namespace thread panicked"))?
 }
 
 /// rtnetlink inside one namespace.
@@ -143,8 +144,7 @@ impl Links {
         let bridge = self.index(bridge).await?;
         let message = LinkUnspec::new_with_name(port).controller(bridge).up().build();
         self.handle.link().set(message).execute().await.with_context(what)?;
-        let message =
-            LinkUnspec::new_with_name(&far).setns_by_fd(into.file.as_raw_fd()).build();
+        let message = LinkUnspec::new_with_name(&far).setns_by_fd(into.file.as_raw_fd()).build();
         self.handle.link().set(message).execute().await.with_context(what)?;
         let there = Links::open(into)?;
         let index = there.index(&far).await?;

@@ -114,14 +114,13 @@ impl Node {
 
     /// Whether a started program still runs.
     pub fn runs(&self, name: &str) -> bool {
-        self.processes
-            .iter()
-            .any(|(known, handle)| known == name && matches!(handle.try_wait(), Ok(None)))
+        self.processes.iter().any(|(known, handle)| known == name && matches!(handle.try_wait(), Ok(None)))
     }
 
     /// SIGKILL to a started program and all its children at once.
     pub fn kill(&mut self, name: &str) -> Result<()> {
-        let (gone, kept) = std::mem::take(&mut self.processes).into_iter().partition(|(known, _)| known == name);
+        let (gone, kept) =
+            std::mem::take(&mut self.processes).into_iter().partition(|(known, _)| known == name);
         self.processes = kept;
         let gone: Vec<(String, duct::Handle)> = gone;
         for (_, handle) in &gone {
@@ -143,7 +142,9 @@ impl Node {
     pub fn power_off(mut self) -> Result<()> {
         let inode = self.net.inode()?;
         for entry in std::fs::read_dir("/proc")?.flatten() {
-            let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<i32>().ok()) else { continue };
+            let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<i32>().ok()) else {
+                continue;
+            };
             let inside = std::fs::metadata(entry.path().join("ns/net"))
                 .is_ok_and(|meta| std::os::unix::fs::MetadataExt::ino(&meta) == inode);
             if inside && pid != 1 {
@@ -158,7 +159,10 @@ impl Node {
 
     /// Paths by which the lab's processes enter the node.
     fn descriptors(&self) -> (PathBuf, PathBuf) {
-        (self.net.path(), PathBuf::from(format!("/proc/{}/fd/{}", std::process::id(), self.mounts.as_raw_fd())))
+        (
+            self.net.path(),
+            PathBuf::from(format!("/proc/{}/fd/{}", std::process::id(), self.mounts.as_raw_fd())),
+        )
     }
 
     /// Descriptor numbers of network and mounts in this process, for `ctsync-lab enter`.

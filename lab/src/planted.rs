@@ -45,7 +45,8 @@ fn plant(root: &Path, work: &Path, patch: &Path) -> Result<String> {
         Ok((output.status.success(), String::from_utf8_lossy(&all).into_owned()))
     };
     std::fs::create_dir_all(&copy)?;
-    let files = format!("git -C {} ls-files -z | xargs -0 cp --parents -t {}", root.display(), copy.display());
+    let files =
+        format!("git -C {} ls-files -z | xargs -0 cp --parents -t {}", root.display(), copy.display());
     let (good, out) = shell(root, &files)?;
     anyhow::ensure!(good, "cannot copy the checkout: {out}");
     let (good, out) = shell(&copy, &format!("patch -p1 < {}", patch.display()))?;
@@ -70,5 +71,7 @@ fn plant(root: &Path, work: &Path, patch: &Path) -> Result<String> {
     let (good, out) = shell(&copy, &cargo(&format!("test --release {test}")))?;
     anyhow::ensure!(!good, "`cargo test {test}` passes");
     let symptom = out.lines().find(|line| line.starts_with("seed ") || line.contains("panicked at"));
-    Ok(symptom.with_context(|| format!("the test did not run: {}", out.lines().last().unwrap_or_default()))?.to_owned())
+    Ok(symptom
+        .with_context(|| format!("the test did not run: {}", out.lines().last().unwrap_or_default()))?
+        .to_owned())
 }

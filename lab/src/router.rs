@@ -149,7 +149,10 @@ impl Router {
         text += "}\n";
         for instance in instances {
             let list = |addresses: &[String]| -> String {
-                addresses.iter().map(|address| format!("    {address} dev {}\n", instance.interface)).collect()
+                addresses
+                    .iter()
+                    .map(|address| format!("    {address} dev {}\n", instance.interface))
+                    .collect()
             };
             text += &format!(
                 "vrrp_instance {} {{\n  state BACKUP\n  interface {}\n  virtual_router_id {}\n  priority {}\n  \
@@ -255,10 +258,16 @@ impl Router {
             Ok(lines.get(lines.len().saturating_sub(40)..).unwrap_or_default().join("\n"))
         };
         show("ctsync status", self.type_command(&["status"]).map(|(_, out)| out));
-        show("ctsync statistics", self.type_command(&["show", "conntrack-sync", "statistics"]).map(|(_, out)| out));
-        show("kernel table, first lines", self.node.output("conntrack", &["-L"]).map(|all| {
-            all.lines().take(20).collect::<Vec<_>>().join("\n")
-        }));
+        show(
+            "ctsync statistics",
+            self.type_command(&["show", "conntrack-sync", "statistics"]).map(|(_, out)| out),
+        );
+        show(
+            "kernel table, first lines",
+            self.node
+                .output("conntrack", &["-L"])
+                .map(|all| all.lines().take(20).collect::<Vec<_>>().join("\n")),
+        );
         show("rules", self.node.output("nft", &["list", "ruleset"]));
         show("tcp_loose", self.node.net.read_sysctl("net/netfilter/nf_conntrack_tcp_loose"));
         show("ctsync.log", tail(self.node.log_path("ctsync")));

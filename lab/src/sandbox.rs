@@ -123,7 +123,8 @@ fn map_to_root(user: u32, group: u32) -> Result<()> {
 fn settle() -> Result<()> {
     nix::sys::prctl::set_pdeathsig(Signal::SIGKILL)?;
     make_private()?;
-    mount(Some("proc"), "/proc", Some("proc"), MsFlags::empty(), None::<&str>).context("cannot mount /proc")?;
+    mount(Some("proc"), "/proc", Some("proc"), MsFlags::empty(), None::<&str>)
+        .context("cannot mount /proc")?;
     Ok(())
 }
 
@@ -143,9 +144,11 @@ pub fn bind(from: &Path, over: &Path) -> Result<()> {
 pub fn become_user(user: u32, program: &str, arguments: &[String]) -> Result<()> {
     use std::os::unix::process::CommandExt;
     unshare(CloneFlags::CLONE_NEWUSER).context("cannot make a nested user namespace")?;
-    for (file, text) in
-        [("setgroups", "deny".to_owned()), ("uid_map", format!("{user} 0 1")), ("gid_map", format!("{user} 0 1"))]
-    {
+    for (file, text) in [
+        ("setgroups", "deny".to_owned()),
+        ("uid_map", format!("{user} 0 1")),
+        ("gid_map", format!("{user} 0 1")),
+    ] {
         std::fs::write(format!("/proc/self/{file}"), text).with_context(|| format!("cannot write {file}"))?;
     }
     let error = std::process::Command::new(program).args(arguments).exec();

@@ -27,7 +27,8 @@ pub fn ensure() -> Result<()> {
 }
 
 fn ensure_packages() -> Result<()> {
-    let mut missing: Vec<&str> = NEEDED.iter().filter(|(program, _)| !found(program)).map(|(_, p)| *p).collect();
+    let mut missing: Vec<&str> =
+        NEEDED.iter().filter(|(program, _)| !found(program)).map(|(_, p)| *p).collect();
     missing.dedup();
     if missing.is_empty() {
         return Ok(());

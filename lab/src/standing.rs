@@ -56,7 +56,8 @@ pub fn pointer_path(name: &str) -> Result<PathBuf> {
 /// Called by the outer process of a standing lab.
 pub fn write_pointer(path: &Path, directory: &Path) -> Result<()> {
     let pointer = Pointer { outer: std::process::id(), directory: directory.to_owned() };
-    std::fs::write(path, serde_json::to_vec(&pointer)?).with_context(|| format!("cannot write {}", path.display()))
+    std::fs::write(path, serde_json::to_vec(&pointer)?)
+        .with_context(|| format!("cannot write {}", path.display()))
 }
 
 /// Start a lab in the background and wait until it is up.
@@ -129,7 +130,8 @@ pub async fn stay(sandbox: &Sandbox, options: &Options) -> Result<ExitCode> {
 
 fn find(name: &str) -> Result<(Pointer, u32)> {
     let path = pointer_path(name)?;
-    let bytes = std::fs::read(&path).with_context(|| format!("no lab named {name} is up; `ctsync-lab up`"))?;
+    let bytes =
+        std::fs::read(&path).with_context(|| format!("no lab named {name} is up; `ctsync-lab up`"))?;
     let pointer: Pointer = serde_json::from_slice(&bytes)?;
     // Outer, first process of the namespace, lab.
     let lab = only_child(pointer.outer).and_then(only_child);

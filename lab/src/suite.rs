@@ -39,7 +39,12 @@ pub fn run() -> Result<ExitCode> {
     setup::ensure()?;
     let cargo = |arguments: &[&str]| -> Result<bool> {
         let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-        Ok(Command::new(cargo).args(arguments).current_dir(&root).status().context("cannot run cargo")?.success())
+        Ok(Command::new(cargo)
+            .args(arguments)
+            .current_dir(&root)
+            .status()
+            .context("cannot run cargo")?
+            .success())
     };
     let mut tally = Tally { passed: 0, failed: 0 };
     let passed = |good: bool| if good { Ok(String::new()) } else { Err(anyhow::anyhow!("see above")) };

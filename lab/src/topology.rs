@@ -40,9 +40,11 @@ impl Topology {
         for bridge in ["wan", "lan"] {
             links.add_bridge(bridge).await?;
         }
-        let client = end_host("client", directory, &links, "lan", [CLIENT, CLIENT6], ["10.0.1.1", "fd00:0:0:b::1"]);
+        let client =
+            end_host("client", directory, &links, "lan", [CLIENT, CLIENT6], ["10.0.1.1", "fd00:0:0:b::1"]);
         let client = client.await?;
-        let server = end_host("server", directory, &links, "wan", [SERVER, SERVER6], ["10.0.0.1", "fd00:0:0:a::1"]);
+        let server =
+            end_host("server", directory, &links, "wan", [SERVER, SERVER6], ["10.0.0.1", "fd00:0:0:a::1"]);
         let server = server.await?;
         let mut topology = Topology {
             router1: None,

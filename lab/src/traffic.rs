@@ -217,6 +217,13 @@ impl Life {
         }
     }
 
+    /// A word for a report: which kind, from where, how it ended.
+    pub fn describe(&self) -> String {
+        let local = self.local.map_or_else(|| "-".into(), |address| address.to_string());
+        let ended = self.ended.as_deref().unwrap_or("silent");
+        format!("{:?} {local}: {} echoes, {ended}", self.kind, self.echoes)
+    }
+
     /// Alive: enough right echoes came since the mark, on the same socket, from the same port.
     pub fn alive(&self) -> bool {
         self.ended.is_none() && self.echoes_since >= ALIVE
@@ -266,25 +273,25 @@ impl Clients {
         let lives = Arc::new(Mutex::new(vec![Life::new(kind); count]));
         let shared = lives.clone();
         let worker = Worker::start(namespace, move |ready| async move {
-                for number in 0..count {
-                    let lives = shared.clone();
-                    tokio::task::spawn_local(async move {
-                        // Spread over the pace, so that they do not speak in chorus.
-                        tokio::time::sleep(PACE * (number as u32 % 64) / 64).await;
-                        let target = SocketAddr::new(server, PORT);
-                        let result = match kind {
-                            Kind::Tcp => talk_tcp(&lives, number, target).await,
-                            Kind::Udp => talk_udp(&lives, number, target).await,
-                            Kind::Bulk => fetch_bulk(&lives, number, server).await,
-                            Kind::Ssh | Kind::Ping => Err(anyhow!("a program's connection, not ours")),
-                        };
-                        if let (Err(error), Some(life)) = (result, lock(&lives).get_mut(number)) {
-                            life.ended = Some(format!("{error:#}"));
-                        }
-                    });
-                }
-                let _ = ready.send(());
-                std::future::pending().await
+            for number in 0..count {
+                let lives = shared.clone();
+                tokio::task::spawn_local(async move {
+                    // Spread over the pace, so that they do not speak in chorus.
+                    tokio::time::sleep(PACE.mul_f64((number % 64) as f64 / 64.0)).await;
+                    let target = SocketAddr::new(server, PORT);
+                    let result = match kind {
+                        Kind::Tcp => talk_tcp(&lives, number, target).await,
+                        Kind::Udp => talk_udp(&lives, number, target).await,
+                        Kind::Bulk => fetch_bulk(&lives, number, server).await,
+                        Kind::Ssh | Kind::Ping => Err(anyhow!("a program's connection, not ours")),
+                    };
+                    if let (Err(error), Some(life)) = (result, lock(&lives).get_mut(number)) {
+                        life.ended = Some(format!("{error:#}"));
+                    }
+                });
+            }
+            let _ = ready.send(());
+            std::future::pending().await
         })?;
         Ok(Clients { lives, _keeper: Keeper::Worker { _worker: worker } })
     }

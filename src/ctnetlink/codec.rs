@@ -7,8 +7,8 @@
 use std::net::IpAddr;
 
 use netlink_packet_core::{
-    DecodeError, Emitable, NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NLM_F_REQUEST, NlaBuffer,
-    NlasIterator, NetlinkBuffer, parse_ip, parse_u8, parse_u16_be, parse_u32_be,
+    DecodeError, Emitable, NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NLM_F_REQUEST, NetlinkBuffer,
+    NlaBuffer, NlasIterator, parse_ip, parse_u8, parse_u16_be, parse_u32_be,
 };
 use netlink_packet_netfilter::conntrack::{ConntrackMessageType, Status};
 use netlink_packet_netfilter::{NetfilterHeader, NetfilterProtoFamily, NetfilterSubsystem};
@@ -325,7 +325,7 @@ pub fn emit_create(writer: &mut Writer, sequence: u32, entry: &Entry, how: Insta
     emit_key(writer, &entry.key());
     emit_tuple(writer, CTA_TUPLE_REPLY, &entry.orig.inverse());
     // EXPECTED may not differ from the entry, which has it only after CTA_TUPLE_MASTER is read.
-    let status = (entry.status & CARRIED_STATUS - Status::Expected) | Status::Confirmed;
+    let status = (entry.status & (CARRIED_STATUS - Status::Expected)) | Status::Confirmed;
     emit_common(writer, entry, how, status);
     if let Some(master) = &entry.master {
         emit_tuple(writer, CTA_TUPLE_MASTER, master);

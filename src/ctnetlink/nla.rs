@@ -41,6 +41,7 @@ impl Writer {
     }
 
     /// Close a message.
+    #[expect(clippy::needless_pass_by_value, reason = "a mark is used up: a message ends once")]
     pub fn end_message(&mut self, mark: Mark) {
         let length = u32::try_from(self.bytes.len() - mark.0).unwrap_or(u32::MAX);
         if let Some(field) = self.bytes.get_mut(mark.0..mark.0 + 4) {
@@ -66,6 +67,7 @@ impl Writer {
     }
 
     /// Close a nested attribute.
+    #[expect(clippy::needless_pass_by_value, reason = "a mark is used up: an attribute ends once")]
     pub fn end_nested(&mut self, mark: Mark) {
         let length = u16::try_from(self.bytes.len() - mark.0).unwrap_or(u16::MAX);
         if let Some(field) = self.bytes.get_mut(mark.0..mark.0 + 2) {
@@ -74,7 +76,7 @@ impl Writer {
     }
 
     fn pad(&mut self) {
-        while self.bytes.len() % NLA_ALIGNTO != 0 {
+        while !self.bytes.len().is_multiple_of(NLA_ALIGNTO) {
             self.bytes.push(0);
         }
     }

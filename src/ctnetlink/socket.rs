@@ -28,7 +28,7 @@ const READ_BUFFER: usize = 32 * 1024;
 const ANSWER_BUFFER: usize = 1024 * 1024;
 /// Requests per send. Eight already give most of the gain (one mutex guards all inserts); this many keeps the
 /// answers of a wholly failing batch within an unprivileged socket's buffer.
-pub const BATCH: usize = 128;
+pub const BATCH: u32 = 128;
 
 /// Something went wrong at the kernel's door.
 #[derive(Debug, Error)]
@@ -192,7 +192,7 @@ impl RequestSocket {
         mut each: impl FnMut(u32, Incoming),
     ) -> Result<u32, DoorError> {
         // Batches are numbered apart, so that a late answer is not taken for one of the next batch.
-        self.sequence = self.sequence.wrapping_add(2 * BATCH as u32).max(1);
+        self.sequence = self.sequence.wrapping_add(2 * BATCH).max(1);
         let first = self.sequence;
         self.batch.clear();
         let count = fill(&mut self.batch, first);

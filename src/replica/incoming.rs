@@ -66,7 +66,7 @@ impl Replica {
         }
         let ours = self.settings.incarnation;
         match body {
-            Body::Alive(alive) => self.handle_alive(&header, alive, now),
+            Body::Alive(alive) => self.handle_alive(&header, &alive, now),
             Body::Stream(head, _) => self.handle_stream(&header, &head, bytes, now),
             Body::Nack { to, from, until } if to == ours => self.handle_nack(from, until, now),
             Body::Ask { to, group, wants } if to == ours && group == self.group.id && self.group.owner => {
@@ -177,9 +177,9 @@ impl Replica {
         self.end_start(now);
     }
 
-    fn handle_alive(&mut self, header: &Header, alive: Alive, now: Instant) {
+    fn handle_alive(&mut self, header: &Header, alive: &Alive, now: Instant) {
         let (from, incarnation) = (header.sender, header.incarnation);
-        let Alive { claim, owner, .. } = alive;
+        let Alive { claim, owner, .. } = *alive;
         let known = self.peers.get_mut(&from).map(|peer| {
             let known = peer.name == alive.name;
             peer.name.clone_from(&alive.name);
@@ -198,13 +198,13 @@ impl Replica {
             && claim == self.group.claim
             && self.group.claim_incarnation != Some(incarnation);
         if claim > self.group.claim || again {
-            self.hear_claim(incarnation, &alive, now);
+            self.hear_claim(incarnation, alive, now);
         }
         if owner && claim.node == from && claim == self.group.claim {
             self.group.claim_incarnation = Some(incarnation);
         }
         if self.follows(from) && owner && claim == self.group.claim {
-            self.take_position(&alive, now);
+            self.take_position(alive, now);
         }
         self.answer_flush(alive.token, alive.last);
         // In step with a peer at last: nobody's copies are missing here any more.
@@ -415,7 +415,7 @@ impl Replica {
         self.set_present(id, true);
         self.drop_offer(id);
         self.count_as_held(id);
-        self.counters.external[usize::from(present)] += 1;
+        self.counters.external.note(present);
         let settled = self.table.get(id).is_some_and(|slot| {
             slot.sent == before
                 && slot.flags.contains(Flags::INSTALLED)
@@ -442,7 +442,7 @@ impl Replica {
 
     fn drop_key(&mut self, id: SlotId) {
         if self.table.get(id).is_some_and(|slot| slot.flags.contains(Flags::PRESENT)) {
-            self.counters.external[2] += 1;
+            self.counters.external.destroyed += 1;
             self.set_present(id, false);
             self.count_as(id, 0);
             self.want_kernel(id, false);

@@ -174,7 +174,7 @@ impl Replica {
                 slot.flags -= Flags::INSTALLED | Flags::STRAY | Flags::REPLACE;
                 self.set_present(id, false);
                 if present && owner {
-                    self.counters.internal[2] += 1;
+                    self.counters.internal.destroyed += 1;
                 }
                 self.changed(id);
                 return;
@@ -184,7 +184,7 @@ impl Replica {
         self.clear_failure(id);
         self.set_present(id, true);
         if owner {
-            self.counters.internal[usize::from(present)] += 1;
+            self.counters.internal.note(present);
         }
         self.changed(id);
     }
@@ -364,15 +364,16 @@ impl Replica {
         }
         self.sweep.next_slice = now + SWEEP_TICK;
         let end = self.table.end();
-        let elapsed = now.saturating_duration_since(self.sweep.began).as_secs_f64();
-        let share = (elapsed / self.settings.sweep.as_secs_f64()).min(1.0);
+        let period = self.settings.sweep.as_millis().max(1);
+        let elapsed = now.saturating_duration_since(self.sweep.began).as_millis().min(period);
         // Where the walk should be by now; capped so that a clock jump does not make it one burst.
-        let target = ((f64::from(end) * share) as SlotId).min(self.sweep.cursor.saturating_add(SWEEP_SLICE));
+        let due = SlotId::try_from(u128::from(end) * elapsed / period).unwrap_or(end);
+        let target = due.min(self.sweep.cursor.saturating_add(SWEEP_SLICE));
         while self.sweep.cursor < target {
             self.sweep_key(self.sweep.cursor);
             self.sweep.cursor += 1;
         }
-        if share >= 1.0 && self.sweep.cursor >= end {
+        if elapsed == period && self.sweep.cursor >= end {
             if self.group.owner {
                 self.dump_due = true;
             } else {
@@ -570,8 +571,7 @@ impl Replica {
                 self.kernel_says(id, told);
             }
             Told::Gone => {
-                slot.flags -=
-                    Flags::INSTALLED | Flags::MINE | Flags::STRAY | Flags::REPLACE | Flags::PENDING;
+                slot.flags -= Flags::INSTALLED | Flags::MINE | Flags::STRAY | Flags::REPLACE | Flags::PENDING;
                 if present {
                     self.want_kernel(id, false);
                 }

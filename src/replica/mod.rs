@@ -126,13 +126,34 @@ pub(crate) struct Group {
     offers: usize,
 }
 
+/// Changes of a cache.
+#[derive(Clone, Copy, Default, Debug, PartialEq, Eq)]
+pub struct Changes {
+    /// Entries that were not there before.
+    pub created: u64,
+    /// Entries that changed.
+    pub updated: u64,
+    /// Entries that went.
+    pub destroyed: u64,
+}
+
+impl Changes {
+    fn note(&mut self, was_present: bool) {
+        if was_present {
+            self.updated += 1;
+        } else {
+            self.created += 1;
+        }
+    }
+}
+
 /// Counters that `statistics` and `status` show.
 #[derive(Clone, Default, Debug, PartialEq, Eq)]
 pub struct Counters {
     /// Entries created, updated, destroyed by this kernel while the group was owned here.
-    pub internal: [u64; 3],
+    pub internal: Changes,
     /// Entries created, updated, destroyed by the owner's stream.
-    pub external: [u64; 3],
+    pub external: Changes,
     /// Installs refused for good, by reason, since start.
     pub failures: [u64; crate::reconcile::Failure::ALL.len()],
     /// Requests sent to the kernel.

@@ -38,7 +38,8 @@ impl Replica {
                 return Some(datagram.to_vec());
             }
         }
-        if self.group.owner && (!self.dirty.is_empty() || !self.refused.is_empty() || self.empty_datagram_due) {
+        if self.group.owner && (!self.dirty.is_empty() || !self.refused.is_empty() || self.empty_datagram_due)
+        {
             return Some(self.live_datagram());
         }
         if self.flush_token != 0 && self.group.owner {
@@ -155,7 +156,7 @@ impl Replica {
                         self.jobs.pop_front();
                         continue;
                     };
-                    let bucket = bucket as u16;
+                    let bucket = u16::try_from(bucket).unwrap_or(u16::MAX);
                     let ids: Vec<SlotId> = self
                         .table
                         .bucket(bucket)

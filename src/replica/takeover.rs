@@ -189,7 +189,8 @@ impl Replica {
             self.report_nothing_to_do();
             return;
         }
-        let owner = self.peers.values().find(|peer| peer.owner && self.talks(peer, now)).map(|p| p.incarnation);
+        let owner =
+            self.peers.values().find(|peer| peer.owner && self.talks(peer, now)).map(|p| p.incarnation);
         self.flush_counter = self.flush_counter.wrapping_add(1).max(1);
         let token = self.flush_counter;
         self.fence = Some(Fence {
@@ -299,10 +300,8 @@ impl Replica {
                 let install = slot.flags.contains(Flags::PRESENT) && !slot.flags.contains(Flags::INSTALLED);
                 let destroy = !slot.flags.contains(Flags::PRESENT);
                 // Pending destroys are dropped and their keys read back; installs stand (13).
-                slot.flags.set(
-                    Flags::READ_BACK,
-                    destroy || (!install && slot.flags.contains(Flags::READ_BACK)),
-                );
+                slot.flags
+                    .set(Flags::READ_BACK, destroy || (!install && slot.flags.contains(Flags::READ_BACK)));
             }
         }
         if !self.settings.hot {

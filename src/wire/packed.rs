@@ -94,7 +94,8 @@ pub fn emit_canonical(out: &mut Vec<u8>, entry: &Entry) {
     }
     if let Some(tcp) = &entry.tcp {
         // Flags take three bits each: one byte for both sides.
-        let flags = (tcp.flags_orig & TcpInfo::CARRIED_FLAGS) << 4 | (tcp.flags_reply & TcpInfo::CARRIED_FLAGS);
+        let flags =
+            (tcp.flags_orig & TcpInfo::CARRIED_FLAGS) << 4 | (tcp.flags_reply & TcpInfo::CARRIED_FLAGS);
         // Scales are at most 14 (RFC 7323, 2.3).
         let scales = (tcp.wscale_orig & 0x0f) << 4 | (tcp.wscale_reply & 0x0f);
         out.extend_from_slice(&[tcp.state, scales, flags]);

@@ -98,7 +98,7 @@ impl<'a> Reader<'a> {
 /// LEB128.
 pub fn put_varint(out: &mut Vec<u8>, mut value: u32) {
     while value > 0x7f {
-        out.push((value as u8 & 0x7f) | 0x80);
+        out.push((value & 0x7f) as u8 | 0x80);
         value >>= 7;
     }
     out.push((value & 0x7f) as u8);

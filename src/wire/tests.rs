@@ -21,8 +21,12 @@ fn layer4() -> impl Strategy<Value = L4> {
 
 fn tuple() -> impl Strategy<Value = Tuple> {
     any::<bool>().prop_flat_map(|v6| {
-        (address(v6), address(v6), any::<u8>(), layer4())
-            .prop_map(|(src, dst, proto, l4)| Tuple { src, dst, proto, l4 })
+        (address(v6), address(v6), any::<u8>(), layer4()).prop_map(|(src, dst, proto, l4)| Tuple {
+            src,
+            dst,
+            proto,
+            l4,
+        })
     })
 }
 
@@ -49,7 +53,7 @@ fn entry() -> impl Strategy<Value = Entry> {
             let mut reply = orig.inverse();
             let other = |address: std::net::IpAddr| -> std::net::IpAddr {
                 if address.is_ipv4() {
-                    std::net::Ipv4Addr::from(bits as u32).into()
+                    std::net::Ipv4Addr::from((bits & 0xffff_ffff) as u32).into()
                 } else {
                     std::net::Ipv6Addr::from(bits).into()
                 }

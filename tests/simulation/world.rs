@@ -259,7 +259,7 @@ impl World {
             l4: L4::Ports { src: 1000 + number, dst: 80 },
         };
         let mut reply = orig.inverse();
-        if number % 2 == 0 {
+        if number.is_multiple_of(2) {
             reply.dst = [10, 0, 0, 1].into();
             reply.l4 = L4::Ports { src: 80, dst: 5000 + self.rng.u16(0..4 * KEYS) };
         }
@@ -485,9 +485,10 @@ impl World {
                     if primary {
                         violation = Some(format!("12: a primary's daemon destroys {}", ghost(held)));
                     }
-                    let living = other.kernel.table.get(&held.key()).is_some_and(|theirs| {
-                        ghost(theirs) == ghost(held) && !dead.contains(&ghost(held))
-                    });
+                    let living =
+                        other.kernel.table.get(&held.key()).is_some_and(|theirs| {
+                            ghost(theirs) == ghost(held) && !dead.contains(&ghost(held))
+                        });
                     if living && other_owns && !crate::replaced(held, request.entry) {
                         violation = Some(format!("I7: removes {} that its owner still has", ghost(held)));
                     }
@@ -645,7 +646,10 @@ impl World {
         };
         let (owned, held) = (table(first), table(second));
         if owned != kernel(owner) {
-            return Err(format!("I1a: the owner's table is not its kernel: {}", differ(&owned, &kernel(owner))));
+            return Err(format!(
+                "I1a: the owner's table is not its kernel: {}",
+                differ(&owned, &kernel(owner))
+            ));
         }
         if owned != held {
             let words = (first.view(now), second.view(now), first.counters(), second.counters());
