@@ -2,7 +2,7 @@
 //!
 //! Both ends live here; the daemon answers, the command line asks. Who may connect is the socket's mode (0660);
 //! who may change anything is checked by the peer's credentials. A silent or slow client holds up nobody: each
-//! is a future of its own with a time limit, and there are at most [`CLIENTS`].
+//! is a future of its own with a time limit, and there are at most 32.
 
 use std::future::Future;
 use std::io;

@@ -24,8 +24,7 @@ cp -a --no-clobber "$toolchain/." "$root/opt/rust/" 2>/dev/null || true
 # How this machine reaches its package registries.
 cp -L /etc/resolv.conf /etc/hosts "$root/etc/"
 cp -rL /etc/apt/sources.list* /etc/apt/apt.conf.d /etc/apt/preferences.d "$root/etc/apt/" 2>/dev/null || true
-cp -rL /etc/ssl/certs/. "$root/etc/ssl/certs/"
-cp -rL /usr/local/share/ca-certificates/. "$root/usr/local/share/ca-certificates/" 2>/dev/null || true
+cp -L /etc/ssl/certs/ca-certificates.crt "$root/etc/ssl/certs/"
 
 rm -rf "$root/root/ctsync"
 git clone --quiet --no-hardlinks "$checkout" "$root/root/ctsync"

@@ -71,7 +71,7 @@ fn plant(root: &Path, work: &Path, patch: &Path) -> Result<String> {
     let (good, out) = shell(&copy, &cargo(&format!("test --release {test}")))?;
     anyhow::ensure!(!good, "`cargo test {test}` passes");
     let symptom = out.lines().find(|line| line.starts_with("seed ") || line.contains("panicked at"));
-    Ok(symptom
-        .with_context(|| format!("the test did not run: {}", out.lines().last().unwrap_or_default()))?
-        .to_owned())
+    let symptom = symptom
+        .with_context(|| format!("the test did not run: {}", out.lines().last().unwrap_or_default()))?;
+    Ok(symptom.chars().take(110).collect())
 }

@@ -1,10 +1,10 @@
 //! The replica: this node's engine. It decides everything and touches nothing: events, answers, datagrams, roles
 //! and `now` come in by `handle_*`; requests, datagrams, deadlines and reports go out by `poll_*`.
 //!
-//! - [`kernel`]: kernel events and dumps into the table, table into kernel requests.
-//! - [`outgoing`]: the owner's stream, repairs, alives.
-//! - [`incoming`]: the peer's datagrams.
-//! - [`takeover`]: roles, claims, yields, the fence, readiness.
+//! - `kernel`: kernel events and dumps into the table, table into kernel requests.
+//! - `outgoing`: the owner's stream, repairs, alives.
+//! - `incoming`: the peer's datagrams.
+//! - `takeover`: roles, claims, yields, the fence, readiness.
 //!
 //! Called by the daemon and, with a virtual clock and wire, by the simulation. No socket, no runtime, no clock.
 //! Numbers in brackets, (14), are the replication rules that a line implements; `docs/protocol.md` lists them.
