@@ -330,7 +330,7 @@ impl Daemon {
 
     fn send_requests(&mut self, now: Instant) -> Result<(), DaemonError> {
         let mut batches = 0;
-        while self.replica.pending() > 0 {
+        while self.replica.waiting() > 0 {
             if batches == BATCHES && !self.replica.fencing() {
                 self.more = true;
                 break;
@@ -561,7 +561,7 @@ fn emit(writer: &mut Writer, sequence: u32, request: crate::replica::Request<'_>
         Op::Update => codec::emit_update(writer, sequence, entry, install),
         Op::Destroy => codec::emit_destroy(writer, sequence, &entry.key()),
         Op::Get => codec::emit_get(writer, sequence, &entry.key()),
-        Op::Renew => codec::emit_renew(writer, sequence, &entry.key(), install.timeout),
+        Op::Renew => codec::emit_renew(writer, sequence, entry, install),
     }
 }
 

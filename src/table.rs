@@ -46,7 +46,7 @@ bitflags! {
         const FAILED = 1 << 12;
         /// Destroy what the kernel has before creating.
         const REPLACE = 1 << 13;
-        /// Only its lease is to be renewed.
+        /// Waits in the queue of renewals.
         const RENEW = 1 << 14;
     }
 }

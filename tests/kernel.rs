@@ -16,7 +16,7 @@ use ctsync::entry::{Entry, L4, Status, TcpInfo, Tuple, proto};
 use nix::errno::Errno;
 use nix::sched::{CloneFlags, unshare};
 
-const HOUR: Install = Install { timeout: 3600, be_liberal: true };
+const HOUR: Install = Install { timeout: Some(3600), be_liberal: true };
 
 /// Run on a thread in a new network namespace.
 fn in_namespace(test: impl FnOnce() + Send + 'static) {
@@ -222,7 +222,7 @@ fn failures_answer_by_their_position() {
         };
         assert_eq!(request(&mut socket, fill, 2), [Errno::ENOENT as i32; 2]);
         let renew = |writer: &mut Writer, sequence, at: u32| {
-            codec::emit_renew(writer, sequence, &[tcp(1), tcp(20)][at as usize].key(), 100);
+            codec::emit_renew(writer, sequence, &[tcp(1), tcp(20)][at as usize], HOUR);
         };
         assert_eq!(request(&mut socket, renew, 2), [0, Errno::ENOENT as i32]);
     });
@@ -248,12 +248,34 @@ fn updates_change_state_mark_and_timeout() {
         create(&mut socket, &[translated(tcp(1))]);
         let mut changed = Entry { mark: Some(5), ..translated(tcp(1)) };
         changed.tcp.as_mut().unwrap().state = 4;
-        let how = Install { timeout: 77, be_liberal: true };
+        let how = Install { timeout: Some(77), be_liberal: true };
         let fill = |writer: &mut Writer, sequence, _| codec::emit_update(writer, sequence, &changed, how);
         assert_eq!(request(&mut socket, fill, 1), [0]);
         let found = &dump()[0];
         assert_eq!(canonical(found), canonical(&changed));
         assert!(found.timeout.unwrap() <= 77);
+    });
+}
+
+#[test]
+#[ignore = "needs root for a network namespace; `cargo lab test` runs it"]
+fn a_renewal_changes_lease_and_window_tracking_alone() {
+    in_namespace(|| {
+        let mut socket = RequestSocket::open().unwrap();
+        let strict = Install { timeout: Some(50), be_liberal: false };
+        let fill = |writer: &mut Writer, sequence, _| codec::emit_create(writer, sequence, &tcp(1), strict);
+        assert_eq!(request(&mut socket, fill, 1), [0]);
+        assert_eq!(dump()[0].tcp.unwrap().flags_orig & TcpInfo::BE_LIBERAL, 0);
+        // What the table remembers of the state is old: it must not be written back.
+        let mut old = tcp(1);
+        old.tcp.as_mut().unwrap().state = 1;
+        let fill = |writer: &mut Writer, sequence, _| codec::emit_renew(writer, sequence, &old, HOUR);
+        assert_eq!(request(&mut socket, fill, 1), [0]);
+        let found = &dump()[0];
+        let info = found.tcp.unwrap();
+        assert_eq!((info.state, info.wscale_orig), (3, 7));
+        assert_eq!(info.flags_orig & info.flags_reply & TcpInfo::BE_LIBERAL, TcpInfo::BE_LIBERAL);
+        assert!(found.timeout.unwrap() > 3500);
     });
 }
 

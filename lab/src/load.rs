@@ -50,7 +50,7 @@ pub fn create(namespace: &Namespace, from: u32, count: u32) -> Result<u32> {
             socket.execute(
                 |writer, first| {
                     for at in 0..batch {
-                        let how = Install { timeout: 432_000, be_liberal: false };
+                        let how = Install { timeout: Some(432_000), be_liberal: false };
                         emit_create(writer, first.wrapping_add(at), &connection(next + at), how);
                     }
                     batch

@@ -54,6 +54,8 @@ async fn run_inside(pointer: Option<&Path>) -> Result<ExitCode> {
     if let Some(pointer) = pointer {
         crate::standing::write_pointer(pointer, directory.path())?;
     }
+    // Before the mounts change: afterwards this program's path may lead nowhere.
+    let program = std::env::current_exe()?;
     let (user, group) = (geteuid(), getegid());
     let mut flags = CloneFlags::CLONE_NEWPID | CloneFlags::CLONE_NEWNS;
     if !user.is_root() {
@@ -66,7 +68,7 @@ async fn run_inside(pointer: Option<&Path>) -> Result<ExitCode> {
     if !user.is_root() {
         map_to_root(user.as_raw(), group.as_raw())?;
     }
-    let mut command = tokio::process::Command::new(std::env::current_exe()?);
+    let mut command = tokio::process::Command::new(program);
     command.args(std::env::args_os().skip(1)).env(DIRECTORY, directory.path());
     if !user.is_root() {
         command.env(CALLER, user.to_string());

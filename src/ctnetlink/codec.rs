@@ -308,8 +308,8 @@ pub fn emit_destroy(writer: &mut Writer, sequence: u32, key: &Key) {
 /// How an entry goes into the kernel.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Install {
-    /// Seconds: the lease of a backup, or the protocol's own timeout.
-    pub timeout: u32,
+    /// Seconds: the lease of a backup, or the protocol's own timeout. `None` leaves it; a create needs one.
+    pub timeout: Option<u32>,
     /// Switch window tracking off for this entry: ctnetlink carries no window edges, and without this a
     /// connection with data in flight at the takeover stands still for ever.
     pub be_liberal: bool,
@@ -347,11 +347,22 @@ pub fn emit_update(writer: &mut Writer, sequence: u32, entry: &Entry, how: Insta
     writer.end_message(mark);
 }
 
-/// Sets nothing but the timeout of an entry that exists; ENOENT tells that it does not.
-pub fn emit_renew(writer: &mut Writer, sequence: u32, key: &Key, timeout: u32) {
-    let mark = begin(writer, ConntrackMessageType::New, NLM_F_REQUEST, sequence, family(&key.orig));
-    emit_key(writer, key);
-    writer.attribute(CTA_TIMEOUT, &timeout.to_be_bytes());
+/// Sets timeout and window tracking of an entry that exists, nothing of its state; ENOENT tells that it does not.
+pub fn emit_renew(writer: &mut Writer, sequence: u32, entry: &Entry, how: Install) {
+    let mark = begin(writer, ConntrackMessageType::New, NLM_F_REQUEST, sequence, family(&entry.orig));
+    emit_key(writer, &entry.key());
+    if let Some(timeout) = how.timeout {
+        writer.attribute(CTA_TIMEOUT, &timeout.to_be_bytes());
+    }
+    if entry.tcp.is_some() && how.be_liberal {
+        let outer = writer.begin_nested(CTA_PROTOINFO);
+        let inner = writer.begin_nested(CTA_PROTOINFO_TCP);
+        for kind in [CTA_PROTOINFO_TCP_FLAGS_ORIGINAL, CTA_PROTOINFO_TCP_FLAGS_REPLY] {
+            writer.attribute(kind, &[TcpInfo::BE_LIBERAL, TcpInfo::BE_LIBERAL]);
+        }
+        writer.end_nested(inner);
+        writer.end_nested(outer);
+    }
     writer.end_message(mark);
 }
 
@@ -364,7 +375,9 @@ pub fn emit_barrier(writer: &mut Writer, sequence: u32) {
 
 fn emit_common(writer: &mut Writer, entry: &Entry, how: Install, status: Status) {
     writer.attribute(CTA_STATUS, &status.bits().to_be_bytes());
-    writer.attribute(CTA_TIMEOUT, &how.timeout.to_be_bytes());
+    if let Some(timeout) = how.timeout {
+        writer.attribute(CTA_TIMEOUT, &timeout.to_be_bytes());
+    }
     if let Some(mark) = entry.mark {
         writer.attribute(CTA_MARK, &mark.to_be_bytes());
     }

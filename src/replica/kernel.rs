@@ -385,22 +385,21 @@ impl Replica {
     }
 
     fn sweep_key(&mut self, id: SlotId) {
-        let Some(slot) = self.table.get_mut(id) else { return };
+        let Some(slot) = self.table.get(id) else { return };
         let flags = slot.flags;
         if !flags.contains(Flags::PRESENT) || flags.contains(Flags::PENDING) {
             return;
         }
         if !flags.contains(Flags::INSTALLED) {
             self.want_kernel(id, false);
-        } else if !self.group.owner && self.settings.hot {
-            slot.flags |= Flags::RENEW;
-            self.want_kernel(id, false);
+        } else if !self.group.owner {
+            self.want_renewal(id);
         }
     }
 
-    /// Keys waiting for the kernel.
-    pub fn pending(&self) -> usize {
-        self.pending.len()
+    /// Keys and renewals waiting for the kernel.
+    pub fn waiting(&self) -> usize {
+        self.pending.len() + self.renewals.len()
     }
 
     /// Up to `limit` requests for the kernel, in order. Every call must be followed by one
@@ -417,7 +416,33 @@ impl Replica {
             let Some(id) = self.pending.pop_front() else { break };
             self.request(id, &mut send);
         }
+        while self.in_flight.len() < limit && self.pending.is_empty() {
+            let Some(id) = self.renewals.pop_front() else {
+                self.refreshing = false;
+                break;
+            };
+            self.request_renewal(id, &mut send);
+        }
         self.in_flight.len()
+    }
+
+    /// A new lease, unless this node owns the group: then timers are the packets' affair. Be-liberal in any case:
+    /// another node's packets have moved the windows on.
+    fn request_renewal(&mut self, id: SlotId, send: &mut impl FnMut(Request<'_>)) {
+        let (event_turn, dump_number, owner) = (self.event_turn, self.dump_number, self.group.owner);
+        let lease = self.settings.lease;
+        let Some(slot) = self.table.get_mut(id) else { return };
+        slot.flags -= Flags::RENEW;
+        if !slot.flags.contains(Flags::PRESENT | Flags::INSTALLED) || slot.flags.contains(Flags::PENDING) {
+            self.release(id);
+            return;
+        }
+        slot.asked = event_turn;
+        slot.touched = dump_number;
+        let timeout = (!owner).then(|| slot.entry.timeout.unwrap_or(0).max(lease));
+        send(Request { op: Op::Renew, entry: &slot.entry, install: Install { timeout, be_liberal: true } });
+        self.counters.requests += 1;
+        self.in_flight.push((id, Op::Renew));
     }
 
     fn request(&mut self, id: SlotId, send: &mut impl FnMut(Request<'_>)) {
@@ -425,14 +450,11 @@ impl Replica {
         let (event_turn, dump_number) = (self.event_turn, self.dump_number);
         let Some(slot) = self.table.get_mut(id) else { return };
         slot.flags -= Flags::QUEUED_IN;
-        let renew = slot.flags.contains(Flags::RENEW);
-        slot.flags -= Flags::RENEW;
         if !slot.flags.contains(Flags::PENDING) {
             self.release(id);
             return;
         }
         let op = match decide(slot, standing) {
-            Decision::Ask(Op::Update) if renew => Op::Renew,
             Decision::Ask(op) => op,
             Decision::Rest => {
                 slot.flags -= Flags::PENDING;
@@ -456,7 +478,7 @@ impl Replica {
         slot.touched = dump_number;
         // The lease: a backup hears no packet, so its copy must outlive the owner's timer; the first packet after
         // a takeover resets it to the protocol's own.
-        let install = Install { timeout: slot.entry.timeout.unwrap_or(0).max(lease), be_liberal: true };
+        let install = Install { timeout: Some(slot.entry.timeout.unwrap_or(0).max(lease)), be_liberal: true };
         send(Request { op, entry: &slot.entry, install });
         self.counters.requests += 1;
         self.in_flight.push((id, op));

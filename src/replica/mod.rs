@@ -15,7 +15,7 @@ mod outgoing;
 mod takeover;
 pub mod view;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
 
 use crate::digest::{Digester, Sums, bucket_of};
@@ -239,7 +239,7 @@ pub struct Replica {
     control: VecDeque<Vec<u8>>,
     /// Offers that cannot be taken: key hash and birth stamp.
     refused: VecDeque<(u64, u16)>,
-    resend: VecDeque<u64>,
+    resend: BTreeSet<u64>,
     jobs: VecDeque<Job>,
     job_credit: u32,
     job_refill: Instant,
@@ -250,6 +250,10 @@ pub struct Replica {
 
     // towards the kernel
     pending: VecDeque<SlotId>,
+    /// Entries whose lease and window tracking are to be renewed, when nothing is pending.
+    renewals: VecDeque<SlotId>,
+    /// A yield's renewals are not through yet.
+    refreshing: bool,
     in_flight: Vec<(SlotId, Op)>,
     strays: Vec<SlotId>,
     events_empty: bool,
@@ -318,7 +322,7 @@ impl Replica {
             empty_datagram_due: false,
             control: VecDeque::new(),
             refused: VecDeque::new(),
-            resend: VecDeque::new(),
+            resend: BTreeSet::new(),
             jobs: VecDeque::new(),
             job_credit: 0,
             job_refill: now,
@@ -327,6 +331,8 @@ impl Replica {
             repair: Repair::default(),
             nack: None,
             pending: VecDeque::new(),
+            renewals: VecDeque::new(),
+            refreshing: false,
             in_flight: Vec::new(),
             strays: Vec::new(),
             events_empty: false,
@@ -522,6 +528,16 @@ impl Replica {
         }
     }
 
+    /// Queue an installed entry for a new lease and be-liberal, behind everything that is pending.
+    fn want_renewal(&mut self, id: SlotId) {
+        if let Some(slot) = self.table.get_mut(id)
+            && !slot.flags.contains(Flags::RENEW)
+        {
+            slot.flags |= Flags::RENEW;
+            self.renewals.push_back(id);
+        }
+    }
+
     /// Forget a slot of which nothing is known any more.
     fn release(&mut self, id: SlotId) {
         let keep = Flags::PRESENT
@@ -531,6 +547,7 @@ impl Replica {
             | Flags::NOTED
             | Flags::QUEUED_IN
             | Flags::QUEUED_OUT
+            | Flags::RENEW
             | Flags::READ_BACK;
         let (dumping, dump_number) = (self.dumping, self.dump_number);
         let forgettable = self.table.get(id).is_some_and(|slot| {

@@ -32,7 +32,7 @@ impl Replica {
         if let Some(datagram) = self.control.pop_front() {
             return Some(datagram);
         }
-        while let Some(sequence) = self.resend.pop_front() {
+        while let Some(sequence) = self.resend.pop_first() {
             if let Some(datagram) = self.sender.get(sequence) {
                 self.counters.resent += 1;
                 return Some(datagram.to_vec());
@@ -283,9 +283,7 @@ impl Replica {
             if self.resend.len() >= RESENDS {
                 break;
             }
-            if !self.resend.contains(&sequence) {
-                self.resend.push_back(sequence);
-            }
+            self.resend.insert(sequence);
         }
     }
 

@@ -406,6 +406,7 @@ impl Replica {
 
     /// Every entry gets its lease and be-liberal: from now on another node's packets move it on.
     fn reconcile_all(&mut self) {
+        self.refreshing = true;
         for id in 0..self.table.end() {
             self.reconcile_as_backup(id);
         }
@@ -416,9 +417,12 @@ impl Replica {
         if slot.flags.contains(Flags::PRESENT) {
             slot.flags |= Flags::MINE;
         }
-        if slot.flags.intersects(Flags::PRESENT | Flags::MINE) {
+        let stray = slot.flags.contains(Flags::STRAY);
+        if slot.flags.contains(Flags::PRESENT | Flags::INSTALLED) && !stray {
+            self.want_renewal(id);
+        } else if slot.flags.intersects(Flags::PRESENT | Flags::MINE) {
             slot.flags -= Flags::STRAY;
-            self.want_kernel(id, false);
+            self.want_kernel(id, stray);
         }
     }
 
@@ -455,7 +459,7 @@ impl Replica {
         if self.group.offers > 0 || self.late {
             return Readiness::Offering;
         }
-        if self.settings.hot && !self.pending.is_empty() {
+        if self.settings.hot && (!self.pending.is_empty() || self.refreshing) {
             return Readiness::Installing;
         }
         Readiness::Ready

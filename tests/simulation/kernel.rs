@@ -85,7 +85,7 @@ impl Kernel {
                 if self.table.contains_key(&key) || self.reply_taken(request.entry) {
                     return Err(Errno::EEXIST);
                 }
-                let timeout = Some(request.install.timeout);
+                let timeout = request.install.timeout;
                 self.table.insert(key, Entry { timeout, ..request.entry.clone() });
                 Ok(None)
             }
@@ -98,7 +98,7 @@ impl Kernel {
                 entry.status = request.entry.status;
                 entry.tcp = request.entry.tcp;
                 entry.mark = request.entry.mark.or(entry.mark);
-                entry.timeout = Some(request.install.timeout);
+                entry.timeout = request.install.timeout;
                 Ok(None)
             }
             Op::Destroy => self.table.swap_remove(&key).map(|_| None).ok_or(Errno::ENOENT),
