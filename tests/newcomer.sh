@@ -29,11 +29,15 @@ cp -L /etc/ssl/certs/ca-certificates.crt "$root/etc/ssl/certs/"
 rm -rf "$root/root/ctsync"
 git clone --quiet --no-hardlinks "$checkout" "$root/root/ctsync"
 
+# Not a chroot: the lab enters mount namespaces, and those begin at the real root.
 unshare --mount --fork sh -euc '
   root=$1; shift
-  mount --rbind /proc "$root/proc"
-  mount --rbind /sys "$root/sys"
-  mount --rbind /dev "$root/dev"
-  exec chroot "$root" env -i HOME=/root TERM=dumb PATH=/opt/rust/bin:/usr/sbin:/usr/bin:/sbin:/bin \
+  mount --bind "$root" "$root"
+  for tree in proc sys dev; do mount --rbind /$tree "$root/$tree"; done
+  mkdir -p "$root/old"
+  cd "$root"
+  pivot_root . old
+  umount -l /old
+  exec env -i HOME=/root TERM=dumb PATH=/opt/rust/bin:/usr/sbin:/usr/bin:/sbin:/bin \
     sh -c "cd /root/ctsync && exec cargo lab \"\$@\"" lab "$@"
 ' newcomer "$root" "$@"
