@@ -11,8 +11,9 @@ use clap::{Parser, Subcommand, ValueEnum};
 use netlink_packet_netfilter::NetfilterProtoFamily;
 
 use crate::control::{self, Request};
-use crate::ctnetlink::socket::DumpSocket;
-use crate::entry::Entry;
+use crate::ctnetlink::codec;
+use crate::ctnetlink::socket::{DumpSocket, RequestSocket};
+use crate::entry::{Entry, L4};
 use crate::replica::Role;
 use crate::show;
 use crate::{config, daemon};
@@ -247,8 +248,16 @@ async fn tracking_enabled() -> Result<bool> {
     if probe.send_to(&[0], address).await.is_err() {
         bail!("cannot probe for tracking: loopback is down");
     }
+    let ports = L4::Ports { src: address.port(), dst: address.port() };
     let found = dump(NetfilterProtoFamily::IPv4).await?;
-    Ok(found.iter().any(|(_, entry)| {
-        entry.orig.l4 == crate::entry::L4::Ports { src: address.port(), dst: address.port() }
-    }))
+    let Some((_, entry)) = found.iter().find(|(_, entry)| entry.orig.l4 == ports) else { return Ok(false) };
+    // The probe leaves no trace.
+    RequestSocket::open()?.execute(
+        |writer, first| {
+            codec::emit_destroy(writer, first, &entry.key());
+            1
+        },
+        |_, _| {},
+    )?;
+    Ok(true)
 }

@@ -3,6 +3,7 @@
 //! A turn: read the clock once; read the channel, the event socket, the dump and the FIFO; let the replica judge
 //! deadlines; carry out what it wants. Decides nothing that the replica could. Called by `ctsync run`.
 
+use std::collections::VecDeque;
 use std::io;
 use std::time::Instant;
 
@@ -82,6 +83,10 @@ struct Daemon {
     track: Option<TrackFile>,
     control: ControlServer,
     waiting: Vec<(Client, Request)>,
+    /// Roles told by `notify`, not yet taken.
+    told: VecDeque<Role>,
+    /// Kinds of refused datagrams that have been complained about.
+    complained: [bool; 2],
     state: RunState,
     /// When the role became primary, until the fence that follows is reported.
     told_primary: Option<Instant>,
@@ -180,6 +185,8 @@ impl Daemon {
             track,
             control,
             waiting: Vec::new(),
+            told: VecDeque::new(),
+            complained: [false; 2],
             state,
             told_primary: None,
             last_fence: None,
@@ -233,6 +240,9 @@ impl Daemon {
         self.read_events(now)?;
         self.read_dump(now)?;
         self.read_fifo(now)?;
+        while let Some(role) = self.told.pop_front() {
+            self.take_role(role, now);
+        }
         if drained {
             // Silence is judged only when nothing is left to be heard: a stopped process wakes up to full sockets.
             self.replica.handle_timeout(now);
@@ -425,9 +435,13 @@ impl Daemon {
         if let Some(track) = &mut self.track {
             track.set(self.replica.gate_open())?;
         }
-        if let Err(error) = self.state.keep(self.replica.persist(), false) {
+        if let Err(error) = self.state.keep(self.replica.persist()) {
             tracing::error!(%error, directory = %self.config.state_directory.display(), "cannot keep state");
         }
+        while let Some((peer, here)) = self.replica.poll_peer_change() {
+            tracing::info!(peer, "{}", if here { "peer heard" } else { "peer lost" });
+        }
+        self.complain();
         let fencing = self.replica.fencing();
         let ready = readiness.is_ready();
         let mut index = 0;
@@ -438,7 +452,9 @@ impl Daemon {
                     continue;
                 }
                 Request::WaitReady if ready => Some(serde_json::json!(readiness.word())),
-                Request::Notify { .. } if !fencing => Some(serde_json::json!(self.last_fence)),
+                Request::Notify { .. } if !fencing && self.told.is_empty() => {
+                    Some(serde_json::json!(self.last_fence))
+                }
                 _ => None,
             };
             match reply {
@@ -453,6 +469,20 @@ impl Daemon {
         Ok(())
     }
 
+    /// Datagrams that point to a mistake are refused loudly, once.
+    fn complain(&mut self) {
+        let counters = self.replica.counters();
+        let now = [counters.other_version > 0, counters.same_name > 0];
+        if now[0] && !self.complained[0] {
+            tracing::error!("a peer speaks another version of the protocol; its datagrams are refused");
+        }
+        if now[1] && !self.complained[1] {
+            let node = &self.config.node;
+            tracing::error!("another node is named {node} too; set `node` to different names on both");
+        }
+        self.complained = now;
+    }
+
     fn answer(&mut self, client: Client, request: Request, now: Instant) {
         let reply = match &request {
             Request::Status => Reply::Ok(self.status(now)),
@@ -462,7 +492,9 @@ impl Daemon {
                 Reply::Error(format!("no failover group \"{group}\" here; the group is \"{ours}\""))
             }
             Request::Notify { role, .. } => {
-                self.take_role(*role, now);
+                // Taken in the next turn, after channel and event socket have been read: what was received counts.
+                self.told.push_back(*role);
+                self.more = true;
                 self.waiting.push((client, request));
                 return;
             }
@@ -522,6 +554,7 @@ impl Daemon {
                 ("dumps", counters.dumps),
                 ("other-version", counters.other_version),
                 ("foreign", counters.foreign),
+                ("same-name", counters.same_name),
                 ("unproved", counters.unproved),
                 ("nacks", counters.nacks),
                 ("resent", counters.resent),

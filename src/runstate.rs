@@ -29,6 +29,8 @@ pub struct RunState {
     path: PathBuf,
     kept: Kept,
     restored: Restored,
+    /// Something is not in the file yet.
+    unwritten: bool,
 }
 
 impl RunState {
@@ -47,7 +49,7 @@ impl RunState {
             role: kept.role,
         });
         let kept = found.unwrap_or(Kept { boot: boot.trim().into(), namespace, ..Kept::default() });
-        RunState { path, kept, restored }
+        RunState { path, kept, restored, unwritten: true }
     }
 
     /// What the last run left for the replica.
@@ -63,26 +65,26 @@ impl RunState {
     /// A transition happened at a local time, in `date`'s format.
     pub fn note_transition(&mut self, role: Role, when: &str) {
         self.kept.transition = Some(format!("{} at {when}", role.word()));
+        self.unwritten = true;
     }
 
-    /// Write what should survive, if it differs from what the file says.
-    pub fn keep(&mut self, persist: Persist, force: bool) -> io::Result<()> {
-        let kept = Kept {
-            truth: persist.truth,
-            was_owner: persist.was_owner,
-            settled: persist.settled,
-            role: persist.role,
-            ..self.kept.clone()
-        };
-        if kept == self.kept && !force {
+    /// Write what should survive, if the file does not say so yet.
+    pub fn keep(&mut self, persist: Persist) -> io::Result<()> {
+        let Persist { truth, was_owner, settled, role } = persist;
+        let kept = &mut self.kept;
+        if (kept.truth, kept.was_owner, kept.settled, kept.role) != (truth, was_owner, settled, role) {
+            (kept.truth, kept.was_owner, kept.settled, kept.role) = (truth, was_owner, settled, role);
+            self.unwritten = true;
+        }
+        if !self.unwritten {
             return Ok(());
         }
         // Write aside and rename: a full disk or a crash leaves the old file.
         let aside = self.path.with_extension("new");
         let mut file = std::fs::File::create(&aside)?;
-        file.write_all(&serde_json::to_vec(&kept)?)?;
+        file.write_all(&serde_json::to_vec(&self.kept)?)?;
         std::fs::rename(&aside, &self.path)?;
-        self.kept = kept;
+        self.unwritten = false;
         Ok(())
     }
 }

@@ -61,6 +61,10 @@ pub fn demo(arguments: &[&str]) -> Result<Value> {
         .context("cannot start a demo")?;
     serde_json::from_slice(&output.stdout).map_err(|_| {
         let complaint = String::from_utf8_lossy(&output.stderr);
+        // The nodes' diagnosis is long: it goes where it can be read later.
+        let file = std::env::temp_dir().join(format!("ctsync-lab-failed-{}.log", std::process::id()));
+        let _ = std::fs::write(&file, complaint.as_bytes());
+        eprintln!("what every node knew: {}", file.display());
         anyhow::anyhow!("{}", complaint.trim().lines().last().unwrap_or("a demo said nothing"))
     })
 }

@@ -52,8 +52,12 @@ impl Replica {
             // Our own, looped back.
             return;
         }
-        if header.node_group != self.settings.node_group || header.sender == self.settings.node {
+        if header.node_group != self.settings.node_group {
             self.counters.foreign += 1;
+            return;
+        }
+        if header.sender == self.settings.node {
+            self.counters.same_name += 1;
             return;
         }
         if !self.dumped {
@@ -149,6 +153,7 @@ impl Replica {
         }
         let peer = Peer {
             name: String::new(),
+            heard_of: false,
             incarnation: header.incarnation,
             heard: now,
             lost: false,
@@ -171,7 +176,8 @@ impl Replica {
                 peer.lost = true;
                 peer.owner = false;
                 peer.primary = false;
-                tracing::info!(peer = peer.name, "peer lost");
+                peer.heard_of = false;
+                self.peer_changes.push_back((peer.name.clone(), false));
             }
         }
         self.end_start(now);
@@ -181,7 +187,8 @@ impl Replica {
         let (from, incarnation) = (header.sender, header.incarnation);
         let Alive { claim, owner, .. } = *alive;
         let known = self.peers.get_mut(&from).map(|peer| {
-            let known = peer.name == alive.name;
+            let known = peer.heard_of;
+            peer.heard_of = true;
             peer.name.clone_from(&alive.name);
             peer.owner = owner;
             peer.primary = alive.primary;
@@ -190,7 +197,7 @@ impl Replica {
             known
         });
         if known == Some(false) {
-            tracing::info!(peer = alive.name, "peer heard");
+            self.peer_changes.push_back((alive.name.clone(), true));
         }
         // The same epoch by a new incarnation is a new claim (16).
         let again = owner

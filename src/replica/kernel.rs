@@ -17,10 +17,14 @@ pub(super) struct Sweep {
     pub(super) completed: Option<Instant>,
 }
 
-/// Between two slices of a backup's sweep.
+/// Between two slices of a sweep, at least and at most; and slices in a period.
 const SWEEP_TICK: Duration = Duration::from_millis(50);
+const SWEEP_PAUSE: Duration = Duration::from_secs(1);
+const SWEEP_TICKS: u32 = 10_000;
 /// Refused offers waiting to be told; past it the offer comes again and is refused again.
 const REFUSALS: usize = 4096;
+/// Strays listed before those that ended are looked for.
+pub(super) const STRAYS: usize = 1024;
 /// Most keys in one slice.
 const SWEEP_SLICE: SlotId = 4096;
 
@@ -56,21 +60,24 @@ impl Replica {
     /// An event from the kernel, never an echo of our own requests.
     pub fn handle_event(&mut self, event: Incoming, now: Instant) {
         self.events_empty = false;
-        let (told, entry) = match event {
-            Incoming::New(entry) => (Told::Created(entry.clone()), entry),
-            Incoming::Update(entry) => (Told::Exists(entry.clone()), entry),
-            Incoming::Destroy(entry) => (Told::Gone, entry),
+        let entry = match &event {
+            Incoming::New(entry) | Incoming::Update(entry) | Incoming::Destroy(entry) => entry,
             Incoming::Answer { .. } => return,
         };
-        let id = match self.slot_of(&entry) {
+        let id = match self.slot_of(entry) {
             Some(id) => id,
             // During a dump even the end of an unknown entry is remembered: the dump may still list it (7).
-            None if matches!(told, Told::Gone) && !self.dumping => return,
-            None if !self.filter.accepts(&entry) => {
+            None if matches!(event, Incoming::Destroy(_)) && !self.dumping => return,
+            None if !self.filter.accepts(entry) => {
                 self.counters.ignored += 1;
                 return;
             }
-            None => self.slot_for(&entry),
+            None => self.slot_for(entry),
+        };
+        let told = match event {
+            Incoming::New(entry) => Told::Created(entry),
+            Incoming::Update(entry) => Told::Exists(entry),
+            Incoming::Destroy(_) | Incoming::Answer { .. } => Told::Gone,
         };
         let (event_turn, dump_number, believes) = (self.event_turn, self.dump_number, self.believes());
         let Some(slot) = self.table.get_mut(id) else { return };
@@ -145,7 +152,25 @@ impl Replica {
         if !slot.flags.contains(Flags::NOTED) {
             slot.flags |= Flags::NOTED;
             self.strays.push(id);
+            if self.strays.len() >= self.strays_limit {
+                self.forget_ended_strays();
+            }
         }
+    }
+
+    /// The list of strays grows with those that live, not with those that ever were.
+    fn forget_ended_strays(&mut self) {
+        let (live, ended): (Vec<SlotId>, Vec<SlotId>) = std::mem::take(&mut self.strays)
+            .into_iter()
+            .partition(|id| self.table.get(*id).is_some_and(|slot| slot.flags.contains(Flags::STRAY)));
+        for id in ended {
+            if let Some(slot) = self.table.get_mut(id) {
+                slot.flags -= Flags::NOTED;
+            }
+            self.release(id);
+        }
+        self.strays_limit = (2 * live.len()).max(STRAYS);
+        self.strays = live;
     }
 
     /// The table takes the kernel's word.
@@ -362,8 +387,10 @@ impl Replica {
         if now < self.sweep.next_slice {
             return;
         }
-        self.sweep.next_slice = now + SWEEP_TICK;
         let end = self.table.end();
+        // A small table needs no fine slices: an idle pair should sleep.
+        let ticks = (end / 64).clamp(1, SWEEP_TICKS);
+        self.sweep.next_slice = now + (self.settings.sweep / ticks).clamp(SWEEP_TICK, SWEEP_PAUSE);
         let period = self.settings.sweep.as_millis().max(1);
         let elapsed = now.saturating_duration_since(self.sweep.began).as_millis().min(period);
         // Where the walk should be by now; capped so that a clock jump does not make it one burst.
@@ -417,10 +444,7 @@ impl Replica {
             self.request(id, &mut send);
         }
         while self.in_flight.len() < limit && self.pending.is_empty() {
-            let Some(id) = self.renewals.pop_front() else {
-                self.refreshing = false;
-                break;
-            };
+            let Some(id) = self.renewals.pop_front() else { break };
             self.request_renewal(id, &mut send);
         }
         self.in_flight.len()
@@ -628,6 +652,7 @@ impl Replica {
         for (id, _) in std::mem::take(&mut self.in_flight) {
             self.release(id);
         }
+        self.refreshing &= !self.renewals.is_empty();
         self.note_equality(now);
     }
 

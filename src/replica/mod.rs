@@ -97,6 +97,8 @@ pub struct Persist {
 #[derive(Clone, Debug)]
 pub(crate) struct Peer {
     name: String,
+    /// The log has been told that it is here.
+    heard_of: bool,
     incarnation: Incarnation,
     heard: Instant,
     lost: bool,
@@ -168,8 +170,10 @@ pub struct Counters {
     pub malformed: u64,
     /// Datagrams of another protocol version.
     pub other_version: u64,
-    /// Datagrams of other node groups, or of a node with our own name.
+    /// Datagrams of other node groups.
     pub foreign: u64,
+    /// Datagrams of another node with our own name.
+    pub same_name: u64,
     /// Datagrams of incarnations that have not proved themselves (yet).
     pub unproved: u64,
     /// Datagrams missed in the stream, when a gap was found.
@@ -239,6 +243,8 @@ pub struct Replica {
     control: VecDeque<Vec<u8>>,
     /// Offers that cannot be taken: key hash and birth stamp.
     refused: VecDeque<(u64, u16)>,
+    /// Peers that came or went, for the log.
+    peer_changes: VecDeque<(String, bool)>,
     resend: BTreeSet<u64>,
     jobs: VecDeque<Job>,
     job_credit: u32,
@@ -256,6 +262,7 @@ pub struct Replica {
     refreshing: bool,
     in_flight: Vec<(SlotId, Op)>,
     strays: Vec<SlotId>,
+    strays_limit: usize,
     events_empty: bool,
     event_turn: u32,
     dump_due: bool,
@@ -322,6 +329,7 @@ impl Replica {
             empty_datagram_due: false,
             control: VecDeque::new(),
             refused: VecDeque::new(),
+            peer_changes: VecDeque::new(),
             resend: BTreeSet::new(),
             jobs: VecDeque::new(),
             job_credit: 0,
@@ -335,6 +343,7 @@ impl Replica {
             refreshing: false,
             in_flight: Vec::new(),
             strays: Vec::new(),
+            strays_limit: kernel::STRAYS,
             events_empty: false,
             event_turn: 1,
             dump_due: true,

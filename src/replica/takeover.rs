@@ -145,6 +145,8 @@ pub(super) struct Gate {
 
 /// Between two looks at progress.
 const GATE_TICK: Duration = Duration::from_millis(100);
+/// ... while there is nothing to wait for.
+const GATE_REST: Duration = Duration::from_secs(1);
 /// An open gate outlasts this much of being behind.
 const GATE_GRACE: Duration = Duration::from_secs(2);
 
@@ -406,10 +408,10 @@ impl Replica {
 
     /// Every entry gets its lease and be-liberal: from now on another node's packets move it on.
     fn reconcile_all(&mut self) {
-        self.refreshing = true;
         for id in 0..self.table.end() {
             self.reconcile_as_backup(id);
         }
+        self.refreshing = !self.renewals.is_empty();
     }
 
     fn reconcile_as_backup(&mut self, id: SlotId) {
@@ -467,8 +469,8 @@ impl Replica {
 
     /// Look at readiness and progress; what the election may see is [`Replica::gate_open`].
     pub(super) fn judge_gate(&mut self, now: Instant) {
-        self.gate.check = now + GATE_TICK;
         let readiness = self.readiness(now);
+        self.gate.check = now + if readiness.is_ready() { GATE_REST } else { GATE_TICK };
         let progress = (self.present, self.pending.len(), self.counters.requests);
         if progress != self.gate.progress || readiness.is_ready() {
             self.gate.progress = progress;

@@ -122,6 +122,11 @@ impl Replica {
         }
     }
 
+    /// A peer that came (true) or went, to be told once.
+    pub fn poll_peer_change(&mut self) -> Option<(String, bool)> {
+        self.peer_changes.pop_front()
+    }
+
     /// Counters since start.
     pub fn counters(&self) -> &Counters {
         &self.counters
