@@ -173,9 +173,8 @@ pub fn note_answer(slot: &mut Slot, op: Op, errno: i32) -> Outcome {
         }
         // A fresh state over an assured copy, other NAT: another connection with the same tuple (2).
         (Op::Update, Some(Errno::EBUSY | Errno::EOPNOTSUPP)) => {
-            slot.tries += 1;
             slot.flags |= Flags::REPLACE;
-            if slot.tries >= CLASH_AFTER { Outcome::Failed(Failure::Refused) } else { Outcome::Again }
+            Outcome::Again
         }
         (_, Some(Errno::ENOMEM | Errno::ENFILE)) => Outcome::Failed(Failure::TableFull),
         (_, Some(Errno::ENOSPC)) => Outcome::Failed(Failure::ChainTooLong),

@@ -219,9 +219,10 @@ impl<'a> Story<'a> {
         self.clients.push(Clients::open(&client.net, Kind::Udp, SERVER.parse()?, udp)?);
         self.clients.push(Clients::open(&client.net, Kind::Tcp, SERVER6.parse()?, 1)?);
         let ping = client.command("ping", &["-n", "-O", "-i", "0.2", SERVER])?;
-        self.clients.push(Clients::program(Kind::Ping, ping, false, move |line| {
+        let complaints = client.log_file("ping")?;
+        self.clients.push(Clients::program(Kind::Ping, ping, false, complaints, move |line| {
             let id = ping_id.load(std::sync::atomic::Ordering::Relaxed);
-            (id != 0 && line.contains("bytes from")).then(|| format!("id {id}"))
+            Ok((id != 0 && line.contains("bytes from")).then(|| format!("id {id}")))
         })?);
         if self.plot.bulk > 0 {
             self.clients.push(Clients::open(&client.net, Kind::Bulk, SERVER.parse()?, self.plot.bulk)?);

@@ -39,7 +39,9 @@ impl Node {
             std::fs::create_dir_all(run.join(part))?;
         }
         let net = Namespace::create().await?;
-        let mounts = private_run(&run)?;
+        let passwd = directory.join("passwd");
+        std::fs::write(&passwd, plain_shells(&std::fs::read_to_string("/etc/passwd")?))?;
+        let mounts = private_mounts(&run, &passwd)?;
         Ok(Node { name: name.to_owned(), net, mounts: Arc::new(mounts), directory, processes: Vec::new() })
     }
 
@@ -94,7 +96,7 @@ impl Node {
 
     /// Start a program that stays; what it says goes to `NAME.log` in the node's directory.
     pub fn start(&mut self, name: &str, program: &str, arguments: &[&str]) -> Result<()> {
-        let log = std::fs::OpenOptions::new().create(true).append(true).open(self.log_path(name))?;
+        let log = self.log_file(name)?;
         let handle = self
             .inside(program, arguments)?
             .stdin_null()
@@ -105,6 +107,18 @@ impl Node {
             .with_context(|| format!("cannot start {program} on {}", self.name))?;
         self.processes.push((name.to_owned(), handle));
         Ok(())
+    }
+
+    /// A log to write to.
+    pub fn log_file(&self, name: &str) -> Result<File> {
+        Ok(std::fs::OpenOptions::new().create(true).append(true).open(self.log_path(name))?)
+    }
+
+    /// The last lines of a program's log.
+    pub fn log_tail(&self, name: &str) -> Result<String> {
+        let log = std::fs::read_to_string(self.log_path(name))?;
+        let lines: Vec<&str> = log.lines().collect();
+        Ok(lines.get(lines.len().saturating_sub(40)..).unwrap_or_default().join("\n"))
     }
 
     /// The log of a started program.
@@ -177,14 +191,29 @@ fn children_of(parent: u32) -> Vec<u32> {
     text.split_whitespace().filter_map(|pid| pid.parse().ok()).collect()
 }
 
-/// A mount namespace in which `/run` is this directory.
-fn private_run(run: &Path) -> Result<File> {
+/// Every user with a plain shell and no home: what a login on a node does is not this machine's affair.
+fn plain_shells(passwd: &str) -> String {
+    let plain = |line: &str| {
+        let fields: Vec<&str> = line.split(':').collect();
+        match fields.as_slice() {
+            [user, password, uid, gid, gecos, _, _] => {
+                format!("{user}:{password}:{uid}:{gid}:{gecos}:/:/bin/sh\n")
+            }
+            _ => format!("{line}\n"),
+        }
+    };
+    passwd.lines().map(plain).collect()
+}
+
+/// A mount namespace in which `/run` is this directory and `/etc/passwd` this file.
+fn private_mounts(run: &Path, passwd: &Path) -> Result<File> {
     let made = std::thread::scope(|scope| {
         scope
             .spawn(|| -> Result<File> {
                 unshare(CloneFlags::CLONE_NEWNS).context("cannot make a mount namespace")?;
                 sandbox::make_private()?;
                 sandbox::bind(run, Path::new("/run"))?;
+                sandbox::bind(passwd, Path::new("/etc/passwd"))?;
                 Ok(File::open("/proc/thread-self/ns/mnt")?)
             })
             .join()

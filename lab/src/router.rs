@@ -252,11 +252,6 @@ impl Router {
             let body = result.unwrap_or_else(|error| format!("{error:#}"));
             text += &format!("--- {title}\n{}\n", body.trim_end());
         };
-        let tail = |path: PathBuf| -> Result<String> {
-            let log = std::fs::read_to_string(path)?;
-            let lines: Vec<&str> = log.lines().collect();
-            Ok(lines.get(lines.len().saturating_sub(40)..).unwrap_or_default().join("\n"))
-        };
         show("ctsync status", self.type_command(&["status"]).map(|(_, out)| out));
         show(
             "ctsync statistics",
@@ -270,8 +265,8 @@ impl Router {
         );
         show("rules", self.node.output("nft", &["list", "ruleset"]));
         show("tcp_loose", self.node.net.read_sysctl("net/netfilter/nf_conntrack_tcp_loose"));
-        show("ctsync.log", tail(self.node.log_path("ctsync")));
-        show("keepalived.log", tail(self.node.log_path("keepalived")));
+        show("ctsync.log", self.node.log_tail("ctsync"));
+        show("keepalived.log", self.node.log_tail("keepalived"));
         text
     }
 }

@@ -122,7 +122,7 @@ fn seconds(facts: &Value, name: &str) -> f64 {
 fn costs(entries: u32) -> Result<ExitCode> {
     let entries = entries.to_string();
     let many = ["--entries", entries.as_str()];
-    let rows: [(&str, Vec<&str>); 8] = [
+    let rows: [(&str, Vec<&str>); 9] = [
         ("everything", vec![]),
         ("everything, many entries", many.to_vec()),
         ("--without-sync", vec!["--without-sync"]),
@@ -130,6 +130,7 @@ fn costs(entries: u32) -> Result<ExitCode> {
         ("--without-install, many entries", [&["--without-install"][..], &many].concat()),
         ("--no-gate", vec!["--no-gate"]),
         ("--no-gate, many entries", [&["--no-gate"][..], &many].concat()),
+        ("--without-install, many, bulk", [&["--without-install", "--bulk", "4"][..], &many].concat()),
         (
             "--without-install --without-input-drop, many, bulk",
             [&["--without-install", "--without-input-drop", "--bulk", "4"][..], &many].concat(),

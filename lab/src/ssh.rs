@@ -57,6 +57,7 @@ pub fn open_session(client: &Node, directory: &Path, caller: Option<u32>) -> Res
     // The shell tells once from where it sees the session, then echoes.
     let echo = "while read line; do echo \"$line ${SSH_CONNECTION%% *}:$(echo $SSH_CONNECTION | cut -d' ' -f2)\"; done";
     let arguments = [
+        "-v",
         "-T",
         "-p",
         PORT,
@@ -71,15 +72,12 @@ pub fn open_session(client: &Node, directory: &Path, caller: Option<u32>) -> Res
         &target,
         echo,
     ];
+    let complaints = client.log_file("ssh")?;
     let next = std::sync::atomic::AtomicU64::new(0);
-    Clients::program(Kind::Ssh, client.command("ssh", &arguments)?, true, move |line| {
-        // Lines come back in order and none is missing: a wrong one is no echo.
-        let (count, seen) = line.split_once(' ')?;
-        let expected = next.load(std::sync::atomic::Ordering::Relaxed);
-        if count.parse() != Ok(expected) {
-            return None;
-        }
-        next.store(expected + 1, std::sync::atomic::Ordering::Relaxed);
-        Some(seen.to_owned())
+    Clients::program(Kind::Ssh, client.command("ssh", &arguments)?, true, complaints, move |line| {
+        // Lines come back in order and none is missing.
+        let expected = next.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        let seen = line.strip_prefix(&format!("{expected} "));
+        Ok(Some(seen.with_context(|| format!("line {expected} came back as \"{line}\""))?.to_owned()))
     })
 }

@@ -138,7 +138,13 @@ impl Topology {
 
     /// Everything about both routers, for a failure's report.
     pub fn diagnosis(&self) -> String {
-        [&self.router1, &self.router2].into_iter().flatten().map(Router::diagnosis).collect()
+        let mut all: String =
+            [&self.router1, &self.router2].into_iter().flatten().map(Router::diagnosis).collect();
+        for (node, program) in [(&self.server, "sshd"), (&self.client, "ssh"), (&self.client, "ping")] {
+            let log = node.log_tail(program).unwrap_or_else(|error| format!("{error:#}"));
+            all += &format!("=== {} {program}.log\n{log}\n", node.name);
+        }
+        all
     }
 
     /// All nodes that can be entered.

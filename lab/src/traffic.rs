@@ -302,11 +302,12 @@ impl Clients {
         kind: Kind,
         mut command: std::process::Command,
         speak: bool,
-        read: impl Fn(&str) -> Option<String> + Send + 'static,
+        complaints: std::fs::File,
+        read: impl Fn(&str) -> Result<Option<String>> + Send + 'static,
     ) -> Result<Clients> {
         use std::io::{BufRead, Write};
         use std::process::Stdio;
-        command.stdout(Stdio::piped()).stderr(Stdio::null());
+        command.stdout(Stdio::piped()).stderr(complaints);
         command.stdin(if speak { Stdio::piped() } else { Stdio::null() });
         let mut child = command.spawn().context("cannot start the client program")?;
         let lives = Arc::new(Mutex::new(vec![Life::new(kind)]));
@@ -314,11 +315,12 @@ impl Clients {
         let shared = lives.clone();
         std::thread::spawn(move || {
             for line in std::io::BufReader::new(output).lines().map_while(Result::ok) {
-                if let Some(seen) = read(&line) {
-                    let result = note(&shared, 0, |life| life.echo(&seen));
-                    if let (Err(error), Some(life)) = (result, lock(&shared).first_mut()) {
-                        life.ended = Some(format!("{error:#}"));
-                    }
+                let result = read(&line).and_then(|seen| match seen {
+                    Some(seen) => note(&shared, 0, |life| life.echo(&seen)),
+                    None => Ok(()),
+                });
+                if let (Err(error), Some(life)) = (result, lock(&shared).first_mut()) {
+                    life.ended = Some(format!("{error:#}"));
                 }
             }
             if let Some(life) = lock(&shared).first_mut() {

@@ -417,7 +417,7 @@ impl Replica {
         if !flags.contains(Flags::PRESENT) || flags.contains(Flags::PENDING) {
             return;
         }
-        if !flags.contains(Flags::INSTALLED) {
+        if !flags.contains(Flags::INSTALLED) || flags.contains(Flags::FAILED) {
             self.want_kernel(id, false);
         } else if !self.group.owner {
             self.want_renewal(id);

@@ -1,6 +1,6 @@
 //! What the replica shows: numbers and states for `statistics`, `status` and the lab. Reads only.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use serde::Serialize;
 
@@ -149,10 +149,5 @@ impl Replica {
             .iter()
             .filter(|(_, slot)| slot.flags.contains(Flags::PRESENT))
             .map(|(_, slot)| (&slot.entry, slot.flags.contains(Flags::INSTALLED)))
-    }
-
-    /// Time until a silent peer counts as lost.
-    pub fn peer_timeout(&self) -> Duration {
-        self.settings.lost_after
     }
 }
