@@ -463,7 +463,7 @@ impl Replica {
         }
         slot.asked = event_turn;
         slot.touched = dump_number;
-        let timeout = (!owner).then(|| slot.entry.timeout.unwrap_or(0).max(lease));
+        let timeout = (!owner).then(|| outlives(&slot.entry, lease));
         send(Request { op: Op::Renew, entry: &slot.entry, install: Install { timeout, be_liberal: true } });
         self.counters.requests += 1;
         self.in_flight.push((id, Op::Renew));
@@ -500,9 +500,7 @@ impl Replica {
         let Some(slot) = self.table.get_mut(id) else { return };
         slot.asked = event_turn;
         slot.touched = dump_number;
-        // The lease: a backup hears no packet, so its copy must outlive the owner's timer; the first packet after
-        // a takeover resets it to the protocol's own.
-        let install = Install { timeout: Some(slot.entry.timeout.unwrap_or(0).max(lease)), be_liberal: true };
+        let install = Install { timeout: Some(outlives(&slot.entry, lease)), be_liberal: true };
         send(Request { op, entry: &slot.entry, install });
         self.counters.requests += 1;
         self.in_flight.push((id, op));
@@ -664,4 +662,10 @@ impl Replica {
             self.group.root_ok_since = Some(now);
         }
     }
+}
+
+/// The lease: a backup hears no packet, so its copy must outlive the owner's timer; the first packet after a
+/// takeover resets it to the protocol's own.
+fn outlives(entry: &Entry, lease: u32) -> u32 {
+    entry.timeout.unwrap_or(0).max(lease)
 }
