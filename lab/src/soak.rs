@@ -4,6 +4,7 @@
 
 use std::path::PathBuf;
 use std::process::{Command, ExitCode, Stdio};
+use std::sync::Mutex;
 
 use anyhow::{Context, Result, bail};
 use clap::Subcommand;
@@ -23,6 +24,9 @@ pub enum Soak {
         /// Seconds between two VRRP advertisements.
         #[arg(long, default_value_t = 0.2)]
         advert: f64,
+        /// Labs at once.
+        #[arg(long, default_value_t = 3)]
+        jobs: usize,
     },
     /// What each part is worth: the demo with and without it, in one table.
     Costs {
@@ -44,7 +48,7 @@ pub enum Soak {
 pub fn run(what: &Soak) -> Result<ExitCode> {
     setup::ensure()?;
     match what {
-        Soak::Example { runs, advert } => example(*runs, *advert),
+        Soak::Example { runs, advert, jobs } => example(*runs, *advert, *jobs),
         Soak::Costs { entries } => costs(*entries),
         Soak::Faults => crate::planted::run(),
         Soak::Sim { seeds } => simulate(*seeds),
@@ -72,47 +76,78 @@ pub fn demo(arguments: &[&str]) -> Result<Value> {
 /// All ways for router1 to die.
 pub const FAULTS: [&str; 6] = ["links", "power", "keepalived", "daemon", "daemons", "channel"];
 
-fn example(runs: u32, advert: f64) -> Result<ExitCode> {
+/// What all runs so far came to.
+#[derive(Default)]
+struct Tally {
+    dead: u64,
+    connections: u64,
+    bad: u32,
+}
+
+/// Labs do not meet, and each mostly waits: several at once.
+fn example(runs: u32, advert: f64, jobs: usize) -> Result<ExitCode> {
     let advert = advert.to_string();
     let began = now();
-    let (mut told, mut dead, mut connections, mut bad) = (0u32, 0u64, 0u64, 0u32);
-    for fault in FAULTS {
-        for number in 1..=runs {
-            told += 1;
-            let facts = demo(&["--fault", fault, "--advert", &advert]);
-            match facts {
-                Ok(facts) => {
-                    let count = |name: &str| facts[name].as_u64().unwrap_or(0);
-                    let lost = 2 * count("before") - count("alive") - count("alive-after-return");
-                    connections += 2 * count("before");
-                    dead += lost;
-                    let good = facts["good"] == true;
-                    bad += u32::from(!good);
-                    println!(
-                        "{fault:<10} {number:>2}  before {}  alive {}  after return {}  dead {lost}  gap {:.2} s = \
-                         detection {:.2} + fence {:.4} + back-off {:.2}  {}",
-                        count("before"),
-                        count("alive"),
-                        count("alive-after-return"),
-                        seconds(&facts, "gap-seconds"),
-                        seconds(&facts, "detection-seconds"),
-                        seconds(&facts, "fence-milliseconds") / 1e3,
-                        seconds(&facts, "backoff-seconds"),
-                        if good { "ok" } else { "FAILED" },
-                    );
+    let all: Vec<(&str, u32)> =
+        FAULTS.iter().flat_map(|fault| (1..=runs).map(move |number| (*fault, number))).collect();
+    let next = Mutex::new(all.iter());
+    let tally = Mutex::new(Tally::default());
+    std::thread::scope(|scope| {
+        for _ in 0..jobs.max(1) {
+            scope.spawn(|| {
+                loop {
+                    let run = lock(&next).next();
+                    let Some((fault, number)) = run else { break };
+                    let facts = demo(&["--fault", fault, "--advert", &advert]);
+                    tell_run(fault, *number, &facts, &mut lock(&tally));
                 }
-                Err(error) => {
-                    bad += 1;
-                    println!("{fault:<10} {number:>2}  FAILED: {error:#}");
-                }
-            }
+            });
         }
-    }
+    });
+    let tally = lock(&tally);
     println!(
-        "{told} runs in {:.0} s: {dead} dead of {connections} connections, {bad} runs failed",
-        began.elapsed().as_secs_f64()
+        "{} runs in {:.0} s: {} dead of {} connections, {} runs failed",
+        all.len(),
+        began.elapsed().as_secs_f64(),
+        tally.dead,
+        tally.connections,
+        tally.bad
     );
-    Ok(if bad == 0 && dead == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    Ok(if tally.bad == 0 && tally.dead == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+}
+
+/// One line per run.
+fn tell_run(fault: &str, number: u32, facts: &Result<Value>, tally: &mut Tally) {
+    let facts = match facts {
+        Ok(facts) => facts,
+        Err(error) => {
+            tally.bad += 1;
+            println!("{fault:<10} {number:>2}  FAILED: {error:#}");
+            return;
+        }
+    };
+    let count = |name: &str| facts[name].as_u64().unwrap_or(0);
+    let lost = (2 * count("before")).saturating_sub(count("alive") + count("alive-after-return"));
+    tally.connections += 2 * count("before");
+    tally.dead += lost;
+    let good = facts["good"] == true;
+    tally.bad += u32::from(!good);
+    println!(
+        "{fault:<10} {number:>2}  before {}  alive {}  after return {}  dead {lost}  gap {:.2} s = detection {:.2} + \
+         fence {:.4} + back-off {:.2}  {}",
+        count("before"),
+        count("alive"),
+        count("alive-after-return"),
+        seconds(facts, "gap-seconds"),
+        seconds(facts, "detection-seconds"),
+        seconds(facts, "fence-milliseconds") / 1e3,
+        seconds(facts, "backoff-seconds"),
+        if good { "ok" } else { "FAILED" },
+    );
 }
 
 fn seconds(facts: &Value, name: &str) -> f64 {

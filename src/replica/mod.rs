@@ -1,7 +1,8 @@
 //! The replica: this node's engine. It decides everything and touches nothing: events, answers, datagrams, roles
 //! and `now` come in by `handle_*`; requests, datagrams, deadlines and reports go out by `poll_*`.
 //!
-//! - `kernel`: kernel events and dumps into the table, table into kernel requests.
+//! - `events`: kernel events and dumps into the table.
+//! - `requests`: the table into kernel requests, answers, the sweep.
 //! - `outgoing`: the owner's stream, repairs, alives.
 //! - `incoming`: the peer's datagrams.
 //! - `takeover`: roles, claims, yields, the fence, readiness.
@@ -9,9 +10,10 @@
 //! Called by the daemon and, with a virtual clock and wire, by the simulation. No socket, no runtime, no clock.
 //! Numbers in brackets, (14), are the replication rules that a line implements; `docs/protocol.md` lists them.
 
+mod events;
 mod incoming;
-mod kernel;
 mod outgoing;
+mod requests;
 mod takeover;
 pub mod view;
 
@@ -26,7 +28,7 @@ use crate::stream::{Receiver, Sender};
 use crate::table::{Flags, SlotId, Table};
 use crate::wire::{Claim, GroupId, Header, Incarnation, NodeId, Want, packed};
 
-pub use kernel::Request;
+pub use requests::Request;
 pub use takeover::{FenceReport, Readiness, Role};
 
 /// Peers whose state is kept; more than that on one channel are ignored and counted.
@@ -272,7 +274,7 @@ pub struct Replica {
     late: bool,
     births: u16,
     failed: usize,
-    sweep: kernel::Sweep,
+    sweep: requests::Sweep,
 
     // life
     starting: bool,
@@ -343,7 +345,7 @@ impl Replica {
             refreshing: false,
             in_flight: Vec::new(),
             strays: Vec::new(),
-            strays_limit: kernel::STRAYS,
+            strays_limit: events::STRAYS,
             events_empty: false,
             event_turn: 1,
             dump_due: true,
@@ -353,7 +355,7 @@ impl Replica {
             late: false,
             births,
             failed: 0,
-            sweep: kernel::Sweep::new(now),
+            sweep: requests::Sweep::new(now),
             starting: true,
             survived: restored.settled && restored.truth,
             fresh: !restored.settled,

@@ -1,0 +1,330 @@
+//! The table into kernel requests, their answers back, and the sweep that keeps the two alike.
+
+use std::time::{Duration, Instant};
+
+use super::Replica;
+use super::events::Told;
+use crate::ctnetlink::codec::Install;
+use crate::entry::{Entry, Key};
+use crate::reconcile::{Decision, Failure, Op, Outcome, decide, note_answer, note_found};
+use crate::table::{Flags, SlotId};
+
+/// Between two slices of a sweep, at least and at most; and slices in a period.
+const SWEEP_TICK: Duration = Duration::from_millis(50);
+const SWEEP_PAUSE: Duration = Duration::from_secs(1);
+const SWEEP_TICKS: u32 = 10_000;
+/// Most keys in one slice.
+const SWEEP_SLICE: SlotId = 4096;
+/// Refused offers waiting to be told; past it the offer comes again and is refused again.
+const REFUSALS: usize = 4096;
+
+/// The background check of table against kernel (I1a, I1b), paced over its period.
+pub(super) struct Sweep {
+    cursor: SlotId,
+    began: Instant,
+    next_slice: Instant,
+    /// When the last whole sweep ended.
+    pub(super) completed: Option<Instant>,
+}
+
+impl Sweep {
+    pub(super) fn new(now: Instant) -> Sweep {
+        Sweep { cursor: 0, began: now, next_slice: now + SWEEP_TICK, completed: None }
+    }
+
+    pub(super) fn next(&self, now: Instant) -> Instant {
+        self.next_slice.max(now)
+    }
+}
+
+/// One request for the kernel.
+#[derive(Clone, Copy, Debug)]
+pub struct Request<'a> {
+    /// What to do.
+    pub op: Op,
+    /// With which entry.
+    pub entry: &'a Entry,
+    /// Timeout and window tracking, where the operation sets them.
+    pub install: Install,
+}
+
+impl Replica {
+    /// The sweep. An owner compares its table with a dump; a backup walks its table, paced, renewing each entry's
+    /// lease, which also tells whether the kernel still has it. Refused entries get another try.
+    pub(super) fn run_sweep(&mut self, now: Instant) {
+        if now < self.sweep.next_slice {
+            return;
+        }
+        let end = self.table.end();
+        // A small table needs no fine slices: an idle pair should sleep.
+        let ticks = (end / 64).clamp(1, SWEEP_TICKS);
+        self.sweep.next_slice = now + (self.settings.sweep / ticks).clamp(SWEEP_TICK, SWEEP_PAUSE);
+        let period = self.settings.sweep.as_millis().max(1);
+        let elapsed = now.saturating_duration_since(self.sweep.began).as_millis().min(period);
+        // Where the walk should be by now; capped so that a clock jump does not make it one burst.
+        let due = SlotId::try_from(u128::from(end) * elapsed / period).unwrap_or(end);
+        let target = due.min(self.sweep.cursor.saturating_add(SWEEP_SLICE));
+        while self.sweep.cursor < target {
+            self.sweep_key(self.sweep.cursor);
+            self.sweep.cursor += 1;
+        }
+        if elapsed == period && self.sweep.cursor >= end {
+            if self.group.owner {
+                self.dump_due = true;
+            } else {
+                self.sweep.completed = Some(now);
+            }
+            self.sweep.cursor = 0;
+            self.sweep.began = now;
+        }
+    }
+
+    fn sweep_key(&mut self, id: SlotId) {
+        let Some(slot) = self.table.get(id) else { return };
+        let flags = slot.flags;
+        if !flags.contains(Flags::PRESENT) || flags.contains(Flags::PENDING) {
+            return;
+        }
+        if !flags.contains(Flags::INSTALLED) || flags.contains(Flags::FAILED) {
+            self.want_kernel(id, false);
+        } else if !self.group.owner {
+            self.want_renewal(id);
+        }
+    }
+
+    /// Keys and renewals waiting for the kernel.
+    pub fn waiting(&self) -> usize {
+        self.pending.len() + self.renewals.len()
+    }
+
+    /// Up to `limit` requests for the kernel, in order. Every call must be followed by one
+    /// [`Replica::handle_answer`] per request and then [`Replica::handle_answers_end`].
+    pub fn poll_requests(&mut self, limit: usize, mut send: impl FnMut(Request<'_>)) -> usize {
+        debug_assert!(self.in_flight.is_empty());
+        if !self.dumped {
+            // What the kernel holds is not known yet.
+            return 0;
+        }
+        let mut waiting = self.pending.len();
+        while self.in_flight.len() < limit && waiting > 0 {
+            waiting -= 1;
+            let Some(id) = self.pending.pop_front() else { break };
+            self.request(id, &mut send);
+        }
+        while self.in_flight.len() < limit && self.pending.is_empty() {
+            let Some(id) = self.renewals.pop_front() else { break };
+            self.request_renewal(id, &mut send);
+        }
+        self.in_flight.len()
+    }
+
+    /// A new lease, unless this node owns the group: then timers are the packets' affair. Be-liberal in any case:
+    /// another node's packets have moved the windows on.
+    fn request_renewal(&mut self, id: SlotId, send: &mut impl FnMut(Request<'_>)) {
+        let (event_turn, dump_number, owner) = (self.event_turn, self.dump_number, self.group.owner);
+        let lease = self.settings.lease;
+        let Some(slot) = self.table.get_mut(id) else { return };
+        slot.flags -= Flags::RENEW;
+        if !slot.flags.contains(Flags::PRESENT | Flags::INSTALLED) || slot.flags.contains(Flags::PENDING) {
+            self.release(id);
+            return;
+        }
+        slot.asked = event_turn;
+        slot.touched = dump_number;
+        let timeout = (!owner).then(|| outlives(&slot.entry, lease));
+        send(Request { op: Op::Renew, entry: &slot.entry, install: Install { timeout, be_liberal: true } });
+        self.counters.requests += 1;
+        self.in_flight.push((id, Op::Renew));
+    }
+
+    fn request(&mut self, id: SlotId, send: &mut impl FnMut(Request<'_>)) {
+        let standing = self.standing();
+        let (event_turn, dump_number) = (self.event_turn, self.dump_number);
+        let Some(slot) = self.table.get_mut(id) else { return };
+        slot.flags -= Flags::QUEUED_IN;
+        if !slot.flags.contains(Flags::PENDING) {
+            self.release(id);
+            return;
+        }
+        let op = match decide(slot, standing) {
+            Decision::Ask(op) => op,
+            Decision::Rest => {
+                slot.flags -= Flags::PENDING;
+                self.release(id);
+                return;
+            }
+            Decision::Stray => {
+                slot.flags -= Flags::PENDING;
+                self.note_stray(id);
+                return;
+            }
+        };
+        if op == Op::Create
+            && let Some(master) = slot.entry.master.clone()
+        {
+            self.request_master_first(&master, id, send);
+        }
+        let lease = self.settings.lease;
+        let Some(slot) = self.table.get_mut(id) else { return };
+        slot.asked = event_turn;
+        slot.touched = dump_number;
+        let install = Install { timeout: Some(outlives(&slot.entry, lease)), be_liberal: true };
+        send(Request { op, entry: &slot.entry, install });
+        self.counters.requests += 1;
+        self.in_flight.push((id, op));
+    }
+
+    /// A related entry's master, when it still waits in the queue, goes just before it.
+    fn request_master_first(
+        &mut self,
+        master: &crate::entry::Tuple,
+        id: SlotId,
+        send: &mut impl FnMut(Request<'_>),
+    ) {
+        let zone = self.table.get(id).map_or(0, |slot| slot.entry.zone);
+        let key = Key { orig: *master, zone };
+        let hash = self.key_hash(&key);
+        let Some(master) = self.table.find(hash, &key) else { return };
+        let waits = self.table.get(master).is_some_and(|slot| {
+            slot.flags.contains(Flags::PRESENT | Flags::QUEUED_IN)
+                && !slot.flags.contains(Flags::INSTALLED)
+                && slot.entry.master.is_none()
+        });
+        if waits {
+            self.request(master, send);
+            // Its place in the queue stays and finds nothing to do later.
+            if let Some(slot) = self.table.get_mut(master) {
+                slot.flags |= Flags::QUEUED_IN;
+            }
+        }
+    }
+
+    /// The kernel's answer to request number `at` of the batch: 0, or an errno.
+    pub fn handle_answer(&mut self, at: usize, errno: i32) {
+        let Some(&(id, op)) = self.in_flight.get(at) else { return };
+        if op == Op::Get {
+            if errno != 0 {
+                self.read_back(id, Told::Gone);
+            }
+            return;
+        }
+        let Some(slot) = self.table.get_mut(id) else { return };
+        let failed_before = slot.flags.contains(Flags::FAILED);
+        match note_answer(slot, op, errno) {
+            Outcome::Settled => {
+                if failed_before {
+                    self.failed -= 1;
+                }
+                if let Some(slot) = self.table.get_mut(id) {
+                    slot.flags -= Flags::PENDING;
+                }
+            }
+            Outcome::Again => self.want_kernel(id, false),
+            Outcome::Failed(failure) if self.group.owner => {
+                // An owner's table is its kernel: what cannot be installed is not there (an offer, mostly).
+                slot.tries = 0;
+                self.count_failure(failure);
+                self.refuse(id);
+            }
+            Outcome::Failed(failure) => {
+                slot.flags -= Flags::PENDING;
+                slot.tries = 0;
+                slot.failure = Some(failure);
+                slot.flags |= Flags::FAILED;
+                if !failed_before {
+                    self.failed += 1;
+                }
+                self.count_failure(failure);
+            }
+        }
+    }
+
+    fn count_failure(&mut self, failure: Failure) {
+        if let Some(counter) = self.counters.failures.get_mut(failure as usize) {
+            *counter += 1;
+        }
+    }
+
+    /// The kernel will not hold this entry: it leaves the table, and whoever offered it is told so, by a destroy of
+    /// just this birth.
+    fn refuse(&mut self, id: SlotId) {
+        let Some(slot) = self.table.get_mut(id) else { return };
+        slot.flags -= Flags::PENDING | Flags::READ_BACK;
+        if slot.flags.contains(Flags::PRESENT) {
+            if self.refused.len() < REFUSALS {
+                self.refused.push_back((slot.key_hash, slot.birth));
+            }
+            self.kernel_says(id, Told::Gone);
+        }
+    }
+
+    /// The entry that a get of the batch asked for.
+    pub fn handle_read_back(&mut self, at: usize, entry: Entry) {
+        if let Some(&(id, Op::Get)) = self.in_flight.get(at) {
+            self.read_back(id, Told::Exists(entry));
+        }
+    }
+
+    fn read_back(&mut self, id: SlotId, told: Told) {
+        let trusted = self.trusts_kernel();
+        let (primary, owner) = (self.standing().primary, self.group.owner);
+        let Some(slot) = self.table.get_mut(id) else { return };
+        slot.flags -= Flags::READ_BACK;
+        let present = slot.flags.contains(Flags::PRESENT);
+        match &told {
+            Told::Gone if owner && present && slot.tries > 0 => {
+                // It exists, said the create, and it does not, says the get: another connection has its reply tuple.
+                slot.tries = 0;
+                self.count_failure(Failure::NatClash);
+                self.refuse(id);
+            }
+            _ if trusted => {
+                slot.flags -= Flags::PENDING | Flags::REPLACE;
+                self.kernel_says(id, told);
+            }
+            Told::Gone => {
+                slot.flags -= Flags::INSTALLED | Flags::MINE | Flags::STRAY | Flags::REPLACE | Flags::PENDING;
+                if present {
+                    self.want_kernel(id, false);
+                }
+            }
+            Told::Created(entry) | Told::Exists(entry) => {
+                slot.flags -= Flags::PENDING;
+                note_found(slot, entry);
+                if primary {
+                    // Adopted at the claim (12).
+                    self.note_stray(id);
+                } else if present {
+                    self.want_kernel(id, false);
+                } else {
+                    slot.entry = entry.clone();
+                    if slot.flags.contains(Flags::MINE) {
+                        self.want_kernel(id, false);
+                    } else {
+                        self.note_stray(id);
+                    }
+                }
+            }
+        }
+    }
+
+    /// All answers of the batch are in. A request without one was done: only failures answer.
+    pub fn handle_answers_end(&mut self, answered: &[bool], now: Instant) {
+        for at in 0..self.in_flight.len() {
+            if !answered.get(at).copied().unwrap_or(false) {
+                self.handle_answer(at, 0);
+            }
+        }
+        for (id, _) in std::mem::take(&mut self.in_flight) {
+            self.release(id);
+        }
+        self.refreshing &= !self.renewals.is_empty();
+        self.note_equality(now);
+    }
+}
+
+/// The lease: a backup hears no packet, so its copy must outlive the owner's timer; the first packet after a
+/// takeover resets it to the protocol's own.
+fn outlives(entry: &Entry, lease: u32) -> u32 {
+    entry.timeout.unwrap_or(0).max(lease)
+}
