@@ -6,10 +6,12 @@
 use std::collections::HashSet;
 use std::net::IpAddr;
 
+use ipnet::IpNet;
+
 use crate::entry::{Entry, L4, proto};
 
 /// The filter of one node.
-#[derive(Clone, Default, Debug)]
+#[derive(Clone, Default, PartialEq, Debug)]
 pub struct Filter {
     /// Addresses of this router, virtual ones included.
     pub local: HashSet<IpAddr>,
@@ -17,6 +19,8 @@ pub struct Filter {
     pub channel_port: u16,
     /// Protocols to synchronise (`accept-protocol`); empty means every protocol.
     pub accept: Vec<u8>,
+    /// Addresses and prefixes that take no part (`ignore-address`), whichever end of a connection they are.
+    pub ignore: Vec<IpNet>,
 }
 
 impl Filter {
@@ -34,6 +38,10 @@ impl Filter {
         }
         let channel = matches!(orig.l4, L4::Ports { dst, .. } if dst == self.channel_port);
         if channel && orig.proto == proto::UDP && orig.dst.is_multicast() {
+            return false;
+        }
+        let ends = [orig.src, orig.dst, entry.reply.src, entry.reply.dst];
+        if self.ignore.iter().any(|net| ends.iter().any(|end| net.contains(end))) {
             return false;
         }
         // The reply comes from the far end: after source NAT its destination is ours, its source never is.
@@ -84,7 +92,7 @@ mod tests {
     #[test]
     fn only_forwarded_connections_pass() {
         let local = ["10.0.0.10", "10.0.0.1", "fd00::1"].map(|address| address.parse().unwrap());
-        let filter = Filter { local: local.into(), channel_port: 3780, accept: vec![] };
+        let filter = Filter { local: local.into(), channel_port: 3780, ..Filter::default() };
         let mut translated = entry("10.0.1.100", "10.0.0.100", proto::TCP);
         translated.reply.dst = "10.0.0.1".parse().unwrap();
         assert!(filter.accepts(&translated), "source NAT to our own address is forwarded");
@@ -99,7 +107,17 @@ mod tests {
         ] {
             assert!(!filter.accepts(&entry(src, dst, protocol)), "{src} to {dst}");
         }
-        let only_udp = Filter { accept: vec![proto::UDP], ..filter };
+        let only_udp = Filter { accept: vec![proto::UDP], ..filter.clone() };
         assert!(!only_udp.accepts(&translated));
+        for (net, accepted) in [
+            ("10.0.1.100/32", false),
+            ("10.0.0.96/28", false),
+            ("10.0.0.1/32", false),
+            ("10.0.2.0/24", true),
+            ("fd00::/16", true),
+        ] {
+            let filter = Filter { ignore: vec![net.parse().unwrap()], ..filter.clone() };
+            assert_eq!(filter.accepts(&translated), accepted, "{net}: either end of either direction");
+        }
     }
 }

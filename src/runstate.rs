@@ -22,6 +22,7 @@ struct Kept {
     settled: bool,
     role: Option<Role>,
     transition: Option<String>,
+    transition_at: Option<String>,
 }
 
 /// The file and what it holds.
@@ -62,9 +63,15 @@ impl RunState {
         self.kept.transition.as_deref()
     }
 
-    /// A transition happened at a local time, in `date`'s format.
-    pub fn note_transition(&mut self, role: Role, when: &str) {
+    /// When that was, as RFC 3339 has it.
+    pub fn transition_at(&self) -> Option<&str> {
+        self.kept.transition_at.as_deref()
+    }
+
+    /// A transition happened: `when` is local, in `date`'s format, `at` as RFC 3339 has it.
+    pub fn note_transition(&mut self, role: Role, when: &str, at: &str) {
         self.kept.transition = Some(format!("{} at {when}", role.word()));
+        self.kept.transition_at = Some(at.to_owned());
         self.unwritten = true;
     }
 

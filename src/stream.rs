@@ -4,6 +4,7 @@
 //! replica's.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::time::Instant;
 
 /// Datagrams that wait here for an earlier one. When full the gap is left to the owner's ring.
 const REORDER: usize = 256;
@@ -13,7 +14,8 @@ const DATAGRAM_OVERHEAD: usize = 64;
 /// The owner's end: numbers datagrams and keeps the last ones, the same bytes, for nacks.
 pub struct Sender {
     last: u64,
-    ring: VecDeque<Vec<u8>>,
+    /// Datagrams and when they were sent.
+    ring: VecDeque<(Instant, Vec<u8>)>,
     ring_bytes: usize,
     limit: usize,
 }
@@ -40,12 +42,12 @@ impl Sender {
     }
 
     /// Keep the datagram with number [`Sender::next`].
-    pub fn push(&mut self, datagram: Vec<u8>) {
+    pub fn push(&mut self, datagram: Vec<u8>, now: Instant) {
         self.last += 1;
         self.ring_bytes += datagram.len() + DATAGRAM_OVERHEAD;
-        self.ring.push_back(datagram);
+        self.ring.push_back((now, datagram));
         while self.ring_bytes > self.limit {
-            let Some(dropped) = self.ring.pop_front() else { break };
+            let Some((_, dropped)) = self.ring.pop_front() else { break };
             self.ring_bytes -= dropped.len() + DATAGRAM_OVERHEAD;
         }
     }
@@ -53,7 +55,13 @@ impl Sender {
     /// The bytes sent under a number, while the ring holds them.
     pub fn get(&self, sequence: u64) -> Option<&[u8]> {
         let at = sequence.checked_sub(self.oldest())?;
-        self.ring.get(usize::try_from(at).ok()?).map(Vec::as_slice)
+        self.ring.get(usize::try_from(at).ok()?).map(|(_, datagram)| datagram.as_slice())
+    }
+
+    /// When a number was sent; for one that the ring has dropped, when its oldest was: later than the truth.
+    pub fn sent_at(&self, sequence: u64) -> Option<Instant> {
+        let at = sequence.saturating_sub(self.oldest());
+        self.ring.get(usize::try_from(at).ok()?).map(|(at, _)| *at)
     }
 }
 
@@ -147,11 +155,13 @@ mod tests {
     use super::*;
 
     #[test]
+    #[expect(clippy::disallowed_methods, reason = "any instant will do")]
     fn the_ring_gives_the_same_bytes_until_it_is_full() {
+        let now = Instant::now();
         let mut sender = Sender::new(3 * (4 + DATAGRAM_OVERHEAD));
         for number in 1..=5u8 {
             assert_eq!(sender.next(), u64::from(number));
-            sender.push(vec![number; 4]);
+            sender.push(vec![number; 4], now);
         }
         assert_eq!((sender.oldest(), sender.last()), (3, 5));
         assert_eq!(sender.get(2), None);

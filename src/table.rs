@@ -67,6 +67,8 @@ pub struct Slot {
     pub birth: u16,
     /// Birth stamp last sent.
     pub sent_birth: u16,
+    /// When the entry came into the table, in seconds of the replica's life.
+    pub since: u32,
     /// Why the kernel refused it.
     pub failure: Option<crate::reconcile::Failure>,
     /// Tries since the last success.
@@ -140,6 +142,7 @@ impl Table {
             flags: Flags::empty(),
             birth: 0,
             sent_birth: 0,
+            since: 0,
             failure: None,
             tries: 0,
             touched: 0,

@@ -435,7 +435,8 @@ impl<'a> Story<'a> {
             return Ok(());
         };
         let microseconds = fence["microseconds"].as_u64().context("no fence")?;
-        let closed = fence["closed-at"].as_f64().context("no time of the fence")?;
+        let closed: jiff::Timestamp = fence["closed-at"].as_str().context("no time of the fence")?.parse()?;
+        let closed = closed.as_duration().as_secs_f64();
         let cut_at = cut.wall.duration_since(UNIX_EPOCH)?.as_secs_f64();
         let fence_seconds = microseconds as f64 / 1e6;
         let detection = (closed - fence_seconds - cut_at).max(0.0);

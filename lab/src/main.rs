@@ -164,6 +164,7 @@ impl DemoArguments {
                 install: !self.without_install,
                 gate: !self.no_gate,
                 invalid_drop_on_input: !self.without_input_drop,
+                metrics: false,
                 ctsync: match &self.ctsync {
                     Some(path) => path.canonicalize()?,
                     None => setup::ctsync_binary()?,
@@ -232,6 +233,7 @@ fn stay(name: &str, advert: f64) -> Result<ExitCode> {
         install: true,
         gate: true,
         invalid_drop_on_input: true,
+        metrics: true,
         ctsync: setup::ctsync_binary()?,
     };
     let pointer = standing::pointer_path(name)?;

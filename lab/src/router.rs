@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use ctsync::control::{self, Request};
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use crate::documented::{Description, split_address};
 use crate::net::Links;
@@ -26,6 +26,8 @@ pub struct Options {
     pub gate: bool,
     /// Drop invalid packets that are addressed to the router.
     pub invalid_drop_on_input: bool,
+    /// Let the daemon serve metrics.
+    pub metrics: bool,
     /// The daemon's binary.
     pub ctsync: PathBuf,
 }
@@ -104,14 +106,23 @@ impl Router {
         Ok(packets)
     }
 
-    /// The daemon's configuration: the documented options, and where the lab wants things otherwise.
-    fn config(&self) -> Value {
-        let mut config = self.told.conntrack_sync.clone();
-        config.insert("node".into(), json!(self.told.name));
+    /// The daemon's configuration: the documented file, and where the lab wants things otherwise.
+    fn config(&self) -> String {
+        let mut lines = vec![format!("node {}", self.told.name)];
         if !self.options.install {
-            config.insert("standby".into(), json!("cold"));
+            lines.push("standby cold".into());
         }
-        Value::Object(config)
+        if self.options.metrics {
+            lines.push(format!("metrics-listen {}", self.metrics_address()));
+        }
+        let ours: String = lines.iter().map(|line| format!("set service conntrack-sync {line}\n")).collect();
+        format!("{}\n# The lab's.\n{ours}", self.told.text.trim_end())
+    }
+
+    /// Where the daemon's metrics are scraped, when [`Options::metrics`] is set.
+    pub fn metrics_address(&self) -> String {
+        let own = self.told.addresses.first().and_then(|(_, address)| address.split('/').next());
+        format!("{}:9338", own.unwrap_or("127.0.0.1"))
     }
 
     /// Start the daemon.
@@ -119,10 +130,15 @@ impl Router {
         if !self.options.sync {
             return Ok(());
         }
-        let path = self.node.directory.join("config.json");
-        std::fs::write(&path, serde_json::to_string_pretty(&self.config())?)?;
-        let (binary, config) = (self.binary()?, path.to_string_lossy().into_owned());
+        let config = self.config_path();
+        std::fs::write(&config, self.config())?;
+        let binary = self.binary()?;
         self.node.start("ctsync", &binary, &["run", "--config", &config])
+    }
+
+    /// The daemon's configuration file.
+    pub fn config_path(&self) -> String {
+        self.node.directory.join("router.set").to_string_lossy().into_owned()
     }
 
     fn binary(&self) -> Result<String> {
@@ -175,9 +191,8 @@ impl Router {
 
     /// Start keepalived; ctsync must have made its files.
     pub fn start_keepalived(&mut self) -> Result<()> {
-        let path = self.node.directory.join("keepalived.conf");
+        let path = self.keepalived_path();
         std::fs::write(&path, self.keepalived())?;
-        let path = path.to_string_lossy().into_owned();
         let arguments = [
             "--dont-fork",
             "--log-console",
@@ -192,8 +207,13 @@ impl Router {
         self.node.start("keepalived", "keepalived", &arguments)
     }
 
+    /// keepalived's configuration file.
+    pub fn keepalived_path(&self) -> String {
+        self.node.directory.join("keepalived.conf").to_string_lossy().into_owned()
+    }
+
     /// Where the daemon's control socket is seen from outside.
-    fn control(&self) -> PathBuf {
+    pub fn control(&self) -> PathBuf {
         self.node.run_directory().join("ctsync/control.sock")
     }
 

@@ -305,6 +305,25 @@ pub fn emit_destroy(writer: &mut Writer, sequence: u32, key: &Key) {
     writer.end_message(mark);
 }
 
+/// Removes every entry: a delete without a tuple (`ctnetlink_flush_conntrack`).
+pub fn emit_flush(writer: &mut Writer, sequence: u32) {
+    let family = NetfilterProtoFamily::Unspec;
+    let mark = begin(writer, ConntrackMessageType::Delete, NLM_F_REQUEST, sequence, family);
+    writer.end_message(mark);
+}
+
+/// Removes every expectation: `IPCTNL_MSG_EXP_DELETE` without a tuple (`ctnetlink_del_expect`).
+pub fn emit_flush_expectations(writer: &mut Writer, sequence: u32) {
+    const NFNL_SUBSYS_CTNETLINK_EXP: u8 = 2;
+    const IPCTNL_MSG_EXP_DELETE: u8 = 2;
+    let kind = u16::from_be_bytes([NFNL_SUBSYS_CTNETLINK_EXP, IPCTNL_MSG_EXP_DELETE]);
+    let mark = writer.begin_message(kind, NLM_F_REQUEST, sequence);
+    let mut header = [0; 4];
+    NetfilterHeader::new(NetfilterProtoFamily::Unspec, 0, 0).emit(&mut header);
+    writer.raw(&header);
+    writer.end_message(mark);
+}
+
 /// How an entry goes into the kernel.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Install {

@@ -106,6 +106,11 @@ impl EventSocket {
         self.received
     }
 
+    /// How far the buffer may grow from now on.
+    pub fn set_limit(&mut self, limit: usize) {
+        self.limit = limit;
+    }
+
     /// After an overrun: twice the buffer, up to the limit.
     pub fn grow(&mut self) {
         if self.received < self.limit {

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use super::{PENDING_DESTROYS, Replica};
+use super::{Cache, PENDING_DESTROYS, Replica, Verb};
 use crate::ctnetlink::codec::Incoming;
 use crate::entry::Entry;
 use crate::reconcile::note_found;
@@ -21,6 +21,7 @@ pub(super) enum Told {
 impl Replica {
     /// An event from the kernel, never an echo of our own requests.
     pub fn handle_event(&mut self, event: Incoming, now: Instant) {
+        self.now = now;
         self.events_empty = false;
         let entry = match &event {
             Incoming::New(entry) | Incoming::Update(entry) | Incoming::Destroy(entry) => entry,
@@ -162,6 +163,7 @@ impl Replica {
                 self.set_present(id, false);
                 if present && owner {
                     self.counters.internal.destroyed += 1;
+                    self.note_change(id, Cache::Internal, Verb::Destroy);
                 }
                 self.changed(id);
                 return;
@@ -172,6 +174,7 @@ impl Replica {
         self.set_present(id, true);
         if owner {
             self.counters.internal.note(present);
+            self.note_change(id, Cache::Internal, if present { Verb::Update } else { Verb::New });
         }
         self.changed(id);
     }
@@ -209,6 +212,7 @@ impl Replica {
         if !slot.flags.contains(Flags::QUEUED_OUT) {
             slot.flags |= Flags::QUEUED_OUT;
             self.dirty.push_back(id);
+            self.waits.queued(self.now);
         }
     }
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use super::{PEERS, Peer, Replica};
+use super::{Cache, PEERS, Peer, Replica, Verb};
 use crate::digest::{LEVELS, bucket_of, child};
 use crate::stream::Place;
 use crate::table::{Flags, SlotId};
@@ -37,6 +37,7 @@ const ROOT: Node = Node { level: 0, index: 0 };
 impl Replica {
     /// A datagram from the channel. What does not parse or is not for us changes nothing and is counted.
     pub fn handle_datagram(&mut self, bytes: &[u8], now: Instant) {
+        self.now = now;
         let (header, body) = match wire::parse(bytes) {
             Ok(parsed) => parsed,
             Err(WireError::Version(_)) => {
@@ -82,6 +83,12 @@ impl Replica {
                 self.handle_offer(messages);
             }
             Body::Flush { to, token } if to == ours && self.group.owner => self.flush_token = token,
+            Body::Look { to, group, wants } if to == ours && group == self.group.id => {
+                self.handle_look(header.incarnation, &wants);
+            }
+            Body::Seen { to, group, messages } if to == ours && group == self.group.id => {
+                self.handle_seen(header.incarnation, messages, now);
+            }
             Body::Challenge { to, nonce } if to == ours => {
                 self.queue_body(&Body::Proof { to: header.incarnation, nonce });
                 // Whoever asked waits to hear the rest.
@@ -91,6 +98,8 @@ impl Replica {
             | Body::Ask { .. }
             | Body::Offer { .. }
             | Body::Flush { .. }
+            | Body::Look { .. }
+            | Body::Seen { .. }
             | Body::Challenge { .. }
             | Body::Proof { .. } => {}
         }
@@ -161,6 +170,8 @@ impl Replica {
             primary: false,
             ready: false,
             count: 0,
+            behind: 0,
+            lag: Duration::ZERO,
         };
         self.peers.insert(header.sender, peer);
         if self.group.claim.node == header.sender && !self.group.owner {
@@ -196,6 +207,7 @@ impl Replica {
             peer.count = alive.count;
             known
         });
+        self.note_lag(from, alive, now);
         if known == Some(false) {
             self.peer_changes.push_back((alive.name.clone(), true));
         }
@@ -218,6 +230,18 @@ impl Replica {
         let followed = self.group.owner && alive.ready && alive.claim == self.group.claim;
         self.fresh &= !(followed || self.group.root_ok);
         self.end_start(now);
+    }
+
+    /// How far a backup was behind this node's stream when it spoke.
+    fn note_lag(&mut self, from: NodeId, alive: &Alive, now: Instant) {
+        let follows = self.group.owner && alive.claim == self.group.claim && alive.applied > 0;
+        let last = self.sender.last();
+        let behind = if follows { last.saturating_sub(alive.applied) } else { 0 };
+        let since = if behind > 0 { self.sender.sent_at(alive.applied + 1) } else { None };
+        if let Some(peer) = self.peers.get_mut(&from) {
+            peer.behind = behind;
+            peer.lag = since.map_or(Duration::ZERO, |at| now.saturating_duration_since(at));
+        }
     }
 
     /// The owner whose stream this node follows.
@@ -423,6 +447,7 @@ impl Replica {
         self.drop_offer(id);
         self.count_as_held(id);
         self.counters.external.note(present);
+        self.note_change(id, Cache::External, if present { Verb::Update } else { Verb::New });
         let settled = self.table.get(id).is_some_and(|slot| {
             slot.sent == before
                 && slot.flags.contains(Flags::INSTALLED)
@@ -450,6 +475,7 @@ impl Replica {
     fn drop_key(&mut self, id: SlotId) {
         if self.table.get(id).is_some_and(|slot| slot.flags.contains(Flags::PRESENT)) {
             self.counters.external.destroyed += 1;
+            self.note_change(id, Cache::External, Verb::Destroy);
             self.set_present(id, false);
             self.count_as(id, 0);
             self.want_kernel(id, false);

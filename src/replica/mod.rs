@@ -6,12 +6,16 @@
 //! - `outgoing`: the owner's stream, repairs, alives.
 //! - `incoming`: the peer's datagrams.
 //! - `takeover`: roles, claims, yields, the fence, readiness.
+//! - `operator`: what an operator asks for: resets, reloads, listings, live changes.
+//! - `comparison`: where this table and a peer's differ.
 //!
 //! Called by the daemon and, with a virtual clock and wire, by the simulation. No socket, no runtime, no clock.
 //! Numbers in brackets, (14), are the replication rules that a line implements; `docs/protocol.md` lists them.
 
+mod comparison;
 mod events;
 mod incoming;
+mod operator;
 mod outgoing;
 mod requests;
 mod takeover;
@@ -28,6 +32,8 @@ use crate::stream::{Receiver, Sender};
 use crate::table::{Flags, SlotId, Table};
 use crate::wire::{Claim, GroupId, Header, Incarnation, NodeId, Want, packed};
 
+pub use comparison::{Compared, Differing};
+pub use operator::{Cache, Change, Listing, Tunables, Verb};
 pub use requests::Request;
 pub use takeover::{FenceReport, Readiness, Role};
 
@@ -108,6 +114,9 @@ pub(crate) struct Peer {
     primary: bool,
     ready: bool,
     count: u32,
+    /// Datagrams of our stream that it had not applied when last heard, and for how long the oldest had waited.
+    behind: u64,
+    lag: Duration,
 }
 
 /// A failover group as this node sees it.
@@ -198,6 +207,8 @@ pub struct Counters {
     pub claims: u64,
     /// Times this node yielded.
     pub yields: u64,
+    /// Changes that nobody who watched could be shown.
+    pub unshown: u64,
 }
 
 /// A repair under way on a backup.
@@ -211,6 +222,11 @@ struct Repair {
     list: Vec<crate::wire::Listed>,
     list_bucket: Option<u16>,
     next_ask: Option<Instant>,
+}
+
+/// Whole seconds of the replica's life.
+fn seconds(now: Instant, began: Instant) -> u32 {
+    u32::try_from(now.saturating_duration_since(began).as_secs()).unwrap_or(u32::MAX)
 }
 
 /// A repair job on the owner.
@@ -240,6 +256,7 @@ pub struct Replica {
 
     // towards the peer
     dirty: VecDeque<SlotId>,
+    waits: operator::Waits,
     pending_destroys: usize,
     empty_datagram_due: bool,
     control: VecDeque<Vec<u8>>,
@@ -276,7 +293,16 @@ pub struct Replica {
     failed: usize,
     sweep: requests::Sweep,
 
+    // the operator
+    journal: operator::Journal,
+    comparison: Option<comparison::Comparison>,
+    /// A reset emptied the external cache: what the owner does not send again goes from the kernel too.
+    refilling: bool,
+
     // life
+    /// The time of the input under way, as the caller told it.
+    now: Instant,
+    began: Instant,
     starting: bool,
     survived: bool,
     fresh: bool,
@@ -327,6 +353,7 @@ impl Replica {
             counters: Counters::default(),
             listening: now,
             dirty: VecDeque::new(),
+            waits: operator::Waits::default(),
             pending_destroys: 0,
             empty_datagram_due: false,
             control: VecDeque::new(),
@@ -356,6 +383,11 @@ impl Replica {
             births,
             failed: 0,
             sweep: requests::Sweep::new(now),
+            journal: operator::Journal::default(),
+            comparison: None,
+            refilling: false,
+            now,
+            began: now,
             starting: true,
             survived: restored.settled && restored.truth,
             fresh: !restored.settled,
@@ -398,6 +430,9 @@ impl Replica {
         if let Some(fence) = &self.fence {
             consider(fence.next_step(now));
         }
+        if let Some(comparison) = &self.comparison {
+            consider(comparison.next_step());
+        }
         consider(self.sweep.next(now));
         consider(self.gate.next());
         next.max(now)
@@ -405,11 +440,14 @@ impl Replica {
 
     /// Time has passed. All sockets must have been read empty before: silence is judged here.
     pub fn handle_timeout(&mut self, now: Instant) {
+        self.now = now;
         self.judge_silence(now);
         self.chase_gap(now);
         self.run_sweep(now);
         self.step_takeover(now);
         self.judge_gate(now);
+        self.chase_comparison(now);
+        self.finish_refill();
     }
 
     fn standing(&self) -> Standing {
@@ -496,6 +534,7 @@ impl Replica {
         if slot.flags.contains(Flags::PRESENT) != present {
             slot.flags.set(Flags::PRESENT, present);
             if present {
+                slot.since = seconds(self.now, self.began);
                 self.present += 1;
             } else {
                 self.present -= 1;

@@ -40,7 +40,7 @@ impl Replica {
         }
         if self.group.owner && (!self.dirty.is_empty() || !self.refused.is_empty() || self.empty_datagram_due)
         {
-            return Some(self.live_datagram());
+            return Some(self.live_datagram(now));
         }
         if self.flush_token != 0 && self.group.owner {
             self.alive_due = now;
@@ -52,7 +52,7 @@ impl Replica {
         self.refill_jobs(now);
         if self.group.owner && self.job_credit > 0 && !self.jobs.is_empty() {
             self.job_credit -= 1;
-            return Some(self.repair_datagram());
+            return Some(self.repair_datagram(now));
         }
         None
     }
@@ -69,17 +69,17 @@ impl Replica {
     }
 
     /// Number it, keep it in the ring, give it out.
-    fn stream(&mut self, messages: &[u8]) -> Vec<u8> {
+    fn stream(&mut self, messages: &[u8], now: Instant) -> Vec<u8> {
         let head =
             StreamHead { group: self.group.id, sequence: self.sender.next(), root: self.group.sums.root() };
         let mut datagram = Vec::with_capacity(HEADER + STREAM_HEAD + messages.len());
         wire::emit_stream(&mut datagram, &self.header, &head, messages);
-        self.sender.push(datagram.clone());
+        self.sender.push(datagram.clone(), now);
         datagram
     }
 
     /// Live changes: what each entry is now, not what it was when it changed.
-    fn live_datagram(&mut self) -> Vec<u8> {
+    fn live_datagram(&mut self, now: Instant) -> Vec<u8> {
         let room = self.room();
         let mut messages = Vec::with_capacity(room);
         while messages.len() + PUT_ROOM <= room {
@@ -88,10 +88,11 @@ impl Replica {
                 continue;
             }
             let Some(id) = self.dirty.pop_front() else { break };
+            self.waits.sent(now);
             self.emit_change(id, &mut messages);
         }
         self.empty_datagram_due = false;
-        self.stream(&messages)
+        self.stream(&messages, now)
     }
 
     fn emit_change(&mut self, id: SlotId, messages: &mut Vec<u8>) {
@@ -124,7 +125,7 @@ impl Replica {
     }
 
     /// One datagram's worth of answers to repairs, in the same stream, so that nothing can be resurrected.
-    fn repair_datagram(&mut self) -> Vec<u8> {
+    fn repair_datagram(&mut self, now: Instant) -> Vec<u8> {
         let room = self.room();
         let mut messages = Vec::with_capacity(room);
         while let Some(job) = self.jobs.front_mut() {
@@ -146,7 +147,7 @@ impl Replica {
                 }
                 Job::List(bucket) => {
                     let bucket = *bucket;
-                    if !self.emit_list(bucket, &mut messages, room) {
+                    if !self.emit_list(bucket, &mut messages, room, now) {
                         break;
                     }
                     self.jobs.pop_front();
@@ -184,7 +185,7 @@ impl Replica {
                 }
             }
         }
-        self.stream(&messages)
+        self.stream(&messages, now)
     }
 
     /// A wanted key that is gone is answered by a destroy (4).
@@ -203,7 +204,7 @@ impl Replica {
     }
 
     /// A bucket's contents as sent at this point of the stream. False: not in this datagram any more.
-    fn emit_list(&mut self, bucket: u16, messages: &mut Vec<u8>, room: usize) -> bool {
+    fn emit_list(&mut self, bucket: u16, messages: &mut Vec<u8>, room: usize, now: Instant) -> bool {
         let lines: Vec<Listed> = self
             .table
             .bucket(bucket)
@@ -226,7 +227,7 @@ impl Replica {
             rest = more;
             let mut whole = Vec::with_capacity(room);
             wire::emit_list(&mut whole, bucket, false, part);
-            let datagram = self.stream(&whole);
+            let datagram = self.stream(&whole, now);
             self.queue_control(datagram);
         }
         wire::emit_list(messages, bucket, true, rest);
@@ -249,6 +250,11 @@ impl Replica {
             ready: self.readiness(now).is_ready(),
             root: self.group.sums.root(),
             count: u32::try_from(self.present).unwrap_or(u32::MAX),
+            applied: if self.group.owner {
+                0
+            } else {
+                self.group.receiver.expected().map_or(0, |next| next - 1)
+            },
         };
         let mut datagram = Vec::new();
         wire::emit_body(&mut datagram, &self.header, &Body::Alive(alive));

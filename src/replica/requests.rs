@@ -310,6 +310,7 @@ impl Replica {
 
     /// All answers of the batch are in. A request without one was done: only failures answer.
     pub fn handle_answers_end(&mut self, answered: &[bool], now: Instant) {
+        self.now = now;
         for at in 0..self.in_flight.len() {
             if !answered.get(at).copied().unwrap_or(false) {
                 self.handle_answer(at, 0);

@@ -165,6 +165,7 @@ impl Replica {
     ///
     /// The caller has read the channel and the event socket empty before: what was received counts.
     pub fn handle_role(&mut self, role: Role, now: Instant) {
+        self.now = now;
         let before = std::mem::replace(&mut self.group.role, role);
         let (was, is) = (before == Role::Primary, role == Role::Primary);
         if is && !was {
@@ -336,7 +337,7 @@ impl Replica {
         }
     }
 
-    fn queue_what_is_not_installed(&mut self) {
+    pub(super) fn queue_what_is_not_installed(&mut self) {
         for id in 0..self.table.end() {
             let wanted = self.table.get(id).is_some_and(|slot| {
                 slot.flags.contains(Flags::PRESENT) && !slot.flags.contains(Flags::INSTALLED)
@@ -394,6 +395,7 @@ impl Replica {
         // A dump due now is judged as the owner's (9).
         self.late = self.dump_due || self.dumping;
         // From now on the sums count what is held, not what was sent: they differ in what was never sent.
+        self.waits.clear();
         for id in std::mem::take(&mut self.dirty) {
             if let Some(slot) = self.table.get_mut(id) {
                 slot.flags -= Flags::QUEUED_OUT | Flags::DIRTY;

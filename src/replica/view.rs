@@ -25,6 +25,10 @@ pub struct PeerView {
     pub ready: bool,
     /// Entries in its table.
     pub entries: u32,
+    /// Datagrams of this node's stream that it had not applied when last heard.
+    pub behind: u64,
+    /// For how long the oldest of them had been sent then.
+    pub lag_seconds: f64,
 }
 
 /// The replica's state at one moment.
@@ -39,6 +43,8 @@ pub struct View {
     pub owner: bool,
     /// The highest claim's epoch.
     pub epoch: u64,
+    /// Could take over without loss, or owns the group.
+    pub ready: bool,
     /// Ready, or why not.
     pub readiness: &'static str,
     /// A failover to this node, or away from it to its peer, would lose nothing.
@@ -53,6 +59,8 @@ pub struct View {
     pub pending: usize,
     /// Changes waiting for the channel.
     pub unsent: usize,
+    /// Seconds for which the oldest of them has waited.
+    pub unsent_for: Option<f64>,
     /// Entries the kernel refuses, now.
     pub failed: usize,
     /// Refusals by reason, since start.
@@ -89,6 +97,8 @@ impl Replica {
                 primary: peer.primary,
                 ready: peer.ready,
                 entries: peer.count,
+                behind: peer.behind,
+                lag_seconds: peer.lag.as_secs_f64(),
             })
             .collect();
         let protected = match readiness {
@@ -103,6 +113,7 @@ impl Replica {
             role: self.group.role,
             owner: self.group.owner,
             epoch: self.group.claim.epoch,
+            ready: readiness.is_ready(),
             readiness: readiness.word(),
             protected,
             gate_open: self.gate_open(),
@@ -110,6 +121,7 @@ impl Replica {
             external: if self.group.owner { 0 } else { self.present },
             pending: self.pending.len(),
             unsent: self.dirty.len(),
+            unsent_for: self.waits.oldest(now).map(|age| age.as_secs_f64()),
             failed: self.failed,
             failures: failures.collect(),
             offers: self.group.offers,

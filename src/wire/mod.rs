@@ -19,6 +19,8 @@ pub const VERSION: u8 = 1;
 pub const HEADER: usize = 2 + 1 + 1 + 4 + 8 + 16;
 /// Bytes between the header and the messages of a stream datagram.
 pub const STREAM_HEAD: usize = 1 + 8 + 8;
+/// Bytes between the header and the messages of an offer, or of an answer to a look.
+pub const GROUP_HEAD: usize = 16 + 1;
 
 /// A node, told by its configured name.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
@@ -92,6 +94,8 @@ pub struct Alive {
     pub root: u64,
     /// Entries in the sender's table.
     pub count: u32,
+    /// On a backup: the last number of the owner's stream that it has applied, 0 for none.
+    pub applied: u64,
 }
 
 /// What a backup asks its owner for, to repair a difference.
@@ -210,6 +214,24 @@ pub enum Body<'a> {
         /// Its nonce.
         nonce: u64,
     },
+    /// For an operator who compares two tables: what do you hold there? Answered by every node, outside the stream.
+    Look {
+        /// Whose answer is wanted.
+        to: Incarnation,
+        /// In which group.
+        group: GroupId,
+        /// What: sums, contents of a bucket, one entry.
+        wants: Vec<Want>,
+    },
+    /// The answer to a look, as messages. A list that is not complete stays without its last part.
+    Seen {
+        /// Who looked.
+        to: Incarnation,
+        /// In which group.
+        group: GroupId,
+        /// Messages.
+        messages: &'a [u8],
+    },
     /// Send what you still hold, then an alive with this token: a takeover is waiting.
     Flush {
         /// The owner.
@@ -227,6 +249,8 @@ const KIND_OFFER: u8 = 5;
 const KIND_FLUSH: u8 = 6;
 const KIND_CHALLENGE: u8 = 7;
 const KIND_PROOF: u8 = 8;
+const KIND_LOOK: u8 = 9;
+const KIND_SEEN: u8 = 10;
 
 const TAG_PUT: u8 = 1;
 const TAG_DESTROY: u8 = 2;
@@ -280,6 +304,7 @@ pub fn emit_body(out: &mut Vec<u8>, header: &Header, body: &Body<'_>) {
             out.push(flags.iter().enumerate().fold(0, |bits, (at, set)| bits | u8::from(*set) << at));
             out.extend_from_slice(&alive.root.to_be_bytes());
             out.extend_from_slice(&alive.count.to_be_bytes());
+            out.extend_from_slice(&alive.applied.to_be_bytes());
         }
         Body::Nack { to, from, until } => {
             emit_header(out, header, KIND_NACK);
@@ -287,16 +312,18 @@ pub fn emit_body(out: &mut Vec<u8>, header: &Header, body: &Body<'_>) {
             out.extend_from_slice(&from.to_be_bytes());
             out.extend_from_slice(&until.to_be_bytes());
         }
-        Body::Ask { to, group, wants } => {
-            emit_header(out, header, KIND_ASK);
+        Body::Ask { to, group, wants } | Body::Look { to, group, wants } => {
+            let ask = matches!(body, Body::Ask { .. });
+            emit_header(out, header, if ask { KIND_ASK } else { KIND_LOOK });
             out.extend_from_slice(&to.0.to_be_bytes());
             out.push(group.0);
             for want in wants {
                 emit_want(out, want);
             }
         }
-        Body::Offer { to, group, messages } => {
-            emit_header(out, header, KIND_OFFER);
+        Body::Offer { to, group, messages } | Body::Seen { to, group, messages } => {
+            let offer = matches!(body, Body::Offer { .. });
+            emit_header(out, header, if offer { KIND_OFFER } else { KIND_SEEN });
             out.extend_from_slice(&to.0.to_be_bytes());
             out.push(group.0);
             out.extend_from_slice(messages);
@@ -372,19 +399,23 @@ pub fn parse(bytes: &[u8]) -> Result<(Header, Body<'_>), WireError> {
         KIND_NACK => {
             Body::Nack { to: Incarnation(reader.u128()?), from: reader.u64()?, until: reader.u64()? }
         }
-        KIND_ASK => {
+        KIND_ASK | KIND_LOOK => {
             let (to, group) = (Incarnation(reader.u128()?), GroupId(reader.u8()?));
             let mut wants = Vec::with_capacity(reader.rest().len() / WANT_SIZE);
             while !reader.is_empty() {
                 wants.push(parse_want(&mut reader)?);
             }
-            Body::Ask { to, group, wants }
+            if kind == KIND_ASK { Body::Ask { to, group, wants } } else { Body::Look { to, group, wants } }
         }
-        KIND_OFFER => Body::Offer {
-            to: Incarnation(reader.u128()?),
-            group: GroupId(reader.u8()?),
-            messages: reader.rest(),
-        },
+        KIND_OFFER | KIND_SEEN => {
+            let (to, group) = (Incarnation(reader.u128()?), GroupId(reader.u8()?));
+            let messages = reader.rest();
+            if kind == KIND_OFFER {
+                Body::Offer { to, group, messages }
+            } else {
+                Body::Seen { to, group, messages }
+            }
+        }
         KIND_FLUSH => Body::Flush { to: Incarnation(reader.u128()?), token: reader.u32()? },
         KIND_CHALLENGE => Body::Challenge { to: Incarnation(reader.u128()?), nonce: reader.u64()? },
         KIND_PROOF => Body::Proof { to: Incarnation(reader.u128()?), nonce: reader.u64()? },
@@ -415,6 +446,7 @@ fn parse_alive(reader: &mut Reader<'_>) -> Result<Alive, WireError> {
         ready: bit(4),
         root: reader.u64()?,
         count: reader.u32()?,
+        applied: reader.u64()?,
     })
 }
 

@@ -2,30 +2,42 @@
 //!
 //! A turn: read the clock once; read the channel, the event socket, the dump and the FIFO; let the replica judge
 //! deadlines; carry out what it wants. Decides nothing that the replica could. Called by `ctsync run`.
+//!
+//! - `start`: what a run begins with.
+//! - `operator`: what operators ask.
+//! - `report`: what is told without being asked.
+
+mod operator;
+mod report;
+mod start;
 
 use std::collections::VecDeque;
 use std::io;
+use std::path::PathBuf;
 use std::time::Instant;
 
+use serde_json::{Map, Value};
 use thiserror::Error;
 use tokio::io::unix::AsyncFd;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::addresses::{AddressError, Addresses};
 use crate::channel::{Channel, ChannelError};
-use crate::config::{Config, Mechanism};
-use crate::control::{Client, ControlServer, Reply, Request};
+use crate::config::{Config, Loaded, Mechanism};
+use crate::control::{Client, ControlServer, Request};
 use crate::ctnetlink::codec::{self, Incoming};
 use crate::ctnetlink::nla::Writer;
 use crate::ctnetlink::socket::{BATCH, DoorError, DumpSocket, EventSocket, Read, RequestSocket};
 use crate::ctnetlink::watched::{watch_dump, watch_events};
-use crate::filter::Filter;
+use crate::metrics::{MetricsServer, Scrape, Timings};
 use crate::reconcile::Op;
-use crate::replica::{Changes, FenceReport, Replica, Role, Settings, view::View};
+use crate::replica::{FenceReport, Replica, Role};
 use crate::role::{NotifyFifo, RoleError, Told, TrackFile};
 use crate::runstate::RunState;
-use crate::show::{CacheStatistics, Statistics};
-use crate::wire::{Incarnation, NodeId};
+
+use operator::{Ongoing, Watcher};
+
+pub use start::node_id;
 
 /// Datagrams read in a turn; with more waiting the next turn begins at once.
 const DATAGRAMS_IN: usize = 1024;
@@ -35,8 +47,6 @@ const DATAGRAMS_OUT: usize = 64;
 const EVENTS: usize = 4096;
 /// Batches of requests in a turn; a fence is not held up by a limit.
 const BATCHES: usize = 8;
-/// IPv6 and UDP headers.
-const HEADERS: usize = 48;
 
 /// Why a daemon cannot run.
 #[derive(Debug, Error)]
@@ -70,7 +80,11 @@ fn failed(what: impl Into<String>) -> impl FnOnce(io::Error) -> DaemonError {
 }
 
 struct Daemon {
+    /// The configuration file.
+    path: PathBuf,
+    /// What holds of it: what a reload cannot change is as it was at the start.
     config: Config,
+    values: Map<String, Value>,
     replica: Replica,
     events: AsyncFd<EventSocket>,
     requests: RequestSocket,
@@ -81,8 +95,15 @@ struct Daemon {
     addresses: Addresses,
     fifo: Option<NotifyFifo>,
     track: Option<TrackFile>,
-    control: ControlServer,
+    control: ControlServer<Ongoing>,
     waiting: Vec<(Client, Request)>,
+    watchers: Vec<Watcher>,
+    /// Clients that ever watched.
+    watched: u64,
+    /// Changes that could not be shown, when last looked at.
+    unshown: u64,
+    metrics: Option<MetricsServer>,
+    timings: Timings,
     /// Roles told by `notify`, not yet taken.
     told: VecDeque<Role>,
     /// Kinds of refused datagrams that have been complained about.
@@ -99,16 +120,17 @@ struct Daemon {
 }
 
 /// Run until told to stop.
-pub async fn run(config: Config) -> Result<(), DaemonError> {
-    let mut daemon = Daemon::open(config).await?;
+pub async fn run(path: PathBuf, loaded: Loaded) -> Result<(), DaemonError> {
+    let mut daemon = Daemon::open(path, loaded).await?;
     let mut stop = signal(SignalKind::terminate()).map_err(failed("handle SIGTERM"))?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(failed("handle SIGINT"))?;
+    let mut hangup = signal(SignalKind::hangup()).map_err(failed("handle SIGHUP"))?;
     let _ = sd_notify::notify(false, &[sd_notify::NotifyState::Ready]);
     tracing::info!(node = daemon.config.node, interface = daemon.config.interface, "ctsync runs");
     loop {
         let now = clock();
         daemon.turn(now)?;
-        if daemon.wait(now, &mut stop, &mut interrupt).await? {
+        if daemon.wait(now, &mut stop, &mut interrupt, &mut hangup).await? {
             tracing::info!("stopping");
             let _ = std::fs::remove_file(&daemon.config.control_socket);
             return Ok(());
@@ -122,12 +144,18 @@ pub async fn run(config: Config) -> Result<(), DaemonError> {
 struct LastFence {
     #[serde(flatten)]
     report: FenceReport,
-    /// Seconds since 1970.
-    closed_at: f64,
+    /// RFC 3339.
+    closed_at: String,
 }
 
-fn unix_seconds() -> f64 {
-    std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default().as_secs_f64()
+/// Now, as RFC 3339 has it, in microseconds.
+fn rfc3339() -> String {
+    format!("{:.6}", jiff::Timestamp::now())
+}
+
+/// Now, as `date` prints it.
+fn local_time() -> String {
+    jiff::Zoned::now().strftime("%a %d %b %Y %r %Z").to_string()
 }
 
 /// The only clock of the daemon, read once a turn.
@@ -137,8 +165,9 @@ fn clock() -> Instant {
 }
 
 impl Daemon {
-    async fn open(config: Config) -> Result<Daemon, DaemonError> {
-        for remark in &config.remarks {
+    async fn open(path: PathBuf, loaded: Loaded) -> Result<Daemon, DaemonError> {
+        let Loaded { config, values, remarks, .. } = loaded;
+        for remark in &remarks {
             tracing::warn!("{remark}");
         }
         std::fs::create_dir_all(&config.state_directory)
@@ -146,7 +175,7 @@ impl Daemon {
         // The control socket first: it tells whether another daemon runs here.
         let control = ControlServer::open(&config.control_socket)
             .map_err(failed(format!("listen on {}", config.control_socket.display())))?;
-        check_events_enabled();
+        start::check_events_enabled();
         let addresses = Addresses::watch()?;
         let interface = addresses.interface(&config.interface).await?;
         let channel = Channel::open(&config, interface.index, interface.address)?;
@@ -162,19 +191,26 @@ impl Daemon {
             Mechanism::Vrrp { sync_group, notify_fifo, track_file, .. } => {
                 (Some(NotifyFifo::open(notify_fifo, sync_group)?), Some(TrackFile::new(track_file)))
             }
-            Mechanism::Manual { .. } => (None, None),
+            Mechanism::Cluster { .. } | Mechanism::Manual { .. } => (None, None),
         };
         let state = RunState::open(&config.state_directory);
         let local = addresses.list().await?;
-        let mut settings = settings(&config, interface.mtu, &state);
-        settings.restored.role = check_role(&config, settings.restored.role, &local);
+        let mut settings = start::settings(&config, interface.mtu, &state);
+        settings.restored.role = start::check_role(&config, settings.restored.role, &local);
         tracing::warn!("no key is configured: anyone on {} can write to this table", config.interface);
-        let filter = Filter { local, channel_port: config.port, accept: config.accept_protocol.clone() };
-        let replica = Replica::new(settings, filter, clock());
+        let metrics = match &config.metrics {
+            Some(address) => Some(
+                MetricsServer::open(address).await.map_err(failed(format!("serve metrics at {address}")))?,
+            ),
+            None => None,
+        };
+        let replica = Replica::new(settings, start::filter(&config, local), clock());
         Ok(Daemon {
             events: watch_events(events).map_err(failed("register the event socket"))?,
             dump: watch_dump(DumpSocket::open()?).map_err(failed("register the dump socket"))?,
+            path,
             config,
+            values,
             replica,
             requests,
             dump_waits: false,
@@ -185,6 +221,11 @@ impl Daemon {
             track,
             control,
             waiting: Vec::new(),
+            watchers: Vec::new(),
+            watched: 0,
+            unshown: 0,
+            metrics,
+            timings: Timings::default(),
             told: VecDeque::new(),
             complained: [false; 2],
             state,
@@ -203,6 +244,7 @@ impl Daemon {
         now: Instant,
         stop: &mut Signal,
         interrupt: &mut Signal,
+        hangup: &mut Signal,
     ) -> Result<bool, DaemonError> {
         if std::mem::take(&mut self.more) {
             tokio::task::yield_now().await;
@@ -227,7 +269,13 @@ impl Daemon {
                 let local = self.addresses.list().await?;
                 self.replica.handle_addresses(local);
             }
-            (client, request) = self.control.next() => self.answer(client, request, now),
+            heard = self.control.next() => self.hear(heard, now),
+            scrape = scraped(self.metrics.as_mut()) => self.give_metrics(scrape, now),
+            _ = hangup.recv() => {
+                if let Err(refused) = self.reload() {
+                    tracing::error!("SIGHUP: nothing was changed:\n{refused}");
+                }
+            }
             () = tokio::time::sleep_until(deadline.into()) => {}
             _ = stop.recv() => return Ok(true),
             _ = interrupt.recv() => return Ok(true),
@@ -329,7 +377,7 @@ impl Daemon {
         if role != self.replica.role() {
             let when = local_time();
             tracing::info!(role = role.word(), group = self.config.mechanism.group(), "role");
-            self.state.note_transition(role, &when);
+            self.state.note_transition(role, &when, &rfc3339());
         }
         if role == Role::Primary {
             self.told_primary = Some(clock());
@@ -399,191 +447,15 @@ impl Daemon {
             let Some(datagram) = self.unsent.take().or_else(|| self.replica.poll_datagram(now)) else {
                 return;
             };
+            if let Some(lag) = self.replica.take_lag() {
+                self.timings.lag.observe(lag.as_secs_f64());
+            }
             if !self.channel.send(&datagram) {
                 self.unsent = Some(datagram);
                 return;
             }
         }
         self.more = true;
-    }
-
-    /// Tell whoever should know what changed: log, `/run`, track file, waiting clients.
-    fn report(&mut self, now: Instant) -> Result<(), DaemonError> {
-        while let Some(mut report) = self.replica.poll_fence_report() {
-            // The turn's own clock stands still while the kernel works: what an operator waits for is this.
-            report.took = self.told_primary.take().map_or(report.took, |told| clock() - told);
-            tracing::info!(
-                held = report.held,
-                pending = report.pending,
-                failed = report.failed,
-                milliseconds = report.took.as_secs_f64() * 1e3,
-                epoch = report.epoch,
-                "takeover complete"
-            );
-            self.last_fence = Some(LastFence { report, closed_at: unix_seconds() });
-        }
-        let readiness = self.replica.readiness(now);
-        let shown = (self.replica.role(), self.replica.owner(), readiness.word());
-        if self.shown.as_ref() != Some(&shown) {
-            if self.shown.as_ref().map(|(role, owner, _)| (*role, *owner)) != Some((shown.0, shown.1)) {
-                tracing::info!(role = shown.0.word(), owner = shown.1, "{}", shown.2);
-            } else {
-                tracing::debug!("{}", shown.2);
-            }
-            self.shown = Some(shown);
-        }
-        if let Some(track) = &mut self.track {
-            track.set(self.replica.gate_open())?;
-        }
-        if let Err(error) = self.state.keep(self.replica.persist()) {
-            tracing::error!(%error, directory = %self.config.state_directory.display(), "cannot keep state");
-        }
-        while let Some((peer, here)) = self.replica.poll_peer_change() {
-            tracing::info!(peer, "{}", if here { "peer heard" } else { "peer lost" });
-        }
-        self.complain();
-        let fencing = self.replica.fencing();
-        let ready = readiness.is_ready();
-        let mut index = 0;
-        while let Some((client, request)) = self.waiting.get(index) {
-            let reply = match request {
-                _ if !client.waits() => {
-                    self.waiting.swap_remove(index);
-                    continue;
-                }
-                Request::WaitReady if ready => Some(serde_json::json!(readiness.word())),
-                Request::Notify { .. } if !fencing && self.told.is_empty() => {
-                    Some(serde_json::json!(self.last_fence))
-                }
-                _ => None,
-            };
-            match reply {
-                Some(value) => {
-                    let (client, _) = self.waiting.swap_remove(index);
-                    self.control.answer(client, Reply::Ok(value));
-                    self.more = true;
-                }
-                None => index += 1,
-            }
-        }
-        Ok(())
-    }
-
-    /// Datagrams that point to a mistake are refused loudly, once.
-    fn complain(&mut self) {
-        let counters = self.replica.counters();
-        let now = [counters.other_version > 0, counters.same_name > 0];
-        if now[0] && !self.complained[0] {
-            tracing::error!("a peer speaks another version of the protocol; its datagrams are refused");
-        }
-        if now[1] && !self.complained[1] {
-            let node = &self.config.node;
-            tracing::error!("another node is named {node} too; set `node` to different names on both");
-        }
-        self.complained = now;
-    }
-
-    fn answer(&mut self, client: Client, request: Request, now: Instant) {
-        let reply = match &request {
-            Request::Status => Reply::Ok(self.status(now)),
-            Request::Statistics => Reply::Ok(serde_json::to_value(self.statistics(now)).unwrap_or_default()),
-            Request::Notify { group, .. } if *group != self.config.mechanism.group() => {
-                let ours = self.config.mechanism.group();
-                Reply::Error(format!("no failover group \"{group}\" here; the group is \"{ours}\""))
-            }
-            Request::Notify { role, .. } => {
-                // Taken in the next turn, after channel and event socket have been read: what was received counts.
-                self.told.push_back(*role);
-                self.more = true;
-                self.waiting.push((client, request));
-                return;
-            }
-            Request::WaitReady => {
-                self.waiting.push((client, request));
-                return;
-            }
-        };
-        self.control.answer(client, reply);
-    }
-
-    fn status(&self, now: Instant) -> serde_json::Value {
-        let view = self.replica.view(now);
-        let mechanism = match &self.config.mechanism {
-            Mechanism::Vrrp { sync_group, .. } => format!("vrrp [sync-group {sync_group}]"),
-            Mechanism::Manual { group } => format!("manual [group {group}]"),
-        };
-        serde_json::json!({
-            "verdict": verdict(&view),
-            "interface": self.config.interface,
-            "failover-mechanism": mechanism,
-            "last-transition": self.state.transition(),
-            "authenticated": false,
-            "event-buffer-bytes": self.events.get_ref().buffer_size(),
-            "overruns": self.replica.counters().overruns,
-            "last-fence": self.last_fence,
-            "state": view,
-        })
-    }
-
-    fn statistics(&self, now: Instant) -> Statistics {
-        let view = self.replica.view(now);
-        let counters = self.replica.counters();
-        let traffic = self.channel.traffic;
-        let failed: u64 = counters.failures.iter().sum();
-        let cache = |active: usize, changes: Changes, failed| CacheStatistics {
-            active: active as u64,
-            created: [changes.created, failed],
-            updated: [changes.updated, 0],
-            destroyed: [changes.destroyed, 0],
-        };
-        Statistics {
-            internal: cache(view.internal, counters.internal, 0),
-            external: cache(view.external, counters.external, failed),
-            multicast: self.channel.is_multicast(),
-            interface: self.config.interface.clone(),
-            bytes: [traffic.bytes_sent, traffic.bytes_received],
-            datagrams: [traffic.sent, traffic.received],
-            errors: [traffic.send_errors, traffic.receive_errors],
-            malformed: counters.malformed,
-            lost: counters.lost,
-            failures: view.failures.iter().map(|(word, count)| ((*word).to_owned(), *count)).collect(),
-            counters: [
-                ("requests", counters.requests),
-                ("ignored", counters.ignored),
-                ("overruns", counters.overruns),
-                ("dumps", counters.dumps),
-                ("other-version", counters.other_version),
-                ("foreign", counters.foreign),
-                ("same-name", counters.same_name),
-                ("unproved", counters.unproved),
-                ("nacks", counters.nacks),
-                ("resent", counters.resent),
-                ("repairs", counters.repairs),
-                ("repaired-out", counters.repaired_out),
-                ("repaired-in", counters.repaired_in),
-                ("offered", counters.offered),
-                ("dropped-destroys", counters.dropped_destroys),
-                ("claims", counters.claims),
-                ("yields", counters.yields),
-            ]
-            .map(|(word, count)| (word.to_owned(), count))
-            .to_vec(),
-        }
-    }
-}
-
-/// One line: would a failover now lose something?
-fn verdict(view: &View) -> String {
-    let peer = view.peers.iter().find(|peer| peer.alive);
-    match (view.owner, view.protected, peer) {
-        (true, true, Some(peer)) => format!("protected: {} holds {} entries", peer.name, peer.entries),
-        (true, _, Some(peer)) => format!("NOT protected: {} is not ready", peer.name),
-        (true, _, None) => "NOT protected: no peer is heard".to_owned(),
-        (false, true, _) => format!("ready to take over {} entries", view.external),
-        (false, false, _) if view.failed > 0 => {
-            format!("degraded: {} entries cannot be installed", view.failed)
-        }
-        (false, false, _) => view.readiness.to_owned(),
     }
 }
 
@@ -598,89 +470,16 @@ fn emit(writer: &mut Writer, sequence: u32, request: crate::replica::Request<'_>
     }
 }
 
+async fn scraped(metrics: Option<&mut MetricsServer>) -> Scrape {
+    match metrics {
+        Some(metrics) => metrics.next().await,
+        None => std::future::pending().await,
+    }
+}
+
 async fn fifo_readable(fifo: Option<&NotifyFifo>) -> io::Result<()> {
     match fifo {
         Some(fifo) => fifo.readable().await,
         None => std::future::pending().await,
     }
-}
-
-fn settings(config: &Config, mtu: usize, state: &RunState) -> Settings {
-    Settings {
-        name: config.node.clone(),
-        node: node_id(&config.node),
-        node_group: config.node_group,
-        incarnation: incarnation(),
-        datagram: mtu.clamp(576, 65_535) - HEADERS,
-        ring: config.sync_queue,
-        alive: config.alive,
-        lost_after: config.peer_timeout,
-        lease: LEASE,
-        hot: config.hot,
-        sweep: SWEEP,
-        flush_wait: FLUSH_WAIT,
-        gate_limit: config.gate_timeout,
-        restored: state.restored(),
-    }
-}
-
-/// Seconds: the shortest timeout of an installed entry. The sweep renews it six times within.
-const LEASE: u32 = 3600;
-/// Every entry is compared with the kernel this often.
-const SWEEP: std::time::Duration = std::time::Duration::from_secs(600);
-/// How long a takeover waits for a peer that still talks.
-const FLUSH_WAIT: std::time::Duration = std::time::Duration::from_millis(100);
-
-/// A node's number: a fixed hash of its name.
-pub fn node_id(name: &str) -> NodeId {
-    NodeId(crate::digest::Digester::new(0).hash(name.as_bytes()))
-}
-
-/// 128 random bits for this run: std's hasher keys come from the system's random source.
-fn incarnation() -> Incarnation {
-    use std::hash::{BuildHasher, Hasher, RandomState};
-    let half = || u128::from(RandomState::new().build_hasher().finish());
-    Incarnation(half() << 64 | half() ^ u128::from(std::process::id()))
-}
-
-/// A remembered role is believed only if the addresses agree: the FIFO replays nothing.
-fn check_role(
-    config: &Config,
-    remembered: Option<Role>,
-    local: &std::collections::HashSet<std::net::IpAddr>,
-) -> Option<Role> {
-    let Mechanism::Vrrp { virtual_address, .. } = &config.mechanism else { return remembered };
-    if virtual_address.is_empty() {
-        return remembered;
-    }
-    let here = virtual_address.iter().all(|address| local.contains(address));
-    match remembered {
-        Some(Role::Primary) if !here => {
-            tracing::warn!("the last role was MASTER but the virtual addresses are not here: backup");
-            Some(Role::Backup)
-        }
-        Some(Role::Backup | Role::Fault) if here => {
-            tracing::warn!("the last role was not MASTER but the virtual addresses are here: primary");
-            Some(Role::Primary)
-        }
-        other => other,
-    }
-}
-
-/// Without `nf_conntrack_events` 1 entries older than every listener never report an update or their end.
-fn check_events_enabled() {
-    const PATH: &str = "/proc/sys/net/netfilter/nf_conntrack_events";
-    let now = std::fs::read_to_string(PATH).unwrap_or_default();
-    if now.trim() != "1" && std::fs::write(PATH, "1").is_err() {
-        tracing::warn!(
-            "net.netfilter.nf_conntrack_events is {} and cannot be set: entries older than this daemon tell \
-             neither updates nor their end; set it to 1 at boot",
-            if now.trim().is_empty() { "absent" } else { now.trim() }
-        );
-    }
-}
-
-/// The time as `date` prints it.
-fn local_time() -> String {
-    jiff::Zoned::now().strftime("%a %d %b %Y %r %Z").to_string()
 }

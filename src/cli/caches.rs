@@ -1,0 +1,209 @@
+//! What the daemon holds: its caches, their changes as they happen, and where they differ.
+
+use std::collections::HashMap;
+use std::io::{self, Write};
+
+use anyhow::{Context, Result};
+use netlink_packet_netfilter::NetfilterProtoFamily;
+use serde::Deserialize;
+use serde_json::{Value, json};
+
+use super::{Daemon, Form, Section, WORK, kernel, pretty, print};
+use crate::control::{Asked, ControlError, Request};
+use crate::replica::{Cache, Verb};
+use crate::rows::{Row, VERSION};
+use crate::show;
+
+/// `show conntrack-sync cache`: printed as it comes.
+pub(super) async fn show(
+    daemon: &Daemon,
+    cache: Cache,
+    section: Option<Section>,
+    wide: bool,
+    form: Form,
+) -> Result<()> {
+    let expect_sync = daemon.ask(Request::Statistics, super::ANSWER).await?["expect-sync"] == true;
+    if section == Some(Section::Expect) && !expect_sync {
+        anyhow::bail!("expect-sync not configured");
+    }
+    if form.json || wide {
+        let rows = if section == Some(Section::Expect) { Vec::new() } else { fetch(daemon, cache).await? };
+        return print(&if form.json {
+            pretty(&json!({ "version": VERSION, "cache": cache, "entries": rows, "expectations": [] }))?
+        } else {
+            show::wide(&rows, true)
+        });
+    }
+    let mut out = io::stdout().lock();
+    let mut write = |text: &str| out.write_all(text.as_bytes());
+    let written = async {
+        write(&show::cache_heading()).map_err(ControlError::Output)?;
+        if section.is_none() {
+            write(show::MAIN_TITLE).map_err(ControlError::Output)?;
+        }
+        if section != Some(Section::Expect) {
+            let each = |row: Row| write(&show::cache_row(&row));
+            stream(daemon, cache, each).await?;
+        }
+        if section.is_none() {
+            write(show::EXPECT_TITLE).map_err(ControlError::Output)?;
+        }
+        Ok(())
+    };
+    enough_is_fine(daemon, written.await)
+}
+
+/// A reader that has seen enough (`| head`) is no error.
+fn enough_is_fine(daemon: &Daemon, result: Result<(), ControlError>) -> Result<()> {
+    match result {
+        Err(ControlError::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        other => other.map_err(|error| daemon.explain(error)),
+    }
+}
+
+async fn stream(
+    daemon: &Daemon,
+    cache: Cache,
+    mut each: impl FnMut(Row) -> io::Result<()>,
+) -> Result<(), ControlError> {
+    let mut asked = Asked::put(&daemon.socket, &Request::Cache { cache }).await?;
+    asked
+        .finish(|part| {
+            for row in serde_json::from_value::<Vec<Row>>(part)? {
+                each(row)?;
+            }
+            Ok(())
+        })
+        .await?;
+    Ok(())
+}
+
+async fn fetch(daemon: &Daemon, cache: Cache) -> Result<Vec<Row>> {
+    let mut rows = Vec::new();
+    let each = |row| {
+        rows.push(row);
+        Ok(())
+    };
+    stream(daemon, cache, each).await.map_err(|error| daemon.explain(error))?;
+    Ok(rows)
+}
+
+#[derive(Deserialize)]
+struct Told {
+    when: jiff::Timestamp,
+    cache: Cache,
+    change: Verb,
+    entry: Row,
+}
+
+/// `events`, until interrupted.
+pub(super) async fn events(daemon: &Daemon, form: Form) -> Result<()> {
+    let mut out = io::stdout().lock();
+    let mut tell = |part: Value| -> io::Result<()> {
+        for change in part["changes"].as_array().into_iter().flatten() {
+            if form.json {
+                writeln!(out, "{change}")?;
+                continue;
+            }
+            let told: Told = serde_json::from_value(change.clone())?;
+            let when = told.when.to_zoned(jiff::tz::TimeZone::system()).strftime("%H:%M:%S%.3f").to_string();
+            out.write_all(show::change(&when, told.cache, told.change, &told.entry).as_bytes())?;
+        }
+        match part["unshown"].as_u64() {
+            Some(count) if count > 0 && form.json => writeln!(out, "{}", json!({ "unshown": count }))?,
+            Some(count) if count > 0 => writeln!(out, "... {count} changes were too many to be shown")?,
+            _ => {}
+        }
+        out.flush()
+    };
+    let watch =
+        async { Asked::put(&daemon.socket, &Request::Events).await?.finish(&mut tell).await.map(|_| ()) };
+    enough_is_fine(daemon, watch.await)
+}
+
+/// `diff`: this table against its own kernel, then against the peer's table.
+pub(super) async fn diff(daemon: &Daemon, form: Form) -> Result<std::process::ExitCode> {
+    let against_kernel = against_kernel(daemon).await?;
+    let value = daemon.ask(Request::Diff, WORK).await?;
+    let peer = value["peer"].as_str().unwrap_or("the peer").to_owned();
+    let count = value["count"].as_u64().unwrap_or(0);
+    let equal = count == 0 && against_kernel.is_empty();
+    if form.json {
+        let kernel: Vec<Value> = against_kernel
+            .iter()
+            .map(|(table, kernel)| json!({ "table": table, "kernel": kernel }))
+            .collect();
+        print(&pretty(
+            &json!({ "version": VERSION, "equal": equal, "own-kernel": kernel, "tables": value }),
+        )?)?;
+    } else {
+        let mut text = String::new();
+        text += &match against_kernel.len() {
+            0 => "own kernel: equal\n".to_owned(),
+            differing => format!(
+                "own kernel: {differing} entries differ\n{}",
+                show::differing("table", "kernel", &against_kernel)
+            ),
+        };
+        let pairs: Vec<(Option<Row>, Option<Row>)> = value["differing"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .map(|pair| Ok((Option::deserialize(&pair["here"])?, Option::deserialize(&pair["there"])?)))
+            .collect::<Result<_, serde_json::Error>>()
+            .context("cannot read the reply")?;
+        text += &match count {
+            0 => format!("{peer}: equal\n"),
+            count => {
+                format!("{peer}: {count} entries differ\n{}", show::differing("this table", &peer, &pairs))
+            }
+        };
+        match value["moving"].as_u64() {
+            Some(moving) if moving > 0 => text += &format!("({moving} changes were on their way)\n"),
+            _ => {}
+        }
+        print(&text)?;
+    }
+    Ok(if equal { std::process::ExitCode::SUCCESS } else { std::process::ExitCode::FAILURE })
+}
+
+type Pair = (Option<Row>, Option<Row>);
+
+/// Entries of the table that this kernel has otherwise or not at all, twice in a row: what is on its way does not
+/// count. What only the kernel has is not the table's affair.
+async fn against_kernel(daemon: &Daemon) -> Result<Vec<Pair>> {
+    let first = compare(daemon).await?;
+    if first.is_empty() {
+        return Ok(first);
+    }
+    let second = compare(daemon).await?;
+    let contents =
+        |(table, kernel): &Pair| (table.as_ref().map(Row::content), kernel.as_ref().map(Row::content));
+    let before: Vec<_> = first.iter().map(contents).collect();
+    Ok(second.into_iter().filter(|pair| before.contains(&contents(pair))).collect())
+}
+
+async fn compare(daemon: &Daemon) -> Result<Vec<Pair>> {
+    let mut rows = fetch(daemon, Cache::Internal).await?;
+    rows.extend(fetch(daemon, Cache::External).await?);
+    let mut kernel: HashMap<String, Row> = HashMap::new();
+    for family in [NetfilterProtoFamily::IPv4, NetfilterProtoFamily::IPv6] {
+        for (id, entry) in kernel::dump(family).await? {
+            let row = Row::of_kernel(id, &entry);
+            kernel.insert(key(&row), row);
+        }
+    }
+    let pairs = rows.into_iter().map(|row| {
+        let found = kernel.remove(&key(&row));
+        (Some(row), found)
+    });
+    let same = |(table, kernel): &Pair| match (table, kernel) {
+        (Some(table), Some(kernel)) => table.content() == kernel.content(),
+        _ => false,
+    };
+    Ok(pairs.filter(|pair| !same(pair)).collect())
+}
+
+fn key(row: &Row) -> String {
+    format!("{} {} {:?}", row.zone, row.protocol, row.original)
+}

@@ -1,0 +1,246 @@
+//! Configuration files, keys, and what packagers install: manual pages, completions, the schema.
+
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+use clap::CommandFactory;
+use serde_json::json;
+
+use super::{Cli, ConfigVerb, To, pretty, print};
+use crate::config::{self, Loaded, Machine, Refused};
+
+/// Where keepalived looks by itself.
+const KEEPALIVED: &str = "/etc/keepalived/keepalived.conf";
+
+pub(super) fn run(verb: ConfigVerb) -> Result<ExitCode> {
+    match verb {
+        ConfigVerb::Check { file, system, keepalived, form } => {
+            let result = config::read(&file).and_then(|loaded| {
+                let machine = look(&file, system, keepalived.as_deref())?;
+                if let Some(machine) = machine {
+                    config::check_machine(&loaded, &machine)?;
+                }
+                Ok(loaded)
+            });
+            return report(&file, &result, form.json);
+        }
+        ConfigVerb::Convert { file, to } => {
+            let loaded = config::read(&file)?;
+            tell(&loaded.remarks);
+            print(&written(&loaded, to))?;
+        }
+        ConfigVerb::Example { to } => {
+            let loaded = config::parse(Path::new("example"), config::EXAMPLE)?;
+            print(&match to {
+                To::Json => config::EXAMPLE.to_owned(),
+                To::Set => written(&loaded, to),
+            })?;
+        }
+        ConfigVerb::Keepalived { file } => {
+            let loaded = config::read(&file)?;
+            match config::keepalived_fragments(&loaded.config) {
+                Some(fragments) => print(&fragments)?,
+                None => anyhow::bail!(
+                    "{}: the failover mechanism is {}, which needs nothing of keepalived",
+                    file.display(),
+                    loaded.config.mechanism.told()
+                ),
+            }
+        }
+        ConfigVerb::Schema => print(&pretty(&config::schema())?)?,
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// As much of this machine as the check is about.
+fn look(file: &Path, system: bool, keepalived: Option<&Path>) -> Result<Option<Machine>, Refused> {
+    let unreadable = |error| Refused {
+        errors: vec![config::ConfigError {
+            path: file.to_owned(),
+            place: None,
+            option: String::new(),
+            mistake: config::Mistake::Unreadable(error),
+        }],
+    };
+    if system {
+        let machine = Machine::look_closely(keepalived.unwrap_or(Path::new(KEEPALIVED)));
+        return machine.map(Some).map_err(unreadable);
+    }
+    Ok(keepalived.map(Machine::with_keepalived))
+}
+
+fn report(file: &Path, result: &Result<Loaded, Refused>, json: bool) -> Result<ExitCode> {
+    let good = result.is_ok();
+    if json {
+        let value = match result {
+            Ok(loaded) => json!({ "good": true, "remarks": loaded.remarks, "errors": [] }),
+            Err(refused) => json!({
+                "good": false,
+                "errors": refused.errors.iter().map(|error| json!({
+                    "file": error.path,
+                    "line": error.place.map(|place| place.line),
+                    "column": error.place.map(|place| place.column),
+                    "option": error.option,
+                    "mistake": error.mistake.word(),
+                    "message": error.mistake.to_string(),
+                })).collect::<Vec<_>>(),
+            }),
+        };
+        print(&pretty(&value)?)?;
+    } else {
+        match result {
+            Ok(loaded) => {
+                tell(&loaded.remarks);
+                print(&format!("{}: good\n", file.display()))?;
+            }
+            Err(refused) => eprintln!("{refused}"),
+        }
+    }
+    Ok(if good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn tell(remarks: &[String]) {
+    for remark in remarks {
+        eprintln!("remark: {remark}");
+    }
+}
+
+fn written(loaded: &Loaded, to: To) -> String {
+    match to {
+        To::Json => config::to_json(&loaded.values),
+        To::Set => config::to_set_lines(&loaded.values),
+    }
+}
+
+/// `keygen`.
+pub(super) fn keygen(file: Option<&Path>) -> Result<()> {
+    let mut bytes = [0u8; 32];
+    getrandom::fill(&mut bytes).context("the system gives no random bytes")?;
+    let key: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>() + "\n";
+    let Some(file) = file else { return print(&key) };
+    let mut made = std::fs::OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(0o600)
+        .open(file)
+        .with_context(|| format!("cannot make {}", file.display()))?;
+    made.write_all(key.as_bytes()).with_context(|| format!("cannot write {}", file.display()))
+}
+
+/// Write manual pages, completions and the schema into a directory.
+///
+/// # Errors
+/// A file cannot be written.
+pub fn assets(directory: &Path) -> Result<()> {
+    let write = |name: &str, bytes: &[u8]| {
+        let path = directory.join(name);
+        std::fs::write(&path, bytes).with_context(|| format!("cannot write {}", path.display()))
+    };
+    write("ctsync.1", &page(Cli::command())?)?;
+    write("ctsync-config.5", config_page().as_bytes())?;
+    write("config.schema.json", pretty(&config::schema())?.as_bytes())?;
+    completions(Cli::command(), directory)
+}
+
+/// One manual page for a command and all its verbs.
+///
+/// # Errors
+/// Rendering fails.
+pub fn page(command: clap::Command) -> Result<Vec<u8>> {
+    let mut command = command.disable_help_subcommand(true);
+    command.build();
+    let man = clap_mangen::Man::new(command.clone());
+    let mut out = Vec::new();
+    man.render_title(&mut out)?;
+    man.render_name_section(&mut out)?;
+    man.render_synopsis_section(&mut out)?;
+    man.render_description_section(&mut out)?;
+    man.render_options_section(&mut out)?;
+    writeln!(out, ".SH VERBS")?;
+    verbs(&mut out, &command, "")?;
+    man.render_extra_section(&mut out)?;
+    man.render_version_section(&mut out)?;
+    Ok(out)
+}
+
+/// Every verb with its arguments, deepest level spelt out.
+fn verbs(out: &mut Vec<u8>, command: &clap::Command, above: &str) -> Result<()> {
+    let roff = |text: &str| text.replace('\\', "\\e").replace('-', "\\-").replace('`', "");
+    for verb in command.get_subcommands().filter(|verb| !verb.is_hide_set()) {
+        let name = format!("{above}{}", verb.get_name());
+        if verb.has_subcommands() {
+            verbs(out, verb, &format!("{name} "))?;
+            continue;
+        }
+        let mut line = format!(".TP\n.B {}", roff(&name));
+        let mut told = String::new();
+        for argument in verb.get_arguments() {
+            let id = argument.get_id().as_str();
+            if argument.is_hide_set() || ["help", "version", "control"].contains(&id) {
+                continue;
+            }
+            let value = argument
+                .get_value_names()
+                .and_then(|names| names.first())
+                .map_or(String::new(), ToString::to_string);
+            let takes = argument.get_action().takes_values();
+            let shown = match argument.get_long() {
+                Some(long) if takes => format!("--{long} {value}"),
+                Some(long) => format!("--{long}"),
+                None => value,
+            };
+            let shown = if argument.is_required_set() { shown } else { format!("[{shown}]") };
+            line += &format!(" \\fI{}\\fR", roff(&shown));
+            let help = argument.get_help().map_or(String::new(), ToString::to_string);
+            let words: Vec<String> = argument
+                .get_possible_values()
+                .iter()
+                .filter(|word| takes && !word.is_hide_set())
+                .map(|word| word.get_name().to_owned())
+                .collect();
+            let words =
+                if words.is_empty() { String::new() } else { format!(" One of {}.", words.join(", ")) };
+            told += &format!(".RS\n.TP\n\\fI{}\\fR\n{}{}\n.RE\n", roff(&shown), roff(&help), roff(&words));
+        }
+        let about = verb.get_long_about().or(verb.get_about()).map_or(String::new(), ToString::to_string);
+        writeln!(out, "{line}\n{}\n{told}", roff(&about.replace("\n\n", " ")))?;
+    }
+    Ok(())
+}
+
+/// Completions of a command for the usual shells.
+///
+/// # Errors
+/// A file cannot be written.
+pub fn completions(mut command: clap::Command, directory: &Path) -> Result<()> {
+    use clap_complete::{Shell, generate_to};
+    let name = command.get_name().to_owned();
+    for shell in [Shell::Bash, Shell::Zsh, Shell::Fish] {
+        generate_to(shell, &mut command, &name, directory)
+            .with_context(|| format!("cannot write completions into {}", directory.display()))?;
+    }
+    Ok(())
+}
+
+fn config_page() -> String {
+    let example = config::EXAMPLE.replace('\\', "\\e").replace('-', "\\-");
+    let set = config::parse(Path::new("example"), config::EXAMPLE)
+        .map(|loaded| config::to_set_lines(&loaded.values))
+        .unwrap_or_default()
+        .replace('-', "\\-");
+    format!(
+        ".TH ctsync\\-config 5\n.SH NAME\nctsync\\-config \\- configuration of ctsync\n.SH SYNOPSIS\n\
+         .I {}\n.SH DESCRIPTION\n\
+         JSON with the option names of VyOS \\fBservice conntrack\\-sync\\fR, or VyOS's own \\fBset\\fR lines; \
+         options of ours stand beside them and work in both forms. Unknown names, wrong types and impossible \
+         combinations are refused with their place: \\fBctsync config check\\fR shows all of them. \
+         \\fBctsync config convert\\fR turns one form into the other. A dot below is a level of braces in JSON and \
+         a blank in a \\fBset\\fR line.\n.SH OPTIONS\n{}.SH EXAMPLES\n.nf\n{example}\n{set}.fi\n\
+         .SH SEE ALSO\n.BR ctsync (1)\n",
+        config::DEFAULT_PATH.replace('-', "\\-"),
+        config::reference_roff(),
+    )
+}

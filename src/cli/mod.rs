@@ -1,0 +1,513 @@
+//! The command line: its verbs, and which room does each. Called by `main`, and by whoever renders the manual pages and
+//! completions from the same definition.
+//!
+//! - `kernel`: this kernel's table. - `caches`: what the daemon holds. - `configuration`: files, keys, manual pages.
+
+#![allow(clippy::indexing_slicing, reason = "serde_json answers a missing key with Null")]
+
+mod caches;
+mod configuration;
+mod kernel;
+
+use std::io::{IsTerminal, Write};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use clap::{Parser, Subcommand, ValueEnum};
+use serde_json::Value;
+
+use crate::control::{self, ControlError, Request};
+use crate::replica::{Cache, Role};
+use crate::show;
+use crate::{config, daemon};
+
+pub use configuration::assets;
+
+/// Exit codes: 0 done, 1 failed, 2 misused (clap), 3 a failover now would lose something.
+const EXIT_UNPROTECTED: u8 = 3;
+/// Longest wait for a reply that needs no work.
+const ANSWER: Duration = Duration::from_secs(5);
+/// Longest wait for a reply that needs the kernel's table read, or the peer.
+const WORK: Duration = Duration::from_secs(120);
+
+/// Connection-tracking state synchronisation between Linux routers.
+///
+/// Two routers share virtual addresses; when one dies, the other carries on every connection that went through it.
+/// The words are those of VyOS `conntrack-sync`.
+#[derive(Parser, Debug)]
+#[command(
+    name = "ctsync",
+    version,
+    arg_required_else_help = true,
+    after_help = "Exit codes: 0 done, 1 failed, 2 misused; `status`: 3 when a failover now would lose something."
+)]
+pub struct Cli {
+    /// Control socket of the daemon.
+    #[arg(long, global = true, value_name = "SOCKET", default_value = "/run/ctsync/control.sock")]
+    control: PathBuf,
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Subcommand, Debug)]
+enum Verb {
+    /// Run the daemon.
+    Run {
+        /// Configuration file: JSON, or VyOS `set` lines.
+        #[arg(long, value_name = "FILE", default_value = config::DEFAULT_PATH)]
+        config: PathBuf,
+    },
+    /// Would a failover now lose something? A verdict and what it rests on; exits 3 if it would.
+    Status {
+        #[command(flatten)]
+        form: Form,
+    },
+    /// Show the kernel's table, the caches, statistics or synchronisation state.
+    #[command(subcommand)]
+    Show(Show),
+    /// Rebuild a cache, or clear this kernel's table.
+    #[command(subcommand)]
+    Reset(Reset),
+    /// Where this node's table differs from its own kernel and from the peer's table; exits 1 if it does.
+    Diff {
+        #[command(flatten)]
+        form: Form,
+    },
+    /// Changes of the caches as they happen, until interrupted.
+    Events {
+        #[command(flatten)]
+        form: Form,
+    },
+    /// Read this kernel's table again.
+    Resync {
+        #[command(flatten)]
+        form: Form,
+    },
+    /// Read the configuration again; what cannot change while the daemon runs is named.
+    Reload {
+        #[command(flatten)]
+        form: Form,
+    },
+    /// Tell the role of a failover group; returns when the takeover is complete.
+    ///
+    /// For scripts. The words of keepalived (master, backup, fault) and of heartbeat (start, stop) are understood.
+    Notify {
+        /// The role.
+        #[arg(value_enum, ignore_case = true)]
+        role: RoleWord,
+        /// The group's name.
+        group: String,
+        #[command(flatten)]
+        form: Form,
+    },
+    /// Wait until this node could take over without loss.
+    WaitReady {
+        /// Give up after this many seconds.
+        #[arg(long, value_name = "SECONDS", default_value_t = 60)]
+        timeout: u64,
+    },
+    /// Check, convert and explain configuration files.
+    #[command(subcommand)]
+    Config(ConfigVerb),
+    /// Make a key for the channel: 32 random bytes, in hexadecimal.
+    Keygen {
+        /// Write it to this new file, readable by its owner alone, instead of standard output.
+        file: Option<PathBuf>,
+    },
+    /// Write manual pages, completions and the JSON schema, for packagers.
+    #[command(hide = true)]
+    Assets {
+        /// An existing directory.
+        directory: PathBuf,
+    },
+}
+
+#[derive(clap::Args, Clone, Copy, Debug)]
+struct Form {
+    /// JSON instead of text.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Subcommand, Debug)]
+enum Show {
+    /// This kernel's table.
+    #[command(subcommand)]
+    Conntrack(Conntrack),
+    /// Synchronisation.
+    #[command(subcommand, name = "conntrack-sync")]
+    ConntrackSync(ConntrackSync),
+}
+
+#[derive(Subcommand, Debug)]
+enum Conntrack {
+    /// Connections tracked by this kernel.
+    Table {
+        /// Which family.
+        family: Family,
+        /// `source` and `destination`, each with ADDRESS, ADDRESS:PORT, any or any:PORT; IPv6 as [ADDRESS]:PORT.
+        #[arg(value_name = "source ADDRESS destination ADDRESS")]
+        ends: Vec<String>,
+        /// Also the reply direction, NAT, mark and zone.
+        #[arg(long)]
+        wide: bool,
+        #[command(flatten)]
+        form: Form,
+    },
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum, Debug)]
+enum Family {
+    /// IPv4.
+    Ipv4,
+    /// IPv6.
+    Ipv6,
+}
+
+#[derive(Subcommand, Debug)]
+enum ConntrackSync {
+    /// Entries of the internal or external cache.
+    Cache {
+        /// Which: what is owned here, or what a peer owns.
+        cache: CacheWord,
+        /// Only connections, or only expectations.
+        section: Option<Section>,
+        /// Also the reply direction, NAT, state, age, owner and whether it is installed.
+        #[arg(long)]
+        wide: bool,
+        #[command(flatten)]
+        form: Form,
+    },
+    /// Counters of both caches and the channel.
+    Statistics {
+        /// Without the frame: connections, or expectations.
+        section: Option<Section>,
+        #[command(flatten)]
+        form: Form,
+    },
+    /// Interface, mechanism, last transition.
+    Status {
+        #[command(flatten)]
+        form: Form,
+    },
+}
+
+#[derive(Subcommand, Debug)]
+enum Reset {
+    /// Forget every connection that this kernel tracks. The peer hears of it.
+    Conntrack {
+        /// Do not ask.
+        #[arg(long)]
+        yes: bool,
+    },
+    /// Rebuild a cache.
+    #[command(subcommand, name = "conntrack-sync")]
+    ConntrackSync(ResetCache),
+}
+
+#[derive(Subcommand, Clone, Copy, Debug)]
+enum ResetCache {
+    /// Read this kernel's table again and send the peer everything again.
+    InternalCache,
+    /// Forget the peer's entries and have them sent again; the kernel keeps them meanwhile.
+    ExternalCache,
+}
+
+#[derive(Subcommand, Debug)]
+enum ConfigVerb {
+    /// Is the file good? Everything that is wrong, each with its place; exits 1 if anything is.
+    Check {
+        /// JSON, or VyOS `set` lines.
+        #[arg(default_value = config::DEFAULT_PATH)]
+        file: PathBuf,
+        /// Also whether this machine has what the file names.
+        #[arg(long)]
+        system: bool,
+        /// keepalived's configuration: does it have what the mechanism `vrrp` needs?
+        #[arg(long, value_name = "FILE")]
+        keepalived: Option<PathBuf>,
+        #[command(flatten)]
+        form: Form,
+    },
+    /// Print the file as JSON, or as `set` lines.
+    Convert {
+        /// JSON, or VyOS `set` lines.
+        file: PathBuf,
+        /// Which form.
+        #[arg(long, value_enum, default_value_t = To::Json)]
+        to: To,
+    },
+    /// Print the documented example.
+    Example {
+        /// Which form.
+        #[arg(long, value_enum, default_value_t = To::Json)]
+        to: To,
+    },
+    /// Print what keepalived.conf needs.
+    Keepalived {
+        /// JSON, or VyOS `set` lines.
+        #[arg(default_value = config::DEFAULT_PATH)]
+        file: PathBuf,
+    },
+    /// Print the JSON schema, for editors.
+    Schema,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum, Debug)]
+enum To {
+    /// JSON.
+    Json,
+    /// `set service conntrack-sync` lines.
+    Set,
+}
+
+#[derive(Clone, Copy, ValueEnum, Debug)]
+enum CacheWord {
+    /// What is owned here.
+    Internal,
+    /// What a peer owns.
+    External,
+}
+
+impl From<CacheWord> for Cache {
+    fn from(word: CacheWord) -> Cache {
+        match word {
+            CacheWord::Internal => Cache::Internal,
+            CacheWord::External => Cache::External,
+        }
+    }
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum, Debug)]
+enum Section {
+    /// Connections.
+    Main,
+    /// Expectations.
+    Expect,
+}
+
+#[derive(Clone, Copy, ValueEnum, Debug)]
+enum RoleWord {
+    /// This node forwards.
+    #[value(aliases = ["master", "start"])]
+    Primary,
+    /// Another node forwards.
+    #[value(alias = "stop")]
+    Backup,
+    /// This node must not forward.
+    Fault,
+}
+
+impl Cli {
+    /// Do what was asked.
+    ///
+    /// # Errors
+    /// Whatever stands in the way, to be printed once.
+    pub fn run(self) -> Result<ExitCode> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        runtime.block_on(self.dispatch())
+    }
+
+    async fn dispatch(self) -> Result<ExitCode> {
+        let daemon = Daemon { socket: self.control };
+        match self.verb {
+            Verb::Run { config: path } => {
+                let loaded = config::read(&path)?;
+                config::check_machine(
+                    &loaded,
+                    &config::Machine::look().context("cannot list the interfaces")?,
+                )?;
+                let path = path.canonicalize().with_context(|| format!("cannot find {}", path.display()))?;
+                daemon::run(path, loaded).await?;
+            }
+            Verb::Status { form } => return status(&daemon, form).await,
+            Verb::Show(Show::Conntrack(Conntrack::Table { family, ends, wide, form })) => {
+                return kernel::table(family, &ends, wide, form).await;
+            }
+            Verb::Show(Show::ConntrackSync(ConntrackSync::Cache { cache, section, wide, form })) => {
+                caches::show(&daemon, cache.into(), section, wide, form).await?;
+            }
+            Verb::Show(Show::ConntrackSync(ConntrackSync::Statistics { section, form })) => {
+                statistics(&daemon, section, form).await?;
+            }
+            Verb::Show(Show::ConntrackSync(ConntrackSync::Status { form })) => {
+                sync_status(&daemon, form).await?;
+            }
+            Verb::Reset(Reset::Conntrack { yes }) => return kernel::reset(yes),
+            Verb::Reset(Reset::ConntrackSync(which)) => {
+                let cache = match which {
+                    ResetCache::InternalCache => Cache::Internal,
+                    ResetCache::ExternalCache => Cache::External,
+                };
+                // Silent when it is done, as everywhere.
+                daemon.ask(Request::Reset { cache }, WORK).await?;
+            }
+            Verb::Diff { form } => return caches::diff(&daemon, form).await,
+            Verb::Events { form } => caches::events(&daemon, form).await?,
+            Verb::Resync { form } => {
+                let value = daemon.ask(Request::Resync, WORK).await?;
+                print(&if form.json {
+                    pretty(&value)?
+                } else {
+                    format!("the kernel's table has been read: {} internal entries\n", value["internal"])
+                })?;
+            }
+            Verb::Reload { form } => reload(&daemon, form).await?,
+            Verb::Notify { role, group, form } => {
+                let role = match role {
+                    RoleWord::Primary => Role::Primary,
+                    RoleWord::Backup => Role::Backup,
+                    RoleWord::Fault => Role::Fault,
+                };
+                let value = daemon.ask(Request::Notify { role, group }, WORK).await?;
+                if form.json {
+                    print(&pretty(&value)?)?;
+                }
+            }
+            Verb::WaitReady { timeout } => wait_ready(&daemon, timeout).await?,
+            Verb::Config(verb) => return configuration::run(verb),
+            Verb::Keygen { file } => configuration::keygen(file.as_deref())?,
+            Verb::Assets { directory } => assets(&directory)?,
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+/// The daemon, as the command line sees it.
+struct Daemon {
+    socket: PathBuf,
+}
+
+impl Daemon {
+    async fn ask(&self, request: Request, limit: Duration) -> Result<Value> {
+        control::ask(&self.socket, &request, limit).await.map_err(|error| self.explain(error))
+    }
+
+    /// A daemon that nobody configured is not one that does not run.
+    fn explain(&self, error: ControlError) -> anyhow::Error {
+        let default = std::path::Path::new(config::DEFAULT_PATH);
+        let usual = self.socket == std::path::Path::new("/run/ctsync/control.sock");
+        if matches!(error, ControlError::Unreachable { .. })
+            && usual
+            && !self.socket.exists()
+            && !default.exists()
+        {
+            return anyhow::anyhow!("conntrack-sync not configured (there is no {})", default.display());
+        }
+        error.into()
+    }
+}
+
+async fn status(daemon: &Daemon, form: Form) -> Result<ExitCode> {
+    let value = daemon.ask(Request::Status, ANSWER).await?;
+    print(&if form.json { pretty(&value)? } else { show::status(&value) })?;
+    let protected = value.pointer("/state/protected").and_then(Value::as_bool);
+    Ok(if protected == Some(true) { ExitCode::SUCCESS } else { ExitCode::from(EXIT_UNPROTECTED) })
+}
+
+async fn statistics(daemon: &Daemon, section: Option<Section>, form: Form) -> Result<()> {
+    let value = daemon.ask(Request::Statistics, ANSWER).await?;
+    let shown: show::Statistics = serde_json::from_value(value.clone()).context("cannot read the reply")?;
+    if section == Some(Section::Expect) && !shown.expect_sync {
+        anyhow::bail!("expect-sync not configured");
+    }
+    print(&match section {
+        _ if form.json => pretty(&value)?,
+        None => show::statistics(&shown, shown.expect_sync),
+        Some(Section::Main) => show::plain_statistics(&shown),
+        Some(Section::Expect) => show::expect_statistics(&shown),
+    })
+}
+
+async fn sync_status(daemon: &Daemon, form: Form) -> Result<()> {
+    let value = daemon.ask(Request::Status, ANSWER).await?;
+    let text = |key: &str| value.get(key).and_then(Value::as_str);
+    let words: Vec<&str> =
+        value["expect-sync"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+    print(&if form.json {
+        let keys = [
+            "version",
+            "interface",
+            "failover-mechanism",
+            "last-transition",
+            "last-transition-at",
+            "expect-sync",
+        ];
+        pretty(&keys.iter().map(|key| ((*key).to_owned(), value[key].clone())).collect::<Value>())?
+    } else {
+        show::sync_status(
+            text("interface").unwrap_or_default(),
+            text("failover-mechanism").unwrap_or_default(),
+            text("last-transition"),
+            &words,
+        )
+    })
+}
+
+async fn reload(daemon: &Daemon, form: Form) -> Result<()> {
+    let value = daemon.ask(Request::Reload, ANSWER).await?;
+    if form.json {
+        return print(&pretty(&value)?);
+    }
+    let names = |key: &str| -> Vec<&str> {
+        value[key].as_array().into_iter().flatten().filter_map(Value::as_str).collect()
+    };
+    let (applied, later) = (names("applied"), names("needs-restart"));
+    let mut text = match applied.as_slice() {
+        [] => "nothing that a reload applies has changed\n".to_owned(),
+        names => format!("applied: {}\n", names.join(", ")),
+    };
+    if !later.is_empty() {
+        text += &format!("needs a restart: {}\n", later.join(", "));
+    }
+    for remark in names("remarks") {
+        eprintln!("remark: {remark}");
+    }
+    print(&text)
+}
+
+/// On a terminal the wait is told as it goes.
+async fn wait_ready(daemon: &Daemon, limit: u64) -> Result<()> {
+    let told = std::io::stderr().is_terminal();
+    let readiness = async || -> String {
+        let value = daemon.ask(Request::Status, ANSWER).await.unwrap_or_default();
+        value.pointer("/state/readiness").and_then(Value::as_str).unwrap_or("no answer").to_owned()
+    };
+    let ready = daemon.ask(Request::WaitReady, Duration::from_secs(limit));
+    tokio::pin!(ready);
+    loop {
+        tokio::select! {
+            answer = &mut ready => {
+                if told {
+                    eprint!("\r\x1b[K");
+                }
+                match answer {
+                    Ok(_) => return print("ready\n"),
+                    Err(error) => match error.downcast_ref::<ControlError>() {
+                        Some(ControlError::TimedOut(seconds)) => {
+                            anyhow::bail!("not ready within {seconds} s: {}", readiness().await);
+                        }
+                        _ => return Err(error),
+                    },
+                }
+            }
+            () = tokio::time::sleep(Duration::from_millis(250)), if told => {
+                eprint!("\r\x1b[K{}", readiness().await);
+            }
+        }
+    }
+}
+
+fn pretty(value: &Value) -> Result<String> {
+    Ok(serde_json::to_string_pretty(value)? + "\n")
+}
+
+/// To standard output; a reader that has seen enough (`| head`) is no error.
+fn print(text: &str) -> Result<()> {
+    match std::io::stdout().lock().write_all(text.as_bytes()) {
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+        other => other.context("cannot write to standard output"),
+    }
+}

@@ -1,0 +1,146 @@
+//! Whether this machine has what a configuration names: interfaces, addresses, keepalived's own configuration.
+//!
+//! [`Machine::look`] is the only part that touches the system. Called by `run` and by `config check --system`.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+
+use super::mistake::{Mistake, Refused, nearest};
+use super::{Config, Loaded, Mechanism, keepalived};
+
+/// What there is on a machine.
+#[derive(Default, Debug)]
+pub struct Machine {
+    /// Interfaces and their addresses; `None` when they do not matter.
+    pub interfaces: Option<BTreeMap<String, Vec<IpAddr>>>,
+    /// Programs that run, by name; `None` when it does not matter.
+    pub running: Option<Vec<String>>,
+    /// keepalived's configuration; `None` when it does not matter.
+    pub keepalived: Option<(PathBuf, std::io::Result<String>)>,
+    /// heartbeat's resources; `None` when it does not matter or is not there.
+    pub haresources: Option<(PathBuf, String)>,
+}
+
+impl Machine {
+    /// The interfaces of this machine.
+    ///
+    /// # Errors
+    /// The kernel does not list them.
+    pub fn look() -> std::io::Result<Machine> {
+        let mut interfaces: BTreeMap<String, Vec<IpAddr>> = BTreeMap::new();
+        for found in nix::ifaddrs::getifaddrs()? {
+            let addresses = interfaces.entry(found.interface_name).or_default();
+            let Some(address) = found.address else { continue };
+            addresses.extend(address.as_sockaddr_in().map(|address| IpAddr::V4(address.ip())));
+            addresses.extend(address.as_sockaddr_in6().map(|address| IpAddr::V6(address.ip())));
+        }
+        Ok(Machine { interfaces: Some(interfaces), ..Machine::default() })
+    }
+
+    /// Also which programs run, and the configuration of keepalived and heartbeat.
+    ///
+    /// # Errors
+    /// `/proc` cannot be read.
+    pub fn look_closely(keepalived: &Path) -> std::io::Result<Machine> {
+        const HARESOURCES: &str = "/etc/ha.d/haresources";
+        let names = std::fs::read_dir("/proc")?.flatten().filter_map(|entry| {
+            let name = std::fs::read_to_string(entry.path().join("comm")).ok()?;
+            Some(name.trim().to_owned())
+        });
+        Ok(Machine {
+            running: Some(names.collect()),
+            keepalived: Some((keepalived.to_owned(), std::fs::read_to_string(keepalived))),
+            haresources: std::fs::read_to_string(HARESOURCES).ok().map(|text| (HARESOURCES.into(), text)),
+            ..Machine::look()?
+        })
+    }
+
+    /// Nothing but a configuration of keepalived.
+    pub fn with_keepalived(file: &Path) -> Machine {
+        let keepalived = Some((file.to_owned(), std::fs::read_to_string(file)));
+        Machine { keepalived, ..Machine::default() }
+    }
+
+    fn has(&self, address: IpAddr) -> bool {
+        self.interfaces.iter().flat_map(BTreeMap::values).flatten().any(|known| *known == address)
+    }
+}
+
+/// Check a configuration against a machine.
+///
+/// # Errors
+/// Everything that it names and the machine lacks.
+pub fn check_machine(loaded: &Loaded, machine: &Machine) -> Result<(), Refused> {
+    let mut wrong = check_interfaces(&loaded.config, machine);
+    wrong.extend(check_mechanism(loaded, machine).into_iter().map(|(at, mistake)| (at.to_owned(), mistake)));
+    if wrong.is_empty() {
+        return Ok(());
+    }
+    Err(Refused {
+        errors: wrong.into_iter().map(|(at, mistake)| loaded.source.wrong(&at, mistake)).collect(),
+    })
+}
+
+fn check_interfaces(config: &Config, machine: &Machine) -> Vec<(String, Mistake)> {
+    let Some(interfaces) = &machine.interfaces else { return Vec::new() };
+    let mut wrong = Vec::new();
+    let at = format!("/interface/{}", config.interface);
+    match interfaces.get(&config.interface) {
+        None => {
+            let nearest = nearest(&config.interface, interfaces.keys().map(String::as_str));
+            wrong.push((at.clone(), Mistake::InterfaceMissing { found: config.interface.clone(), nearest }));
+        }
+        Some(addresses) if config.peer.is_none() && !addresses.iter().any(IpAddr::is_ipv4) => {
+            let interface = config.interface.clone();
+            wrong.push((at.clone(), Mistake::InterfaceWithoutAddress { interface }));
+        }
+        Some(_) => {}
+    }
+    if let Some(listen) = config.listen_address.filter(|listen| !machine.has(*listen)) {
+        wrong.push(("/listen-address".into(), Mistake::ListenNotLocal { found: listen.to_string() }));
+    }
+    if let Some(peer) = config.peer.filter(|peer| machine.has(*peer)) {
+        wrong.push((format!("{at}/peer"), Mistake::PeerIsSelf { found: peer.to_string() }));
+    }
+    wrong
+}
+
+fn check_mechanism(loaded: &Loaded, machine: &Machine) -> Vec<(&'static str, Mistake)> {
+    let mut wrong = Vec::new();
+    let lacks = |names: &[&str]| {
+        let running = machine.running.as_ref();
+        running.is_some_and(|running| !running.iter().any(|name| names.contains(&name.as_str())))
+    };
+    match &loaded.config.mechanism {
+        Mechanism::Vrrp { .. } => {
+            match &machine.keepalived {
+                Some((file, Ok(text))) => wrong.extend(keepalived::check(&loaded.config, file, text)),
+                Some((file, Err(error))) => {
+                    let source = std::io::Error::new(error.kind(), error.to_string());
+                    let file = file.clone();
+                    wrong.push(("/failover-mechanism/vrrp", Mistake::KeepalivedUnreadable { file, source }));
+                }
+                None => {}
+            }
+            if lacks(&["keepalived"]) {
+                wrong.push(("/failover-mechanism/vrrp", Mistake::VrrpNotRunning));
+            }
+        }
+        Mechanism::Cluster { group } => {
+            if let Some((file, text)) = &machine.haresources
+                && !text
+                    .split(|letter: char| letter.is_whitespace() || letter == ':')
+                    .any(|word| word == group)
+            {
+                let mistake = Mistake::ClusterGroupMissing { group: group.clone(), file: file.clone() };
+                wrong.push(("/failover-mechanism/cluster/group", mistake));
+            }
+            if lacks(&["heartbeat", "pacemakerd"]) {
+                wrong.push(("/failover-mechanism/cluster", Mistake::ClusterNotRunning));
+            }
+        }
+        Mechanism::Manual { .. } => {}
+    }
+    wrong
+}

@@ -1,0 +1,81 @@
+//! What the daemon tells by itself: log lines, `/run`, the track file, clients that wait for something to happen.
+
+use std::time::Instant;
+
+use super::{Daemon, DaemonError, LastFence, clock, rfc3339};
+
+impl Daemon {
+    /// Tell whoever should know what changed: log, `/run`, track file, waiting clients.
+    pub(super) fn report(&mut self, now: Instant) -> Result<(), DaemonError> {
+        while let Some(mut report) = self.replica.poll_fence_report() {
+            // The turn's own clock stands still while the kernel works: what an operator waits for is this.
+            report.took = self.told_primary.take().map_or(report.took, |told| clock() - told);
+            tracing::info!(
+                held = report.held,
+                pending = report.pending,
+                failed = report.failed,
+                milliseconds = report.took.as_secs_f64() * 1e3,
+                epoch = report.epoch,
+                "takeover complete"
+            );
+            self.timings.fence.observe(report.took.as_secs_f64());
+            self.last_fence = Some(LastFence { report, closed_at: rfc3339() });
+        }
+        let readiness = self.replica.readiness(now);
+        let shown = (self.replica.role(), self.replica.owner(), readiness.word());
+        if self.shown.as_ref() != Some(&shown) {
+            if self.shown.as_ref().map(|(role, owner, _)| (*role, *owner)) != Some((shown.0, shown.1)) {
+                tracing::info!(role = shown.0.word(), owner = shown.1, "{}", shown.2);
+            } else {
+                tracing::debug!("{}", shown.2);
+            }
+            self.shown = Some(shown);
+        }
+        if let Some(track) = &mut self.track {
+            track.set(self.replica.gate_open())?;
+        }
+        if let Err(error) = self.state.keep(self.replica.persist()) {
+            tracing::error!(%error, directory = %self.config.state_directory.display(), "cannot keep state");
+        }
+        while let Some((peer, here)) = self.replica.poll_peer_change() {
+            tracing::info!(peer, "{}", if here { "peer heard" } else { "peer lost" });
+        }
+        self.complain();
+        self.answer_waiting(readiness.is_ready());
+        self.tell_watchers();
+        Ok(())
+    }
+
+    fn answer_waiting(&mut self, ready: bool) {
+        let compared = self.replica.poll_comparison();
+        let mut index = 0;
+        while let Some((client, request)) = self.waiting.get(index) {
+            if !client.waits() {
+                self.waiting.swap_remove(index);
+                continue;
+            }
+            match self.due(request, ready, compared.as_ref()) {
+                Some(reply) => {
+                    let (client, _) = self.waiting.swap_remove(index);
+                    self.control.answer(client, reply);
+                    self.more = true;
+                }
+                None => index += 1,
+            }
+        }
+    }
+
+    /// Datagrams that point to a mistake are refused loudly, once.
+    fn complain(&mut self) {
+        let counters = self.replica.counters();
+        let now = [counters.other_version > 0, counters.same_name > 0];
+        if now[0] && !self.complained[0] {
+            tracing::error!("a peer speaks another version of the protocol; its datagrams are refused");
+        }
+        if now[1] && !self.complained[1] {
+            let node = &self.config.node;
+            tracing::error!("another node is named {node} too; set `node` to different names on both");
+        }
+        self.complained = now;
+    }
+}

@@ -1,0 +1,115 @@
+//! What a run begins with: the replica's settings, the role that a former run left, what the kernel must have.
+
+use std::net::IpAddr;
+
+use super::Daemon;
+use crate::config::{Config, Mechanism};
+use crate::filter::Filter;
+use crate::replica::{Role, Settings, Tunables};
+use crate::runstate::RunState;
+use crate::wire::{Incarnation, NodeId};
+
+pub(super) fn settings(config: &Config, mtu: usize, state: &RunState) -> Settings {
+    Settings {
+        name: config.node.clone(),
+        node: node_id(&config.node),
+        node_group: config.node_group,
+        incarnation: incarnation(),
+        datagram: mtu.clamp(576, 65_535) - HEADERS,
+        ring: config.sync_queue,
+        alive: config.alive,
+        lost_after: config.peer_timeout,
+        lease: LEASE,
+        hot: config.hot,
+        sweep: SWEEP,
+        flush_wait: FLUSH_WAIT,
+        gate_limit: config.gate_timeout,
+        restored: state.restored(),
+    }
+}
+
+/// Seconds: the shortest timeout of an installed entry. The sweep renews it six times within.
+const LEASE: u32 = 3600;
+/// Every entry is compared with the kernel this often.
+const SWEEP: std::time::Duration = std::time::Duration::from_secs(600);
+/// How long a takeover waits for a peer that still talks.
+const FLUSH_WAIT: std::time::Duration = std::time::Duration::from_millis(100);
+
+/// A node's number: a fixed hash of its name.
+pub fn node_id(name: &str) -> NodeId {
+    NodeId(crate::digest::Digester::new(0).hash(name.as_bytes()))
+}
+
+/// 128 random bits for this run: std's hasher keys come from the system's random source.
+fn incarnation() -> Incarnation {
+    use std::hash::{BuildHasher, Hasher, RandomState};
+    let half = || u128::from(RandomState::new().build_hasher().finish());
+    Incarnation(half() << 64 | half() ^ u128::from(std::process::id()))
+}
+
+/// A remembered role is believed only if the addresses agree: the FIFO replays nothing.
+pub(super) fn check_role(
+    config: &Config,
+    remembered: Option<Role>,
+    local: &std::collections::HashSet<IpAddr>,
+) -> Option<Role> {
+    let Mechanism::Vrrp { virtual_address, .. } = &config.mechanism else { return remembered };
+    if virtual_address.is_empty() {
+        return remembered;
+    }
+    let here = virtual_address.iter().all(|address| local.contains(address));
+    match remembered {
+        Some(Role::Primary) if !here => {
+            tracing::warn!("the last role was MASTER but the virtual addresses are not here: backup");
+            Some(Role::Backup)
+        }
+        Some(Role::Backup | Role::Fault) if here => {
+            tracing::warn!("the last role was not MASTER but the virtual addresses are here: primary");
+            Some(Role::Primary)
+        }
+        other => other,
+    }
+}
+
+/// Without `nf_conntrack_events` 1 entries older than every listener never report an update or their end.
+pub(super) fn check_events_enabled() {
+    const PATH: &str = "/proc/sys/net/netfilter/nf_conntrack_events";
+    let now = std::fs::read_to_string(PATH).unwrap_or_default();
+    if now.trim() != "1" && std::fs::write(PATH, "1").is_err() {
+        tracing::warn!(
+            "net.netfilter.nf_conntrack_events is {} and cannot be set: entries older than this daemon tell \
+             neither updates nor their end; set it to 1 at boot",
+            if now.trim().is_empty() { "absent" } else { now.trim() }
+        );
+    }
+}
+
+/// IPv6 and UDP headers.
+const HEADERS: usize = 48;
+
+/// Which entries take part, by configuration and the router's addresses.
+pub(super) fn filter(config: &Config, local: std::collections::HashSet<IpAddr>) -> Filter {
+    Filter {
+        local,
+        channel_port: config.port,
+        accept: config.accept_protocol.clone(),
+        ignore: config.ignore_address.clone(),
+    }
+}
+
+impl Daemon {
+    /// Take over what a reload may change.
+    pub(super) fn apply(&mut self, config: &Config) {
+        self.replica.tune(Tunables {
+            alive: config.alive,
+            lost_after: config.peer_timeout,
+            gate_limit: config.gate_timeout,
+            hot: config.hot,
+        });
+        self.events.get_mut().set_limit(config.event_buffer);
+        let filter = filter(config, self.replica.filter().local.clone());
+        if filter != *self.replica.filter() {
+            self.replica.set_filter(filter);
+        }
+    }
+}

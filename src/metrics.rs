@@ -1,0 +1,470 @@
+//! Metrics for Prometheus: their names and text, and the HTTP socket where they can be scraped.
+//!
+//! Called by the daemon, which makes a [`Snapshot`] for each scrape. `docs/metrics.md` lists the names. A silent or
+//! slow scraper holds up nobody: each is a future of its own with a time limit.
+
+use std::fmt;
+use std::future::Future;
+use std::io;
+use std::pin::Pin;
+use std::time::Duration;
+
+use futures_util::stream::{FuturesUnordered, StreamExt};
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, text};
+use prometheus_client::metrics::counter::ConstCounter;
+use prometheus_client::metrics::gauge::ConstGauge;
+use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+use prometheus_client::registry::Registry;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use tokio::net::{TcpListener, UnixListener};
+use tokio::time::timeout;
+
+use crate::channel::Traffic;
+use crate::config::MetricsAddress;
+use crate::replica::view::View;
+use crate::replica::{Changes, Counters};
+
+/// Scrapers served at once; the next one waits in the listen queue.
+const SCRAPERS: usize = 16;
+/// Longest request head, in bytes.
+const HEAD: usize = 8192;
+/// A scraper that says nothing, or does not read, for this long is dropped.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// What takes time, counted since start.
+#[derive(Clone, Debug)]
+pub struct Timings {
+    /// From reading a kernel event to sending it.
+    pub lag: Histogram,
+    /// From hearing "primary" to the last entry installed.
+    pub fence: Histogram,
+}
+
+impl Default for Timings {
+    fn default() -> Timings {
+        // 50 us to 1.6 s, and 100 us to 26 s.
+        Timings {
+            lag: Histogram::new(exponential_buckets(50e-6, 2.0, 16)),
+            fence: Histogram::new(exponential_buckets(100e-6, 4.0, 10)),
+        }
+    }
+}
+
+/// Everything that is told, at one moment.
+#[derive(Debug)]
+pub struct Snapshot {
+    /// The replica's state.
+    pub view: View,
+    /// Its counters.
+    pub counters: Counters,
+    /// The channel's.
+    pub traffic: Traffic,
+    /// Histograms.
+    pub timings: Timings,
+    /// Bytes that the event socket may hold.
+    pub event_buffer: usize,
+    /// The channel has a key.
+    pub authenticated: bool,
+}
+
+/// How a scraper wants its text.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Format {
+    /// OpenMetrics 1.0.
+    OpenMetrics,
+    /// Prometheus text format 0.0.4.
+    Prometheus,
+}
+
+impl Format {
+    fn content_type(self) -> &'static str {
+        match self {
+            Format::OpenMetrics => "application/openmetrics-text; version=1.0.0; charset=utf-8",
+            Format::Prometheus => "text/plain; version=0.0.4; charset=utf-8",
+        }
+    }
+}
+
+/// The text of a snapshot.
+///
+/// # Errors
+/// The encoder refuses a value; none of ours.
+pub fn render(snapshot: Snapshot, format: Format) -> Result<String, fmt::Error> {
+    let mut registry = Registry::with_prefix("ctsync");
+    registry.register_collector(Box::new(snapshot));
+    let mut out = String::new();
+    text::encode(&mut out, &registry)?;
+    Ok(match format {
+        Format::OpenMetrics => out,
+        Format::Prometheus => without_suffix_rules(&out),
+    })
+}
+
+/// OpenMetrics names a counter without the `_total` of its samples; the older format names it with it, and has no end
+/// mark.
+fn without_suffix_rules(open: &str) -> String {
+    let counter = |line: &str| {
+        let name = line.strip_prefix("# TYPE ")?.strip_suffix(" counter")?;
+        Some(name.to_owned())
+    };
+    let counters: Vec<String> = open.lines().filter_map(counter).collect();
+    let mut out = String::with_capacity(open.len());
+    for line in open.lines().filter(|line| *line != "# EOF") {
+        let mut words = line.splitn(4, ' ');
+        match (words.next(), words.next(), words.next(), words.next()) {
+            (Some("#"), Some(kind @ ("HELP" | "TYPE")), Some(name), Some(rest))
+                if counters.iter().any(|counter| counter == name) =>
+            {
+                out += &format!("# {kind} {name}_total {rest}\n");
+            }
+            (Some("#"), Some("UNIT"), ..) => {}
+            _ => {
+                out += line;
+                out.push('\n');
+            }
+        }
+    }
+    out
+}
+
+impl Collector for Snapshot {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        self.encode_state(&mut encoder)?;
+        self.encode_peers(&mut encoder)?;
+        self.encode_counters(&mut encoder)?;
+        self.encode_channel(&mut encoder)?;
+        for (name, help, histogram) in [
+            ("lag_seconds", "From reading a kernel event to sending it to the peer", &self.timings.lag),
+            (
+                "takeover_seconds",
+                "From hearing that this node is primary to the last entry installed",
+                &self.timings.fence,
+            ),
+        ] {
+            let metric = encoder.encode_descriptor(name, help, None, histogram.metric_type())?;
+            histogram.encode(metric)?;
+        }
+        Ok(())
+    }
+}
+
+fn gauge(encoder: &mut DescriptorEncoder<'_>, name: &str, help: &str, value: f64) -> fmt::Result {
+    let gauge = ConstGauge::new(value);
+    let metric = encoder.encode_descriptor(name, help, None, gauge.metric_type())?;
+    gauge.encode(metric)
+}
+
+fn counter(encoder: &mut DescriptorEncoder<'_>, name: &str, help: &str, value: u64) -> fmt::Result {
+    counters(encoder, name, help, &[(None, value)])
+}
+
+/// A label's name and value.
+type Label<'a> = [(&'a str, &'a str); 1];
+
+/// Samples of one counter, told apart by a label.
+fn counters(
+    encoder: &mut DescriptorEncoder<'_>,
+    name: &str,
+    help: &str,
+    samples: &[(Option<Label<'_>>, u64)],
+) -> fmt::Result {
+    let kind = ConstCounter::new(0u64).metric_type();
+    let mut metric = encoder.encode_descriptor(name, help, None, kind)?;
+    for (label, value) in samples {
+        let counter = ConstCounter::new(*value);
+        match label {
+            Some(label) => counter.encode(metric.encode_family(label)?)?,
+            None => return counter.encode(metric),
+        }
+    }
+    Ok(())
+}
+
+fn flag(set: bool) -> f64 {
+    if set { 1.0 } else { 0.0 }
+}
+
+fn size(count: usize) -> f64 {
+    u32::try_from(count).map_or(f64::MAX, f64::from)
+}
+
+impl Snapshot {
+    fn encode_state(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let view = &self.view;
+        for (name, help, value) in [
+            ("protected", "A failover now would lose nothing", flag(view.protected)),
+            ("ready", "This node could take over without loss, or owns the group", flag(view.ready)),
+            ("degraded", "Entries are held that this kernel refuses", flag(view.failed > 0)),
+            ("owner", "This node owns its failover group", flag(view.owner)),
+            (
+                "primary",
+                "This node was told that it is primary",
+                flag(view.role == crate::replica::Role::Primary),
+            ),
+            ("gate_open", "The election may choose this node", flag(view.gate_open)),
+            ("channel_authenticated", "The channel has a key", flag(self.authenticated)),
+            ("internal_entries", "Entries of groups owned here", size(view.internal)),
+            ("external_entries", "Entries of groups owned by a peer", size(view.external)),
+            ("pending_installs", "Entries that wait for the kernel", size(view.pending)),
+            ("refused_entries", "Entries that the kernel refuses now", size(view.failed)),
+            ("offered_entries", "Entries owed to the owner that replaced this node", size(view.offers)),
+            ("unsent_changes", "Changes that wait for the channel", size(view.unsent)),
+            (
+                "oldest_unsent_seconds",
+                "For how long the oldest of them has waited",
+                view.unsent_for.unwrap_or(0.0),
+            ),
+            ("behind_datagrams", "Datagrams of the owner's stream not applied yet", view.behind as f64),
+            (
+                "digests_equal",
+                "This table equals the owner's, or is it",
+                flag(view.owner || view.equal_for.is_some()),
+            ),
+            (
+                "digests_equal_seconds",
+                "For how long the digests have been equal",
+                view.equal_for.unwrap_or(0.0),
+            ),
+            (
+                "sweep_age_seconds",
+                "Since the last whole comparison of table and kernel, or since start",
+                view.sweep_age,
+            ),
+            ("event_buffer_bytes", "What the event socket may hold", size(self.event_buffer)),
+        ] {
+            gauge(encoder, name, help, value)?;
+        }
+        Ok(())
+    }
+
+    fn encode_peers(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        type Read = fn(&crate::replica::view::PeerView) -> f64;
+        let metrics: [(&str, &str, Read); 6] = [
+            ("peer_up", "The peer was heard within the peer timeout", |peer| flag(peer.alive)),
+            ("peer_ready", "The peer says that it could take over", |peer| flag(peer.ready)),
+            ("peer_silent_seconds", "Since the peer's last datagram", |peer| peer.silent_ms as f64 / 1e3),
+            ("peer_entries", "Entries in the peer's table", |peer| f64::from(peer.entries)),
+            (
+                "peer_behind_datagrams",
+                "Datagrams of our stream that it had not applied when last heard",
+                |peer| peer.behind as f64,
+            ),
+            ("peer_lag_seconds", "For how long the oldest of them had been sent then", |peer| {
+                peer.lag_seconds
+            }),
+        ];
+        for (name, help, read) in metrics {
+            let kind = ConstGauge::new(0f64).metric_type();
+            let mut metric = encoder.encode_descriptor(name, help, None, kind)?;
+            for peer in &self.view.peers {
+                let label = [("peer", peer.name.as_str())];
+                ConstGauge::new(read(peer)).encode(metric.encode_family(&label)?)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn encode_counters(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let of = |changes: Changes, cache: &'static str| {
+            [("created", changes.created), ("updated", changes.updated), ("destroyed", changes.destroyed)]
+                .map(|(verb, count)| (cache, verb, count))
+        };
+        let kind = ConstCounter::new(0u64).metric_type();
+        let mut metric = encoder.encode_descriptor(
+            "changes",
+            "Entries created, updated, destroyed in a cache",
+            None,
+            kind,
+        )?;
+        for (cache, verb, count) in
+            of(self.counters.internal, "internal").into_iter().chain(of(self.counters.external, "external"))
+        {
+            let labels = [("cache", cache), ("change", verb)];
+            ConstCounter::new(count).encode(metric.encode_family(&labels)?)?;
+        }
+        let failures: Vec<_> =
+            self.view.failures.iter().map(|(reason, count)| (Some([("reason", *reason)]), *count)).collect();
+        counters(encoder, "install_failures", "Installs that the kernel refused", &failures)?;
+        for (name, help, value) in named_counters(&self.counters) {
+            counter(encoder, name, help, value)?;
+        }
+        Ok(())
+    }
+
+    fn encode_channel(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let Traffic { bytes_sent, bytes_received, sent, received, send_errors, receive_errors } =
+            self.traffic;
+        for (name, help, value) in [
+            ("sent_bytes", "Payload sent to the peer", bytes_sent),
+            ("received_bytes", "Payload received", bytes_received),
+            ("sent_datagrams", "Datagrams sent to the peer", sent),
+            ("received_datagrams", "Datagrams received", received),
+            ("send_errors", "Sends that failed", send_errors),
+            ("receive_errors", "Receives that failed", receive_errors),
+        ] {
+            counter(encoder, name, help, value)?;
+        }
+        Ok(())
+    }
+}
+
+/// Counters of the replica with a name of their own: also what `statistics --json` tells.
+pub fn named_counters(counters: &Counters) -> [(&'static str, &'static str, u64); 20] {
+    [
+        ("requests", "Requests to the kernel", counters.requests),
+        ("ignored_events", "Kernel events of entries that are not synchronised", counters.ignored),
+        ("overruns", "Times the kernel dropped events", counters.overruns),
+        ("dumps", "Times the kernel table was read", counters.dumps),
+        ("malformed_datagrams", "Datagrams that did not parse", counters.malformed),
+        ("other_version_datagrams", "Datagrams of another protocol version", counters.other_version),
+        ("foreign_datagrams", "Datagrams of other node groups", counters.foreign),
+        ("same_name_datagrams", "Datagrams of another node with our name", counters.same_name),
+        (
+            "unproved_datagrams",
+            "Datagrams of incarnations that have not proved themselves",
+            counters.unproved,
+        ),
+        ("lost_datagrams", "Datagrams missed in the stream when a gap was found", counters.lost),
+        ("nacks", "Requests to send datagrams again", counters.nacks),
+        ("resent_datagrams", "Datagrams sent again", counters.resent),
+        ("repairs", "Repairs begun because a digest differed", counters.repairs),
+        ("repaired_entries_sent", "Entries sent because a repair asked", counters.repaired_out),
+        ("repaired_entries_received", "Entries received because a repair asked", counters.repaired_in),
+        ("offered_entries_sent", "Entries offered to a new owner", counters.offered),
+        (
+            "dropped_destroys",
+            "Destroys left to the digest because too many waited",
+            counters.dropped_destroys,
+        ),
+        ("claims", "Times this node claimed its group", counters.claims),
+        ("yields", "Times this node yielded its group", counters.yields),
+        ("shown_changes_lost", "Changes that `ctsync events` could not show", counters.unshown),
+    ]
+}
+
+trait Stream: AsyncRead + AsyncWrite + Unpin + 'static {}
+impl<T: AsyncRead + AsyncWrite + Unpin + 'static> Stream for T {}
+
+/// A scraper that waits for its text.
+pub struct Scrape {
+    stream: Box<dyn Stream>,
+    /// How it wants it.
+    pub format: Format,
+}
+
+type Step = Pin<Box<dyn Future<Output = Option<Scrape>>>>;
+
+enum Listener {
+    Tcp(TcpListener),
+    Unix(UnixListener),
+}
+
+impl Listener {
+    async fn accept(&self) -> io::Result<Box<dyn Stream>> {
+        Ok(match self {
+            Listener::Tcp(listener) => Box::new(listener.accept().await?.0),
+            Listener::Unix(listener) => Box::new(listener.accept().await?.0),
+        })
+    }
+}
+
+/// The HTTP socket.
+pub struct MetricsServer {
+    listener: Listener,
+    steps: FuturesUnordered<Step>,
+}
+
+impl MetricsServer {
+    /// Listen.
+    ///
+    /// # Errors
+    /// The address is taken or not ours.
+    pub async fn open(address: &MetricsAddress) -> io::Result<MetricsServer> {
+        let listener = match address {
+            MetricsAddress::Tcp(address) => Listener::Tcp(TcpListener::bind(address).await?),
+            MetricsAddress::Unix(path) => Listener::Unix(crate::control::listen(path, 0o666)?),
+        };
+        Ok(MetricsServer { listener, steps: FuturesUnordered::new() })
+    }
+
+    /// The next scraper that asks for metrics; others are told what is wrong.
+    pub async fn next(&mut self) -> Scrape {
+        loop {
+            tokio::select! {
+                accepted = self.listener.accept(), if self.steps.len() < SCRAPERS => {
+                    if let Ok(stream) = accepted {
+                        self.steps.push(Box::pin(read_request(stream)));
+                    }
+                }
+                Some(done) = self.steps.next() => {
+                    if let Some(scrape) = done {
+                        return scrape;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Give a scraper its text and let it go.
+    pub fn answer(&mut self, scrape: Scrape, body: String) {
+        let Scrape { stream, format } = scrape;
+        self.steps.push(Box::pin(async move {
+            respond(stream, "200 OK", format.content_type(), &body).await;
+            None
+        }));
+    }
+}
+
+async fn read_request(mut stream: Box<dyn Stream>) -> Option<Scrape> {
+    let mut head = Vec::new();
+    let mut buffer = [0; 1024];
+    let plain = "text/plain; charset=utf-8";
+    loop {
+        let length = timeout(PATIENCE, stream.read(&mut buffer)).await.ok()?.ok()?;
+        if length == 0 {
+            return None;
+        }
+        head.extend_from_slice(buffer.get(..length).unwrap_or_default());
+        let mut headers = [httparse::EMPTY_HEADER; 64];
+        let mut request = httparse::Request::new(&mut headers);
+        match request.parse(&head) {
+            Ok(httparse::Status::Complete(_)) => {
+                let path = request.path.unwrap_or_default().split('?').next().unwrap_or_default();
+                if request.method != Some("GET") {
+                    respond(stream, "405 Method Not Allowed", plain, "only GET is understood\n").await;
+                    return None;
+                }
+                if path != "/metrics" {
+                    respond(stream, "404 Not Found", plain, "metrics are at /metrics\n").await;
+                    return None;
+                }
+                let open = request.headers.iter().any(|header| {
+                    header.name.eq_ignore_ascii_case("accept")
+                        && String::from_utf8_lossy(header.value).contains("application/openmetrics-text")
+                });
+                let format = if open { Format::OpenMetrics } else { Format::Prometheus };
+                return Some(Scrape { stream, format });
+            }
+            Ok(httparse::Status::Partial) if head.len() < HEAD => {}
+            Ok(httparse::Status::Partial) | Err(_) => {
+                respond(stream, "400 Bad Request", plain, "not an HTTP request that is understood\n").await;
+                return None;
+            }
+        }
+    }
+}
+
+async fn respond(mut stream: Box<dyn Stream>, status: &str, kind: &str, body: &str) {
+    let head = format!(
+        "HTTP/1.1 {status}\r\nContent-Type: {kind}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",
+        body.len()
+    );
+    // A scraper that went away or does not read loses its answer, nothing else.
+    let _ = timeout(PATIENCE, async {
+        stream.write_all(head.as_bytes()).await?;
+        stream.write_all(body.as_bytes()).await?;
+        stream.shutdown().await
+    })
+    .await;
+}

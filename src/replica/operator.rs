@@ -1,0 +1,294 @@
+//! What an operator asks for: resets, reloads, listings in slices, live changes, how old the oldest unsent change is.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use super::{Job, Replica, seconds};
+use crate::digest::BUCKETS;
+use crate::entry::Entry;
+use crate::filter::Filter;
+use crate::table::{Flags, SlotId};
+
+/// Changes kept for an operator who watches; past it they are counted and not shown.
+const JOURNAL: usize = 16_384;
+/// Instants remembered of the queue towards the peer; past it later changes count as old as the last one remembered.
+const MARKS: usize = 1024;
+
+/// One of the two views of the table.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Cache {
+    /// Entries of groups owned here.
+    Internal,
+    /// Entries of groups owned by a peer.
+    External,
+}
+
+/// What happened to an entry.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Verb {
+    /// It was not there before.
+    New,
+    /// It is another one now.
+    Update,
+    /// It is gone.
+    Destroy,
+}
+
+/// A change of a cache, for an operator who watches.
+#[derive(Clone, Debug)]
+pub struct Change {
+    /// Of which.
+    pub cache: Cache,
+    /// What happened.
+    pub verb: Verb,
+    /// The entry as it is, or was.
+    pub entry: Entry,
+}
+
+/// An entry as listings show it.
+#[derive(Debug)]
+pub struct Listing<'a> {
+    /// The entry.
+    pub entry: &'a Entry,
+    /// Seconds since it came into the table.
+    pub age: u32,
+    /// Believed to be in the kernel.
+    pub installed: bool,
+    /// Why the kernel refuses it.
+    pub failure: Option<&'static str>,
+}
+
+/// Settings that a reload may change.
+#[derive(Clone, Copy, Debug)]
+pub struct Tunables {
+    /// Time between two alives.
+    pub alive: Duration,
+    /// Silence after which a peer counts as lost.
+    pub lost_after: Duration,
+    /// After this long without progress towards readiness the gate opens.
+    pub gate_limit: Duration,
+    /// Install at once, not only at a takeover.
+    pub hot: bool,
+}
+
+/// How long changes wait for the channel.
+#[derive(Default)]
+pub(super) struct Waits {
+    queued: u64,
+    sent: u64,
+    /// The first change queued at an instant, while it waits.
+    marks: VecDeque<(u64, Instant)>,
+    longest: Option<Duration>,
+}
+
+impl Waits {
+    pub(super) fn queued(&mut self, now: Instant) {
+        self.queued += 1;
+        let new = self.marks.back().is_none_or(|(_, at)| *at != now);
+        if new && self.marks.len() < MARKS {
+            self.marks.push_back((self.queued, now));
+        }
+    }
+
+    pub(super) fn sent(&mut self, now: Instant) {
+        self.sent += 1;
+        while self.marks.get(1).is_some_and(|(first, _)| *first <= self.sent) {
+            self.marks.pop_front();
+        }
+        let waited = self.oldest(now).unwrap_or_default();
+        self.longest = Some(self.longest.map_or(waited, |longest| longest.max(waited)));
+        if self.sent >= self.queued {
+            self.marks.clear();
+        }
+    }
+
+    /// How long the oldest waiting change has waited.
+    pub(super) fn oldest(&self, now: Instant) -> Option<Duration> {
+        self.marks.front().map(|(_, at)| now.saturating_duration_since(*at))
+    }
+
+    pub(super) fn clear(&mut self) {
+        *self = Waits::default();
+    }
+}
+
+/// Changes not yet told to whoever watches.
+#[derive(Default)]
+pub(super) struct Journal {
+    watched: bool,
+    changes: VecDeque<Change>,
+}
+
+impl Replica {
+    pub(super) fn note_change(&mut self, id: SlotId, cache: Cache, verb: Verb) {
+        if !self.journal.watched {
+            return;
+        }
+        if self.journal.changes.len() >= JOURNAL {
+            self.counters.unshown += 1;
+        } else if let Some(slot) = self.table.get(id) {
+            self.journal.changes.push_back(Change { cache, verb, entry: slot.entry.clone() });
+        }
+    }
+
+    /// Somebody watches, or nobody does any more.
+    pub fn watch_changes(&mut self, watched: bool) {
+        if self.journal.watched != watched {
+            self.journal = Journal { watched, ..Journal::default() };
+        }
+    }
+
+    /// The next change, if somebody watches.
+    pub fn poll_change(&mut self) -> Option<Change> {
+        self.journal.changes.pop_front()
+    }
+
+    /// How long the oldest change of the last datagram had waited, once.
+    pub fn take_lag(&mut self) -> Option<Duration> {
+        self.waits.longest.take()
+    }
+
+    /// Up to `limit` entries of a cache from a place on, and where the next slice begins. A slice visits a bounded
+    /// number of slots, so it may be short.
+    pub fn list(&self, cache: Cache, from: SlotId, limit: SlotId) -> (Vec<Listing<'_>>, Option<SlotId>) {
+        let wanted = if self.group.owner { Cache::Internal } else { Cache::External };
+        if cache != wanted {
+            return (Vec::new(), None);
+        }
+        let until = self.table.end().min(from.saturating_add(limit));
+        let life = seconds(self.now, self.began);
+        let rows = (from..until).filter_map(|id| {
+            let slot = self.table.get(id).filter(|slot| slot.flags.contains(Flags::PRESENT))?;
+            Some(Listing {
+                entry: &slot.entry,
+                age: life.saturating_sub(slot.since),
+                installed: slot.flags.contains(Flags::INSTALLED),
+                failure: slot.failure.map(crate::reconcile::Failure::word),
+            })
+        });
+        (rows.collect(), (until < self.table.end()).then_some(until))
+    }
+
+    /// Entries in a cache.
+    pub fn held(&self, cache: Cache) -> usize {
+        let shown = if self.group.owner { Cache::Internal } else { Cache::External };
+        if cache == shown { self.present } else { 0 }
+    }
+
+    /// The name of the node that owns the group, as far as it is known.
+    pub fn owner_name(&self) -> Option<&str> {
+        if self.group.owner {
+            return Some(&self.settings.name);
+        }
+        let peer = self.peers.get(&self.group.claim.node)?;
+        Some(peer.name.as_str()).filter(|name| !name.is_empty())
+    }
+
+    /// Other settings, from now on.
+    pub fn tune(&mut self, tunables: Tunables) {
+        let Tunables { alive, lost_after, gate_limit, hot } = tunables;
+        let warmer = hot && !self.settings.hot;
+        self.settings.alive = alive;
+        self.settings.lost_after = lost_after;
+        self.settings.gate_limit = gate_limit;
+        self.settings.hot = hot;
+        if warmer {
+            self.queue_what_is_not_installed();
+        }
+    }
+
+    /// Another filter, from now on: what it leaves out is no longer synchronised and stays in this kernel; what it
+    /// lets in is found by a dump.
+    pub fn set_filter(&mut self, filter: Filter) {
+        self.filter = filter;
+        self.dump_due = true;
+        if !self.group.owner {
+            // The owner's filter decides what its group holds.
+            return;
+        }
+        for id in 0..self.table.end() {
+            let left_out = self
+                .table
+                .get(id)
+                .is_some_and(|slot| slot.flags.contains(Flags::PRESENT) && !self.filter.accepts(&slot.entry));
+            if left_out {
+                self.set_present(id, false);
+                self.mark_dirty(id);
+                self.release(id);
+            }
+        }
+    }
+
+    /// The filter as it is.
+    pub fn filter(&self) -> &Filter {
+        &self.filter
+    }
+
+    /// Read the kernel table again.
+    pub fn resync(&mut self) {
+        self.dump_due = true;
+    }
+
+    /// Whether a reading of the kernel table is due or under way.
+    pub fn resyncing(&self) -> bool {
+        self.dump_due || self.dumping
+    }
+
+    /// Read the kernel table again and send the peer everything again, paced.
+    pub fn reset_internal(&mut self) {
+        self.resync();
+        if self.group.owner {
+            self.jobs.push_back(Job::Buckets(0..BUCKETS));
+        }
+    }
+
+    /// Forget the owner's entries and have them sent again. The kernel keeps its copies meanwhile: a takeover in
+    /// between adopts them. False: there is no living owner to send them again, and nothing was changed.
+    pub fn reset_external(&mut self) -> bool {
+        if self.group.owner || !self.peer_owns() {
+            return false;
+        }
+        for id in 0..self.table.end() {
+            // What is owed to the owner is nowhere else.
+            let forget = self.table.get(id).is_some_and(|slot| {
+                slot.flags.contains(Flags::PRESENT) && !slot.flags.contains(Flags::OFFER)
+            });
+            if !forget {
+                continue;
+            }
+            self.set_present(id, false);
+            self.count_as(id, 0);
+            if self.table.get(id).is_some_and(|slot| slot.flags.contains(Flags::INSTALLED)) {
+                self.note_stray(id);
+            }
+            self.release(id);
+        }
+        self.group.root_ok = false;
+        self.refilling = true;
+        true
+    }
+
+    /// Whether a reset of the external cache is under way.
+    pub fn refilling(&self) -> bool {
+        self.refilling
+    }
+
+    /// The owner has sent everything: kernel copies of what it no longer has go.
+    pub(super) fn finish_refill(&mut self) {
+        if !self.refilling || (!self.group.root_ok && !self.group.owner) {
+            return;
+        }
+        self.refilling = false;
+        for id in 0..self.table.end() {
+            let Some(slot) = self.table.get_mut(id) else { continue };
+            let left =
+                slot.flags.contains(Flags::STRAY | Flags::MINE) && !slot.flags.contains(Flags::PRESENT);
+            if left && !self.group.owner {
+                slot.flags -= Flags::STRAY;
+                self.want_kernel(id, false);
+            }
+        }
+    }
+}

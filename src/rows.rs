@@ -1,0 +1,161 @@
+//! One entry as operators and their scripts see it: the JSON shape of every listing. `docs/json.md` describes it.
+//!
+//! The daemon makes rows of its caches, the command line of the kernel's table; `show` lays them out. A field is only
+//! ever added; anything else raises [`VERSION`].
+
+use std::net::IpAddr;
+
+use serde::{Deserialize, Serialize};
+
+use crate::entry::{Entry, L4, Status, Tuple, protocol_name, tcp_state_name};
+use crate::replica::Listing;
+
+/// Of the JSON shapes that listings, statistics and status print.
+pub const VERSION: u32 = 1;
+
+/// Addresses and ports of one direction.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct End2End {
+    /// Source address.
+    pub src: IpAddr,
+    /// Destination address.
+    pub dst: IpAddr,
+    /// Source port.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub sport: Option<u16>,
+    /// Destination port.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dport: Option<u16>,
+    /// ICMP identifier.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub id: Option<u16>,
+    /// ICMP type.
+    #[serde(rename = "type", skip_serializing_if = "Option::is_none")]
+    pub kind: Option<u8>,
+    /// ICMP code.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub code: Option<u8>,
+}
+
+impl End2End {
+    fn of(tuple: &Tuple) -> End2End {
+        let Tuple { src, dst, l4, .. } = *tuple;
+        let bare = End2End { src, dst, sport: None, dport: None, id: None, kind: None, code: None };
+        match l4 {
+            L4::Ports { src, dst } => End2End { sport: Some(src), dport: Some(dst), ..bare },
+            L4::Icmp { id, kind, code } => {
+                End2End { id: Some(id), kind: Some(kind), code: Some(code), ..bare }
+            }
+            L4::Nothing => bare,
+        }
+    }
+}
+
+/// What only a cache knows of an entry.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Held {
+    /// Seconds since it came into the table.
+    pub age: u32,
+    /// Believed to be in this kernel.
+    pub installed: bool,
+    /// Why this kernel refuses it.
+    pub failure: Option<String>,
+    /// The node that owns its group.
+    pub owner: Option<String>,
+}
+
+/// One entry.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Row {
+    /// The kernel's own number for it; only in the kernel's table.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub id: Option<u32>,
+    /// IP protocol number.
+    pub protocol: u8,
+    /// Its name; empty when we know none.
+    pub protocol_name: String,
+    /// Original direction.
+    pub original: End2End,
+    /// Reply direction, translated.
+    pub reply: End2End,
+    /// The kernel rewrites the originator.
+    pub source_nat: bool,
+    /// The kernel rewrites the responder.
+    pub destination_nat: bool,
+    /// TCP state.
+    pub state: Option<String>,
+    /// Packets were seen in both directions and the kernel will not drop it early.
+    pub assured: bool,
+    /// Packets of the reply direction were seen.
+    pub seen_reply: bool,
+    /// Seconds until it expires: in the kernel's table now, in a cache when last heard.
+    pub timeout: Option<u32>,
+    /// `ct mark`.
+    pub mark: Option<u32>,
+    /// Conntrack zone.
+    pub zone: u16,
+    /// The connection it is related to.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub master: Option<End2End>,
+    /// In a cache: what is known of it there.
+    #[serde(flatten, skip_serializing_if = "Option::is_none")]
+    pub held: Option<Held>,
+}
+
+impl Row {
+    /// An entry as such.
+    pub fn of(entry: &Entry) -> Row {
+        Row {
+            id: None,
+            protocol: entry.orig.proto,
+            protocol_name: protocol_name(entry.orig.proto).to_owned(),
+            original: End2End::of(&entry.orig),
+            reply: End2End::of(&entry.reply),
+            source_nat: entry.source_nat(),
+            destination_nat: entry.destination_nat(),
+            state: entry.tcp.map(|tcp| tcp_state_name(tcp.state).to_owned()),
+            assured: entry.assured(),
+            seen_reply: entry.status.contains(Status::SeenReply),
+            timeout: entry.timeout,
+            mark: entry.mark,
+            zone: entry.zone,
+            master: entry.master.as_deref().map(End2End::of),
+            held: None,
+        }
+    }
+
+    /// An entry of the kernel's table.
+    pub fn of_kernel(id: u32, entry: &Entry) -> Row {
+        Row { id: Some(id), ..Row::of(entry) }
+    }
+
+    /// An entry of a cache.
+    pub fn of_cache(listing: &Listing<'_>, owner: Option<&str>) -> Row {
+        let held = Held {
+            age: listing.age,
+            installed: listing.installed,
+            failure: listing.failure.map(str::to_owned),
+            owner: owner.map(str::to_owned),
+        };
+        Row { held: Some(held), ..Row::of(listing.entry) }
+    }
+
+    /// What must be alike in two tables that agree.
+    pub fn content(&self) -> Row {
+        Row { id: None, timeout: None, held: None, ..self.clone() }
+    }
+}
+
+/// An expectation, as the documented layout shows it.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Expected {
+    /// IP protocol number.
+    pub protocol: u8,
+    /// What is expected.
+    pub expected: End2End,
+    /// The expected source port matters.
+    pub source_port_counts: bool,
+}

@@ -1,0 +1,148 @@
+use super::*;
+use crate::entry::{Entry, L4, Status, TcpInfo, Tuple};
+
+/// The outputs of the documentation's example, tabs as conntrackd writes them, the table's last column padded as the
+/// original pads it.
+const TABLE: &str = include_str!("seed/table.txt");
+const ACTIVE: &str = include_str!("seed/statistics-active.txt");
+const STANDBY: &str = include_str!("seed/statistics-standby.txt");
+
+fn row(id: u32, source: &str, destination: &str, proto: u8, state: Option<u8>, timeout: u32) -> Row {
+    let end = |text: &str| match text.rsplit_once(':') {
+        Some((address, port)) => (address.parse().unwrap(), port.parse().unwrap()),
+        None => (text.parse().unwrap(), 0),
+    };
+    let ((src, sport), (dst, dport)) = (end(source), end(destination));
+    let l4 = match proto {
+        1 => L4::Icmp { id: 7, kind: 8, code: 0 },
+        _ => L4::Ports { src: sport, dst: dport },
+    };
+    let orig = Tuple { src, dst, proto, l4 };
+    let tcp =
+        state.map(|state| TcpInfo { state, wscale_orig: 0, wscale_reply: 0, flags_orig: 0, flags_reply: 0 });
+    let entry = Entry {
+        orig,
+        reply: orig.inverse(),
+        zone: 0,
+        status: Status::empty(),
+        timeout: Some(timeout),
+        mark: None,
+        tcp,
+        master: None,
+    };
+    Row::of_kernel(id, &entry)
+}
+
+#[test]
+fn the_table_is_the_documented_one() {
+    let rows = [
+        row(1_015_736_576, "10.35.100.87:58172", "172.31.20.12:22", 6, Some(3), 430_279),
+        row(1_006_235_648, "10.35.101.221:57483", "172.31.120.21:22", 6, Some(3), 413_310),
+        row(1_006_237_088, "10.100.68.100", "172.31.120.21", 1, None, 29),
+        row(1_015_734_848, "10.35.100.87:56282", "172.31.20.12:22", 6, Some(3), 300),
+        row(1_015_734_272, "172.31.20.12:60286", "239.10.10.14:694", 17, None, 29),
+        row(1_006_239_392, "10.35.101.221", "172.31.120.21", 1, None, 29),
+    ];
+    let text: String = rows.iter().map(|row| table_row(row, false)).collect();
+    let text = table_heading(false) + &text;
+    // The page shows the rows without the blanks that pad the last column.
+    let trimmed: String = text.lines().map(|line| format!("{}\n", line.trim_end())).collect();
+    assert_eq!(trimmed, TABLE);
+    for line in text.lines().skip(4) {
+        assert_eq!(line.len(), 10 + 1 + 22 + 1 + 22 + 1 + 16 + 1 + 20, "{line}");
+    }
+}
+
+#[test]
+fn codes_and_ipv6() {
+    let closed = row(1, "10.0.0.1:1", "10.0.0.2:2", 6, Some(8), 9);
+    assert!(table_row(&closed, false).contains("tcp [6] CL "));
+    let orig = Tuple {
+        src: "fd00::1".parse().unwrap(),
+        dst: "fd00::2".parse().unwrap(),
+        proto: 17,
+        l4: L4::Ports { src: 5, dst: 53 },
+    };
+    let six = Row {
+        original: Row::of(&Entry { orig, ..entry_of(orig) }).original,
+        ..row(2, "10.0.0.1:5", "10.0.0.2:53", 17, None, 3)
+    };
+    assert_eq!(
+        table_row(&six, true).trim_end(),
+        format!("{:<10} {:<40} {:<40} {:<16} 3", 2, "[fd00::1]:5", "[fd00::2]:53", "udp [17]")
+    );
+}
+
+fn entry_of(orig: Tuple) -> Entry {
+    Entry {
+        orig,
+        reply: orig.inverse(),
+        zone: 0,
+        status: Status::empty(),
+        timeout: None,
+        mark: None,
+        tcp: None,
+        master: None,
+    }
+}
+
+#[test]
+fn statistics_are_the_documented_ones() {
+    let cache = |active, created, updated, destroyed| CacheStatistics {
+        active,
+        created: [created, 0],
+        updated: [updated, 0],
+        destroyed: [destroyed, 0],
+    };
+    let shown = |internal, external, bytes, datagrams| Statistics {
+        internal,
+        external,
+        multicast: true,
+        interface: "eth0".into(),
+        bytes,
+        datagrams,
+        ..Statistics::default()
+    };
+    let none = CacheStatistics::default();
+    let active = shown(cache(10, 8517, 127, 8507), none, [868_780, 224_136], [20_595, 14_034]);
+    assert_eq!(statistics(&active, false), ACTIVE);
+    let standby = shown(none, cache(10, 888, 134, 878), [234_184, 907_504], [14_663, 21_495]);
+    assert_eq!(statistics(&standby, false), STANDBY);
+    assert!(statistics(&standby, true).ends_with(&format!("\nExpect Table Statistics:\n\n{}\n", {
+        plain_statistics(&Statistics { external: none, ..standby.clone() })
+    })));
+}
+
+#[test]
+fn caches_are_between_bars() {
+    assert_eq!(cache_heading(), format!("{:<30} {:<30} {:<18}\n", "Source", "Destination", "Protocol"));
+    assert_eq!(
+        cache_row(&row(0, "10.35.100.87:58172", "172.31.20.12:22", 6, Some(3), 1)),
+        format!("{:<30} {:<30} {:<18}\n", "|10.35.100.87|:58172", "|172.31.20.12|:22", "tcp [6]")
+    );
+    assert_eq!(
+        cache_row(&row(0, "10.100.68.100", "172.31.120.21", 1, None, 1)),
+        format!("{:<30} {:<30} {:<18}\n", "|10.100.68.100|", "|172.31.120.21|", "icmp [1]")
+    );
+    let expected = row(0, "10.0.1.100:0", "10.0.0.100:41739", 6, None, 1);
+    let expected = Expected { protocol: 6, expected: expected.original, source_port_counts: false };
+    assert_eq!(
+        expect_row(&expected),
+        format!("{:<30} {:<30} {:<18}\n", "|10.0.1.100|:any", "|10.0.0.100|:41739", "tcp [6]")
+    );
+}
+
+#[test]
+fn status_is_the_documented_one() {
+    let when = "MASTER at Fri 24 Dec 2021 10:34:36 AM EET";
+    assert_eq!(
+        sync_status("eth0.5", "vrrp [sync-group GEFOEKOM]", None, &[]),
+        "\nsync-interface        : eth0.5\nfailover-mechanism    : vrrp [sync-group GEFOEKOM]\n\
+         last state transition : no transition yet!\nExpectationSync       : disabled\n"
+    );
+    let text = sync_status("eth0", "cluster [group GROUP]", Some(when), &["ftp", "sip"]);
+    assert!(text.contains(&format!("last state transition : {when}\n")));
+    assert!(text.ends_with("ExpectationSync       : enabled for ftp, sip\n"));
+    let text = sync_status("eth0", "cluster [group GROUP]", None, &["all"]);
+    assert!(text.ends_with("ExpectationSync       : enabled for all: ftp, sip, h323, nfs, sqlnet\n"));
+}

@@ -1,0 +1,153 @@
+//! Our own views: `status` and `diff`.
+
+#![allow(clippy::indexing_slicing, reason = "serde_json answers a missing key with Null")]
+
+use std::fmt::Write;
+
+use serde_json::Value;
+
+use super::ends;
+use crate::rows::Row;
+
+/// `status`: the verdict first, then what it rests on.
+pub fn status(value: &Value) -> String {
+    let mut out = String::new();
+    let mut line = |name: &str, value: String| {
+        let _ = writeln!(out, "{name:<22}: {value}");
+    };
+    let text = |pointer: &str| plain(value.pointer(pointer));
+    line("verdict", text("/verdict"));
+    line("node", text("/state/node"));
+    line("role", format!("{}, {}", text("/state/role"), text("/state/readiness")));
+    line("mechanism", text("/failover-mechanism"));
+    line("last transition", text("/last-transition"));
+    line("claim", format!("owner {}, epoch {}", text("/owner"), text("/state/epoch")));
+    line("entries", format!("internal {}, external {}", text("/state/internal"), text("/state/external")));
+    line("digests equal", equal(value));
+    line("last sweep", sweep(value));
+    line("waiting", waiting(value));
+    line("cannot be installed", refused(value));
+    for peer in value.pointer("/state/peers").and_then(Value::as_array).into_iter().flatten() {
+        line("peer", tell_peer(peer));
+    }
+    if value.pointer("/state/peers").and_then(Value::as_array).is_none_or(Vec::is_empty) {
+        line("peer", "none has been heard".into());
+    }
+    if let Some(fence) = value.get("last-fence").filter(|fence| !fence.is_null()) {
+        let milliseconds = fence["microseconds"].as_f64().unwrap_or_default() / 1e3;
+        let [held, pending, failed] = ["held", "pending", "failed"].map(|name| plain(fence.get(name)));
+        line(
+            "last takeover",
+            format!("{milliseconds:.1} ms: {held} held, {pending} installed, {failed} failed"),
+        );
+    }
+    line(
+        "channel",
+        if value["authenticated"] == true { "authenticated" } else { "NOT authenticated: no key" }.into(),
+    );
+    out
+}
+
+fn plain(value: Option<&Value>) -> String {
+    match value {
+        Some(Value::String(text)) => text.clone(),
+        Some(Value::Null) | None => "-".into(),
+        Some(Value::Number(number)) if number.is_f64() => {
+            format!("{:.1}", number.as_f64().unwrap_or_default())
+        }
+        Some(other) => other.to_string(),
+    }
+}
+
+fn equal(value: &Value) -> String {
+    if value.pointer("/state/owner") == Some(&Value::Bool(true)) {
+        return "told by the peer's readiness".into();
+    }
+    match value.pointer("/state/equal-for").and_then(Value::as_f64) {
+        Some(seconds) => format!("for {seconds:.1} s"),
+        None => "no".into(),
+    }
+}
+
+fn sweep(value: &Value) -> String {
+    let age = plain(value.pointer("/state/sweep-age"));
+    match value.pointer("/state/swept") {
+        Some(Value::Bool(true)) => format!("{age} s ago"),
+        _ => format!("not yet, started {age} s ago"),
+    }
+}
+
+fn waiting(value: &Value) -> String {
+    let text = |pointer: &str| plain(value.pointer(pointer));
+    let mut line =
+        format!("{} for the kernel, {} for the channel", text("/state/pending"), text("/state/unsent"));
+    if let Some(seconds) = value.pointer("/state/unsent-for").and_then(Value::as_f64) {
+        let _ = write!(line, ", the oldest for {seconds:.3} s");
+    }
+    match value.pointer("/state/behind").and_then(Value::as_u64) {
+        Some(behind) if behind > 0 => {
+            let _ = write!(line, ", {behind} datagrams of the owner's stream");
+        }
+        _ => {}
+    }
+    line
+}
+
+fn refused(value: &Value) -> String {
+    let now = plain(value.pointer("/state/failed"));
+    let reasons: Vec<String> = value
+        .pointer("/state/failures")
+        .and_then(Value::as_array)
+        .into_iter()
+        .flatten()
+        .filter(|pair| pair[1].as_u64().is_some_and(|count| count > 0))
+        .map(|pair| format!("{} {}", plain(pair.get(0)), plain(pair.get(1))))
+        .collect();
+    if reasons.is_empty() { now } else { format!("{now} now; since start: {}", reasons.join(", ")) }
+}
+
+fn tell_peer(peer: &Value) -> String {
+    let state = if peer["alive"] == true { "alive" } else { "lost" };
+    let ready = if peer["ready"] == true { "ready" } else { "not ready" };
+    let mut line = format!(
+        "{}, {state}, heard {} ms ago, {ready}, {} entries",
+        plain(peer.get("name")),
+        peer["silent-ms"],
+        peer["entries"]
+    );
+    if peer["behind"].as_u64().is_some_and(|behind| behind > 0) {
+        let lag = peer["lag-seconds"].as_f64().unwrap_or_default();
+        let _ = write!(line, ", behind by {} datagrams, {lag:.3} s", peer["behind"]);
+    }
+    line
+}
+
+/// Where two tables differ: one line an entry. `here` and `there` name them.
+pub fn differing(here: &str, there: &str, pairs: &[(Option<Row>, Option<Row>)]) -> String {
+    let mut out = String::new();
+    for (ours, theirs) in pairs {
+        let Some(row) = ours.as_ref().or(theirs.as_ref()) else { continue };
+        let [from, to] = ends(&row.original);
+        let what = match (ours, theirs) {
+            (Some(_), None) => format!("only in {here}"),
+            (None, Some(_)) => format!("only in {there}"),
+            (Some(ours), Some(theirs)) => format!("differs: {}", fields(ours, theirs).join(", ")),
+            (None, None) => continue,
+        };
+        let _ = writeln!(out, "{} {from} {to}: {what}", row.protocol_name);
+    }
+    out
+}
+
+/// Names of the fields that differ, ours and theirs.
+fn fields(ours: &Row, theirs: &Row) -> Vec<String> {
+    let object = |row: &Row| serde_json::to_value(row.content()).unwrap_or_default();
+    let (ours, theirs) = (object(ours), object(theirs));
+    let Value::Object(ours) = ours else { return Vec::new() };
+    ours.iter()
+        .filter(|(name, value)| theirs.get(name.as_str()) != Some(value))
+        .map(|(name, value)| {
+            format!("{name} {value} here, {} there", theirs.get(name.as_str()).unwrap_or(&Value::Null))
+        })
+        .collect()
+}
