@@ -142,9 +142,10 @@ impl Row {
         Row { held: Some(held), ..Row::of(listing.entry) }
     }
 
-    /// What must be alike in two tables that agree.
+    /// What must be alike in two tables that agree. An event leaves out a mark that is 0.
     pub fn content(&self) -> Row {
-        Row { id: None, timeout: None, held: None, ..self.clone() }
+        let mark = self.mark.filter(|mark| *mark != 0);
+        Row { id: None, timeout: None, held: None, mark, ..self.clone() }
     }
 }
 

@@ -15,7 +15,8 @@ use serde_json::{Map, Value, json};
 
 fn files(directory: &str) -> Vec<PathBuf> {
     let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/config").join(directory);
-    let mut files: Vec<PathBuf> = std::fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path()).collect();
+    let mut files: Vec<PathBuf> =
+        std::fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path()).collect();
     files.retain(|path| path.extension().is_some_and(|extension| extension != "snap"));
     files.sort();
     files
@@ -63,7 +64,8 @@ fn every_mistake_has_a_file_and_an_error_of_its_own() {
         let (text, words) = told(path, &refused);
         for error in &refused.errors {
             // Where a mistake is in one place, that place is told.
-            let everywhere = ["Empty", "NotText", "NeitherForm", "NothingOfOurs", "NoInterface", "NoMechanism"];
+            let everywhere =
+                ["Empty", "NotText", "NeitherForm", "NothingOfOurs", "NoInterface", "NoMechanism"];
             assert!(
                 error.place.is_some() || everywhere.contains(&error.mistake.word().as_str()),
                 "{}: {error}",
@@ -129,7 +131,8 @@ fn machine(case: &str) -> Machine {
 
 #[test]
 fn a_machine_that_has_everything_is_accepted() {
-    let text = r#"{ "interface": { "eth0": {} }, "failover-mechanism": { "vrrp": { "sync-group": "SYNC" } } }"#;
+    let text =
+        r#"{ "interface": { "eth0": {} }, "failover-mechanism": { "vrrp": { "sync-group": "SYNC" } } }"#;
     let loaded = parse(Path::new("config.json"), text).unwrap();
     check_machine(&loaded, &machine("")).unwrap_or_else(|refused| panic!("{refused}"));
 }
@@ -183,9 +186,9 @@ fn current(path: &Path, text: &str) {
 
 fn text(kind: Kind) -> BoxedStrategy<Value> {
     let host = prop_oneof![
-        (1u8..224, any::<[u8; 3]>()).prop_filter("a host", |(first, _)| *first != 127).prop_map(
-            |(first, [a, b, c])| std::net::IpAddr::from([first, a, b, c]).to_string()
-        ),
+        (1u8..224, any::<[u8; 3]>())
+            .prop_filter("a host", |(first, _)| *first != 127)
+            .prop_map(|(first, [a, b, c])| std::net::IpAddr::from([first, a, b, c]).to_string()),
         any::<u64>().prop_map(|low| std::net::Ipv6Addr::from(0xfd00 << 112 | u128::from(low)).to_string()),
     ];
     match kind {
@@ -193,9 +196,9 @@ fn text(kind: Kind) -> BoxedStrategy<Value> {
         Kind::Interface => "[a-z]{1,4}[0-9]{1,2}(\\.[0-9]{1,3})?".prop_map(Value::from).boxed(),
         Kind::Path => "/run/[a-z]{1,8}(/[a-z. ]{0,6}[a-z])?".prop_map(Value::from).boxed(),
         Kind::Host => host.prop_map(Value::from).boxed(),
-        Kind::Multicast => {
-            (224u8..240, any::<[u8; 3]>()).prop_map(|(a, [b, c, d])| json!(format!("{a}.{b}.{c}.{d}"))).boxed()
-        }
+        Kind::Multicast => (224u8..240, any::<[u8; 3]>())
+            .prop_map(|(a, [b, c, d])| json!(format!("{a}.{b}.{c}.{d}")))
+            .boxed(),
         Kind::Prefix => (any::<u32>(), 0u8..33)
             .prop_map(|(bits, length)| {
                 let net = ipnet::Ipv4Net::new(bits.into(), length).unwrap().trunc();
@@ -205,7 +208,8 @@ fn text(kind: Kind) -> BoxedStrategy<Value> {
         Kind::Protocol | Kind::Standby => prop::sample::select(kind.words()).prop_map(Value::from).boxed(),
         Kind::Helper => prop::sample::select(&kind.words()[1..]).prop_map(Value::from).boxed(),
         Kind::Listen => prop_oneof![
-            (any::<[u8; 4]>(), 1u16..).prop_map(|([a, b, c, d], port)| json!(format!("{a}.{b}.{c}.{d}:{port}"))),
+            (any::<[u8; 4]>(), 1u16..)
+                .prop_map(|([a, b, c, d], port)| json!(format!("{a}.{b}.{c}.{d}:{port}"))),
             Just(json!("[fd00::1]:9338")),
             Just(json!("/run/ctsync/metrics.sock")),
         ]
@@ -240,11 +244,15 @@ fn unique(list: Vec<Value>) -> Value {
 fn table(options: &'static [Opt]) -> BoxedStrategy<Value> {
     let each: Vec<_> = options
         .iter()
-        .map(|option| prop::option::of(value(option)).prop_map(|value| value.map(|value| (option.name, value))))
+        .map(|option| {
+            prop::option::of(value(option)).prop_map(|value| value.map(|value| (option.name, value)))
+        })
         .collect();
-    each.prop_map(|all| all.into_iter().flatten().map(|(name, value)| (name.to_owned(), value)).collect::<Map<_, _>>())
-        .prop_map(Value::Object)
-        .boxed()
+    each.prop_map(|all| {
+        all.into_iter().flatten().map(|(name, value)| (name.to_owned(), value)).collect::<Map<_, _>>()
+    })
+    .prop_map(Value::Object)
+    .boxed()
 }
 
 /// What the single values allow and their combination does not is put right.

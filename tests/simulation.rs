@@ -94,6 +94,8 @@ fn replicas_converge_and_lose_nothing() {
         ("overruns", totals.overruns, 1),
         ("partitions", totals.partitions, 1),
         ("repairs", totals.repairs, 3),
+        ("resets", totals.resets, 1),
+        ("comparisons", totals.comparisons, 3),
         ("quiet points", totals.quiet, 3),
         ("checks", totals.checks, 100),
     ] {

@@ -12,6 +12,7 @@ mod node;
 mod planted;
 mod router;
 mod sandbox;
+mod scenario;
 mod setup;
 mod soak;
 mod ssh;
@@ -25,12 +26,13 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Result;
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 
 use crate::demo::{Fault, Plot};
 use crate::narrator::Narrator;
 use crate::router::Options;
 use crate::sandbox::Sandbox;
+use crate::scenario::Scenario;
 use crate::soak::Soak;
 
 /// Routers, clients and faults in network namespaces.
@@ -79,11 +81,28 @@ enum Verb {
         #[command(flatten)]
         name: Name,
     },
+    /// What `run` can run.
+    List,
+    /// Run a scenario; exits 1 when something was not as it should be.
+    Run {
+        /// Which.
+        #[arg(value_enum)]
+        scenario: Scenario,
+        /// JSON at the end instead of the story.
+        #[arg(long)]
+        json: bool,
+    },
     /// Everything that decides whether a change is good.
     Test,
     /// Repetitions and long runs.
     #[command(subcommand)]
     Soak(Soak),
+    /// Write the manual page and completions, for packagers.
+    #[command(hide = true)]
+    Assets {
+        /// An existing directory.
+        directory: PathBuf,
+    },
     /// The kernel tests, in a sandbox.
     #[command(hide = true)]
     KernelTests,
@@ -209,8 +228,31 @@ fn run(cli: Cli) -> Result<ExitCode> {
         Verb::Enter { name, node, command } => standing::enter(&name.name, &node, &command),
         Verb::Status { name, json } => standing::status(&name.name, json),
         Verb::Down { name } => standing::down(&name.name),
+        Verb::List => {
+            for scenario in Scenario::value_variants().iter().filter_map(ValueEnum::to_possible_value) {
+                let help = scenario.get_help().map(ToString::to_string).unwrap_or_default();
+                println!("{:<10} {help}", scenario.get_name());
+            }
+            Ok(ExitCode::SUCCESS)
+        }
+        Verb::Run { scenario, json } => {
+            if !sandbox::is_inside() {
+                setup::ensure()?;
+            }
+            in_sandbox(None, async |sandbox| {
+                let mut narrator = Narrator::new(json, false);
+                let good = scenario::run(scenario, sandbox, &mut narrator).await?;
+                narrator.end()?;
+                Ok(if good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+            })
+        }
         Verb::Test => suite::run(),
         Verb::Soak(what) => soak::run(&what),
+        Verb::Assets { directory } => {
+            std::fs::write(directory.join("ctsync-lab.1"), ctsync::cli::page(Cli::command())?)?;
+            ctsync::cli::completions(Cli::command(), &directory)?;
+            Ok(ExitCode::SUCCESS)
+        }
         Verb::KernelTests => suite::kernel_tests(),
         Verb::Demo(arguments) => {
             if !sandbox::is_inside() {

@@ -24,7 +24,8 @@ impl Narrator {
         Narrator { json, quiet, color: std::io::stdout().is_terminal(), facts: Map::new() }
     }
 
-    fn silent(&self) -> bool {
+    /// Nothing is told but the facts.
+    pub fn silent(&self) -> bool {
         self.json || self.quiet
     }
 

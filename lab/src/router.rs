@@ -141,7 +141,8 @@ impl Router {
         self.node.directory.join("router.set").to_string_lossy().into_owned()
     }
 
-    fn binary(&self) -> Result<String> {
+    /// The daemon's program.
+    pub fn binary(&self) -> Result<String> {
         Ok(self.options.ctsync.to_str().context("the path of ctsync is not UTF-8")?.to_owned())
     }
 

@@ -9,7 +9,7 @@ use std::process::Command;
 use anyhow::{Context, Result, bail};
 
 /// Program, Debian package.
-const NEEDED: [(&str, &str); 8] = [
+const NEEDED: [(&str, &str); 11] = [
     ("keepalived", "keepalived"),
     ("nft", "nftables"),
     ("conntrack", "conntrack"),
@@ -18,6 +18,9 @@ const NEEDED: [(&str, &str); 8] = [
     ("sshd", "openssh-server"),
     ("ssh", "openssh-client"),
     ("ssh-keygen", "openssh-client"),
+    ("conntrackd", "conntrackd"),
+    ("prometheus", "prometheus"),
+    ("man", "man-db"),
 ];
 
 /// Install what is missing, build the daemon.

@@ -55,21 +55,26 @@ pub fn run(what: &Soak) -> Result<ExitCode> {
     }
 }
 
-/// One telling of the demo by another process: its facts, or what it said when it failed to tell.
+/// One telling of the demo by another process.
 pub fn demo(arguments: &[&str]) -> Result<Value> {
+    told_by("demo", arguments)
+}
+
+/// A story told by another process: its facts, or what it said when it failed to tell.
+pub fn told_by(verb: &str, arguments: &[&str]) -> Result<Value> {
     let output = Command::new(std::env::current_exe()?)
-        .args(["demo", "--json"])
+        .args([verb, "--json"])
         .args(arguments)
         .stdin(Stdio::null())
         .output()
-        .context("cannot start a demo")?;
+        .with_context(|| format!("cannot start {verb}"))?;
     serde_json::from_slice(&output.stdout).map_err(|_| {
         let complaint = String::from_utf8_lossy(&output.stderr);
         // The nodes' diagnosis is long: it goes where it can be read later.
         let file = std::env::temp_dir().join(format!("ctsync-lab-failed-{}.log", std::process::id()));
         let _ = std::fs::write(&file, complaint.as_bytes());
         eprintln!("what every node knew: {}", file.display());
-        anyhow::anyhow!("{}", complaint.trim().lines().last().unwrap_or("a demo said nothing"))
+        anyhow::anyhow!("{}", complaint.trim().lines().last().unwrap_or("it said nothing"))
     })
 }
 

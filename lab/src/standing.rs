@@ -104,18 +104,8 @@ pub fn up(name: &str, advert: f64) -> Result<ExitCode> {
 pub async fn stay(sandbox: &Sandbox, options: &Options) -> Result<ExitCode> {
     let narrator = Narrator::new(false, true);
     let mut topology = Topology::build(&sandbox.directory, options).await?;
-    for number in [1, 2] {
-        topology.router(number)?.load_firewall()?;
-        topology.router_mut(number)?.start_ctsync()?;
-    }
-    for number in [1, 2] {
-        let router = topology.router(number)?;
-        until("ctsync answers", PATIENCE, async || Ok(Some(router.status().await?))).await?;
-        topology.router_mut(number)?.start_keepalived()?;
-    }
+    topology.start().await?;
     let _server = serve(&topology.server.net)?;
-    let first = topology.router(1)?;
-    until("router1 is elected", PATIENCE, async || Ok(first.has_vip().await?.then_some(()))).await?;
     let nodes: BTreeMap<String, Place> = topology
         .nodes()
         .map(|node| {

@@ -1,15 +1,17 @@
 //! `cargo lab test`: everything that decides whether a change is good, in one command.
 //!
-//! Unit, codec and simulation tests; the kernel tests, a namespace each; the demo with every fault; and the control
-//! runs that must fail.
+//! Unit, codec and simulation tests; the kernel tests, a namespace each; the demo with every fault; the scenarios; and
+//! the control runs that must fail.
 
 use std::process::{Command, ExitCode};
 
 use anyhow::{Context, Result};
+use clap::ValueEnum;
 use serde_json::Value;
 
 use crate::sandbox::Sandbox;
-use crate::soak::{FAULTS, checkout, demo};
+use crate::scenario::Scenario;
+use crate::soak::{FAULTS, checkout, demo, told_by};
 use crate::wait::now;
 use crate::{in_sandbox, setup};
 
@@ -55,6 +57,9 @@ pub fn run() -> Result<ExitCode> {
     for fault in FAULTS {
         tally.note(&format!("demo --fault {fault}"), must_live(fault));
     }
+    for scenario in Scenario::value_variants().iter().filter_map(ValueEnum::to_possible_value) {
+        tally.note(&format!("run {}", scenario.get_name()), must_be_good(scenario.get_name()));
+    }
     tally.note("control: demo --without-sync dies", must_die());
     println!("\n{} passed, {} failed", tally.passed, tally.failed);
     Ok(if tally.failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
@@ -74,6 +79,14 @@ fn must_live(fault: &str) -> Result<String> {
     );
     anyhow::ensure!(facts["good"] == true && number("before") > 200, "{text}");
     Ok(text)
+}
+
+fn must_be_good(scenario: &str) -> Result<String> {
+    let began = now();
+    let facts = told_by("run", &[scenario])?;
+    let checks = facts["checks"].as_u64().unwrap_or(0);
+    anyhow::ensure!(facts["good"] == true && checks > 0, "{facts}");
+    Ok(format!("{checks} checks, {:.0} s", began.elapsed().as_secs_f64()))
 }
 
 /// Without synchronisation every connection dies: otherwise the demo proves nothing.

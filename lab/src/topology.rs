@@ -11,6 +11,10 @@ use crate::documented;
 use crate::net::{Links, Namespace};
 use crate::node::Node;
 use crate::router::{Options, Router};
+use crate::wait::until;
+
+/// Longest wait for a pair to come up.
+const START: std::time::Duration = std::time::Duration::from_secs(60);
 
 /// LAN client.
 pub const CLIENT: &str = "10.0.1.100";
@@ -72,6 +76,21 @@ impl Topology {
         let router = Router::configure(node, told, &self.options).await?;
         *self.place(number) = Some(router);
         Ok(())
+    }
+
+    /// Firewall, ctsync and keepalived on both routers, until router1 is elected.
+    pub async fn start(&mut self) -> Result<()> {
+        for number in [1, 2] {
+            self.router(number)?.load_firewall()?;
+            self.router_mut(number)?.start_ctsync()?;
+        }
+        for number in [1, 2] {
+            let router = self.router(number)?;
+            until("ctsync answers", START, async || Ok(Some(router.status().await?))).await?;
+            self.router_mut(number)?.start_keepalived()?;
+        }
+        let first = self.router(1)?;
+        until("router1 is elected", START, async || Ok(first.has_vip().await?.then_some(()))).await
     }
 
     fn place(&mut self, number: u8) -> &mut Option<Router> {

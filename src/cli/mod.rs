@@ -23,7 +23,7 @@ use crate::replica::{Cache, Role};
 use crate::show;
 use crate::{config, daemon};
 
-pub use configuration::assets;
+pub use configuration::{assets, completions, page};
 
 /// Exit codes: 0 done, 1 failed, 2 misused (clap), 3 a failover now would lose something.
 const EXIT_UNPROTECTED: u8 = 3;

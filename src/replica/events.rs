@@ -51,7 +51,7 @@ impl Replica {
             return;
         }
         if matches!(told, Told::Created(_) | Told::Gone) {
-            slot.flags -= Flags::MINE;
+            slot.flags -= Flags::MINE | Flags::FORGOTTEN;
         }
         if believes {
             let pending = slot.flags.contains(Flags::PENDING) && !slot.flags.contains(Flags::READ_BACK);

@@ -440,6 +440,10 @@ impl Replica {
             slot.flags -= Flags::REPLACE;
             slot.flags |= Flags::READ_BACK;
         }
+        if slot.flags.contains(Flags::FORGOTTEN) {
+            slot.flags -= Flags::FORGOTTEN;
+            slot.flags |= Flags::MINE;
+        }
         slot.entry = entry;
         slot.birth = birth;
         let before = slot.sent;

@@ -260,7 +260,11 @@ impl Replica {
             }
             self.set_present(id, false);
             self.count_as(id, 0);
-            if self.table.get(id).is_some_and(|slot| slot.flags.contains(Flags::INSTALLED)) {
+            let Some(slot) = self.table.get_mut(id) else { continue };
+            if slot.flags.contains(Flags::INSTALLED) {
+                // A stray meanwhile, so that nothing removes it and a claim adopts it.
+                slot.flags.set(Flags::FORGOTTEN, slot.flags.contains(Flags::MINE));
+                slot.flags -= Flags::MINE;
                 self.note_stray(id);
             }
             self.release(id);
@@ -283,9 +287,10 @@ impl Replica {
         self.refilling = false;
         for id in 0..self.table.end() {
             let Some(slot) = self.table.get_mut(id) else { continue };
-            let left =
-                slot.flags.contains(Flags::STRAY | Flags::MINE) && !slot.flags.contains(Flags::PRESENT);
-            if left && !self.group.owner {
+            let forgotten = slot.flags.contains(Flags::FORGOTTEN);
+            slot.flags -= Flags::FORGOTTEN;
+            if forgotten && !slot.flags.contains(Flags::PRESENT) && !self.group.owner {
+                slot.flags |= Flags::MINE;
                 slot.flags -= Flags::STRAY;
                 self.want_kernel(id, false);
             }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use ctsync::entry::{Entry, Key, L4, Status, TcpInfo, Tuple, proto};
 use ctsync::filter::Filter;
 use ctsync::reconcile::Op;
-use ctsync::replica::{Persist, Replica, Restored, Role, Settings};
+use ctsync::replica::{Compared, Persist, Replica, Restored, Role, Settings};
 use ctsync::wire::{Incarnation, NodeId};
 use fastrand::Rng;
 
@@ -35,6 +35,8 @@ pub struct Totals {
     pub yields: u64,
     pub offers: u64,
     pub strays: u64,
+    pub resets: u64,
+    pub comparisons: u64,
     pub quiet: u64,
     pub checks: u64,
 }
@@ -46,7 +48,7 @@ impl Totals {
         }
     }
 
-    fn all_mut(&mut self) -> [&mut u64; 15] {
+    fn all_mut(&mut self) -> [&mut u64; 17] {
         [
             &mut self.opened,
             &mut self.ended,
@@ -61,6 +63,8 @@ impl Totals {
             &mut self.yields,
             &mut self.offers,
             &mut self.strays,
+            &mut self.resets,
+            &mut self.comparisons,
             &mut self.quiet,
             &mut self.checks,
         ]
@@ -391,8 +395,43 @@ impl World {
                 self.now += Duration::from_millis(self.rng.u64(200..3000));
                 self.note(|| "clock jump".into());
             }
+            127..=134 => self.operator(x),
             _ => {}
         }
+    }
+
+    /// An operator resets a cache, or has the kernel read again.
+    fn operator(&mut self, x: usize) {
+        let which = self.rng.u32(0..3);
+        let Some(replica) = &mut self.nodes[x].replica else { return };
+        match which {
+            0 => replica.resync(),
+            1 => replica.reset_internal(),
+            _ => _ = replica.reset_external(),
+        }
+        self.totals.resets += 1;
+        self.note(|| format!("operator {x}: {which}"));
+    }
+
+    /// At a quiet point an operator who compares the tables finds no difference.
+    fn compare(&mut self) -> Result<(), Violation> {
+        let x = self.rng.usize(0..2);
+        let now = self.now;
+        if let Some(replica) = &mut self.nodes[x].replica {
+            replica.begin_comparison(now);
+        }
+        for _ in 0..400 {
+            self.step(false)?;
+            match self.nodes[x].replica.as_mut().and_then(Replica::poll_comparison) {
+                None => {}
+                Some(Compared::Done { count: 0, moving: 0, .. }) => {
+                    self.totals.comparisons += 1;
+                    return Ok(());
+                }
+                Some(other) => return Err(format!("I9: equal tables compare as {other:?}")),
+            }
+        }
+        Err("I9: a comparison does not end".into())
     }
 
     /// One node's turn, as the daemon's.
@@ -619,6 +658,7 @@ impl World {
         self.totals.quiet += 1;
         self.check_agreement(primary)?;
         self.check_survival(primary)?;
+        self.compare()?;
         self.powered_off = [false; 2];
         Ok(())
     }

@@ -1,0 +1,168 @@
+//! Scenarios beside the demo: `run NAME`, `list`. Each builds the documented figure, does one thing to it, and judges.
+//!
+//! Called by `main` and by `test`. A scenario is good when every check of it is.
+
+mod clients;
+mod commands;
+mod layouts;
+mod metrics;
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use clap::ValueEnum;
+use serde_json::Value;
+
+use crate::narrator::Narrator;
+use crate::router::Options;
+use crate::sandbox::Sandbox;
+use crate::setup;
+use crate::topology::{SERVER, Topology};
+use crate::traffic::{Clients, Kind, Server, serve};
+use crate::wait::until;
+
+/// What can be run.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+pub enum Scenario {
+    /// Every command on a running pair, and what it says when something is not there.
+    Commands,
+    /// The documented layouts beside conntrackd's own output.
+    Layouts,
+    /// Control clients that say nothing or never read, beside replication.
+    Clients,
+    /// Prometheus scrapes both routers while router1 dies and returns; it knows the verdict.
+    Metrics,
+}
+
+/// Longest wait for anything.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Run one. True: everything was as it should be.
+pub async fn run(scenario: Scenario, sandbox: &Sandbox, narrator: &mut Narrator) -> Result<bool> {
+    match scenario {
+        Scenario::Commands => commands::run(sandbox, narrator).await,
+        Scenario::Layouts => layouts::run(sandbox, narrator).await,
+        Scenario::Clients => clients::run(sandbox, narrator).await,
+        Scenario::Metrics => metrics::run(sandbox, narrator).await,
+    }
+}
+
+/// Verdicts of one scenario.
+struct Checks<'a> {
+    narrator: &'a mut Narrator,
+    good: bool,
+    count: u32,
+}
+
+impl<'a> Checks<'a> {
+    fn new(narrator: &'a mut Narrator) -> Checks<'a> {
+        Checks { narrator, good: true, count: 0 }
+    }
+
+    /// One check: what was seen, or what was seen instead.
+    fn note(&mut self, what: &str, result: Result<String>) {
+        self.count += 1;
+        match result {
+            Ok(seen) if seen.trim().is_empty() => self.narrator.verdict(true, what),
+            Ok(seen) => self.narrator.verdict(true, &format!("{what}: {}", seen.trim())),
+            Err(error) => {
+                self.good = false;
+                self.narrator.verdict(false, &format!("{what}: {error:#}"));
+                if self.narrator.silent() {
+                    eprintln!("FAILED: {what}: {error:#}");
+                }
+            }
+        }
+    }
+
+    fn end(self) -> bool {
+        self.narrator.fact("checks", self.count);
+        self.narrator.fact("good", self.good);
+        self.good
+    }
+}
+
+/// The pair at work: router1 owns the group, router2 is ready, clients speak through them.
+struct Pair {
+    topology: Topology,
+    clients: Vec<Clients>,
+    _server: Server,
+}
+
+impl Pair {
+    /// Boot, elect router1, open connections.
+    async fn start(sandbox: &Sandbox, metrics: bool, connections: usize) -> Result<Pair> {
+        let options = Options {
+            advert: 0.2,
+            sync: true,
+            install: true,
+            gate: true,
+            invalid_drop_on_input: true,
+            metrics,
+            ctsync: setup::ctsync_binary()?,
+        };
+        let mut topology = Topology::build(&sandbox.directory, &options).await?;
+        topology.start().await?;
+        let server = serve(&topology.server.net)?;
+        let mut pair = Pair { topology, clients: Vec::new(), _server: server };
+        pair.wait_ready(2).await?;
+        pair.open(connections).await?;
+        Ok(pair)
+    }
+
+    async fn open(&mut self, connections: usize) -> Result<()> {
+        if connections > 0 {
+            let client = &self.topology.client.net;
+            self.clients.push(Clients::open(client, Kind::Tcp, SERVER.parse()?, connections)?);
+            self.wait_alive().await?;
+        }
+        Ok(())
+    }
+
+    /// Until every connection has spoken since now.
+    async fn wait_alive(&self) -> Result<usize> {
+        self.clients.iter().for_each(Clients::mark);
+        self.clients.iter().for_each(Clients::mark_echoes);
+        until("every connection speaks", PATIENCE, async || {
+            let lives: Vec<_> = self.clients.iter().flat_map(Clients::lives).collect();
+            Ok(lives.iter().all(crate::traffic::Life::alive).then_some(lives.len()))
+        })
+        .await
+    }
+
+    async fn wait_ready(&self, number: u8) -> Result<()> {
+        let router = self.topology.router(number)?;
+        until(&format!("router{number} is ready to take over"), PATIENCE, async || {
+            Ok((router.status().await?["state"]["readiness"] == "ready").then_some(()))
+        })
+        .await
+    }
+
+    /// Until router1's internal cache and router2's external cache hold as many entries; how many.
+    async fn wait_equal(&self) -> Result<u64> {
+        let (one, two) = (self.topology.router(1)?, self.topology.router(2)?);
+        until("router1's internal = router2's external", PATIENCE, async || {
+            let internal = one.statistics().await?["internal"]["active"].as_u64();
+            let external = two.statistics().await?["external"]["active"].as_u64();
+            if internal == external {
+                return Ok(internal);
+            }
+            bail!("internal {internal:?}, external {external:?}")
+        })
+        .await
+    }
+
+    /// Type a command on a router; it must end with this code. What it printed.
+    fn typed(&self, number: u8, arguments: &[&str], code: i32) -> Result<String> {
+        let (found, out) = self.topology.router(number)?.type_command(arguments)?;
+        if found != code {
+            bail!("exit code {found}, expected {code}: {}", out.trim());
+        }
+        Ok(out)
+    }
+
+    fn json(&self, number: u8, arguments: &[&str]) -> Result<Value> {
+        let all: Vec<&str> = arguments.iter().copied().chain(["--json"]).collect();
+        serde_json::from_str(&self.typed(number, &all, 0)?).context("not JSON")
+    }
+}
