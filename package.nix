@@ -1,7 +1,9 @@
 {
   lib,
   rustPlatform,
+  installShellFiles,
   makeWrapper,
+  man-db,
   conntrack-tools,
   iproute2,
   iputils,
@@ -22,6 +24,7 @@ rustPlatform.buildRustPackage {
       ./Cargo.toml
       ./Cargo.lock
       ./src
+      ./docs
       ./lab
       ./tests
     ];
@@ -33,8 +36,18 @@ rustPlatform.buildRustPackage {
   # the simulation is for an optimised build; the kernel tests need a namespace and are ignored here
   checkType = "release";
 
-  nativeBuildInputs = [ makeWrapper ];
+  nativeBuildInputs = [
+    installShellFiles
+    makeWrapper
+  ];
+  # the manual pages are rendered in a test
+  nativeCheckInputs = [ man-db ];
   postInstall = ''
+    mkdir assets
+    $out/bin/ctsync assets assets
+    $out/bin/ctsync-lab assets assets
+    installManPage assets/*.[15]
+    installShellCompletion assets/*.{bash,fish} assets/_*
     wrapProgram $out/bin/ctsync-lab --prefix PATH : ${
       lib.makeBinPath [
         conntrack-tools

@@ -160,3 +160,43 @@ pub struct Expected {
     /// The expected source port matters.
     pub source_port_counts: bool,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::entry::proto;
+
+    /// Every field of an entry stands in the document, and the document names no other.
+    #[test]
+    fn the_documented_shape_is_this_one() {
+        let orig = Tuple {
+            src: [10, 0, 1, 100].into(),
+            dst: [10, 0, 0, 100].into(),
+            proto: proto::TCP,
+            l4: L4::Ports { src: 1, dst: 2 },
+        };
+        let entry = Entry {
+            orig,
+            reply: orig.inverse(),
+            zone: 0,
+            status: Status::empty(),
+            timeout: None,
+            mark: None,
+            tcp: None,
+            master: Some(Box::new(orig)),
+        };
+        let listing = Listing { entry: &entry, age: 1, installed: true, failure: None };
+        let row = Row { id: Some(1), ..Row::of_cache(&listing, None) };
+        let value = serde_json::to_value(&row).unwrap();
+        let mut shown: Vec<&str> = value.as_object().unwrap().keys().map(String::as_str).collect();
+        let page = include_str!("../docs/json.md");
+        let table = page.split("## An entry").nth(1).unwrap().split("## Commands").next().unwrap();
+        let names = table.lines().filter_map(|line| line.strip_prefix("| `")?.split(" |").next());
+        let mut listed: Vec<&str> =
+            names.flat_map(|cell| cell.split(", ")).map(|name| name.trim_matches('`')).collect();
+        shown.sort_unstable();
+        listed.sort_unstable();
+        assert_eq!(shown, listed);
+        assert_eq!(serde_json::from_value::<Row>(value).unwrap(), row);
+    }
+}

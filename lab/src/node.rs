@@ -131,6 +131,16 @@ impl Node {
         self.processes.iter().any(|(known, handle)| known == name && matches!(handle.try_wait(), Ok(None)))
     }
 
+    /// A signal to a started program itself.
+    pub fn signal(&self, name: &str, signal: Signal) -> Result<()> {
+        let started = self.processes.iter().find(|(known, _)| known == name);
+        let (_, handle) = started.with_context(|| format!("{name} was never started on {}", self.name))?;
+        for pid in handle.pids() {
+            kill(Pid::from_raw(pid as i32), signal).with_context(|| format!("cannot signal {name}"))?;
+        }
+        Ok(())
+    }
+
     /// SIGKILL to a started program and all its children at once.
     pub fn kill(&mut self, name: &str) -> Result<()> {
         let (gone, kept) =

@@ -202,7 +202,7 @@ fn verbs(out: &mut Vec<u8>, command: &clap::Command, above: &str) -> Result<()> 
                 .map(|word| word.get_name().to_owned())
                 .collect();
             let words =
-                if words.is_empty() { String::new() } else { format!(" One of {}.", words.join(", ")) };
+                if words.is_empty() { String::new() } else { format!(". One of {}.", words.join(", ")) };
             told += &format!(".RS\n.TP\n\\fI{}\\fR\n{}{}\n.RE\n", roff(&shown), roff(&help), roff(&words));
         }
         let about = verb.get_long_about().or(verb.get_about()).map_or(String::new(), ToString::to_string);

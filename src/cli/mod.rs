@@ -111,7 +111,9 @@ enum Verb {
     /// Check, convert and explain configuration files.
     #[command(subcommand)]
     Config(ConfigVerb),
-    /// Make a key for the channel: 32 random bytes, in hexadecimal.
+    /// Make a key: 32 random bytes, in hexadecimal.
+    ///
+    /// For the authenticated channel, which this version does not have yet: it takes no key.
     Keygen {
         /// Write it to this new file, readable by its owner alone, instead of standard output.
         file: Option<PathBuf>,

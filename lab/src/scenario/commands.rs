@@ -38,7 +38,8 @@ pub async fn run(sandbox: &Sandbox, narrator: &mut Narrator) -> Result<bool> {
             "nothing was changed: this node owns its group",
         ),
     );
-    checks.note("reload", reload(&mut pair));
+    checks.note("reload", reload(&pair));
+    checks.note("reload by SIGHUP", hangup(&pair).await);
     checks.note("every connection lives", pair.wait_alive().await.map(|alive| alive.to_string()));
     checks.note("reset conntrack", reset_conntrack(&pair).await);
     not_there(&mut pair, &mut checks)?;
@@ -233,7 +234,7 @@ async fn equal_kernels(pair: &Pair) -> Result<String> {
     Ok(format!("conntrack -L of both routers is equal: {count} entries"))
 }
 
-fn reload(pair: &mut Pair) -> Result<String> {
+fn reload(pair: &Pair) -> Result<String> {
     let path = pair.topology.router(1)?.config_path();
     let original = std::fs::read_to_string(&path)?;
     let before = pair.json(1, &["show", "conntrack-sync", "statistics"])?["internal"]["active"].clone();
@@ -250,6 +251,22 @@ fn reload(pair: &mut Pair) -> Result<String> {
     let after = pair.json(1, &["show", "conntrack-sync", "statistics"])?["internal"]["active"].clone();
     ensure!(before == after, "internal {before} before, {after} after");
     Ok(format!("accept-protocol applied, mcast-group named, a bad file refused; internal stays {after}"))
+}
+
+/// The same by a signal: seen in the log, and nothing else changes.
+async fn hangup(pair: &Pair) -> Result<String> {
+    let router = pair.topology.router(1)?;
+    let path = router.config_path();
+    let original = std::fs::read_to_string(&path)?;
+    std::fs::write(&path, format!("{original}set service conntrack-sync gate-timeout 31\n"))?;
+    router.node.signal("ctsync", nix::sys::signal::Signal::SIGHUP)?;
+    let line = until("the log says so", super::PATIENCE, async || {
+        let log = router.node.log_tail("ctsync")?;
+        Ok(log.lines().rev().find(|line| line.contains("applied=\"gate-timeout\"")).map(str::to_owned))
+    })
+    .await;
+    std::fs::write(&path, original)?;
+    line.map(|_| "gate-timeout applied".to_owned())
 }
 
 async fn reset_conntrack(pair: &Pair) -> Result<String> {
