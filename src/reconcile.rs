@@ -93,6 +93,9 @@ pub fn decide(slot: &Slot, standing: Standing) -> Decision {
     if flags.contains(Flags::READ_BACK) {
         return Decision::Ask(Op::Get);
     }
+    if flags.contains(Flags::FORGOTTEN) {
+        return Decision::Rest;
+    }
     if !flags.contains(Flags::PRESENT) {
         // A backup destroys only what it installed (11); a primary destroys nothing (12).
         return if !flags.intersects(Flags::INSTALLED | Flags::MINE) {

@@ -48,7 +48,7 @@ bitflags! {
         const REPLACE = 1 << 13;
         /// Waits in the queue of renewals.
         const RENEW = 1 << 14;
-        /// A reset took it out of the table; ours to remove if the owner does not send it again.
+        /// A reset took it out of the table; kept aside until the owner has sent everything again.
         const FORGOTTEN = 1 << 15;
     }
 }

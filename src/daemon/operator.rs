@@ -10,7 +10,7 @@ use crate::config;
 use crate::control::{Client, Heard, Reply, Request};
 use crate::metrics::{Scrape, Snapshot, named_counters, render};
 use crate::replica::view::View;
-use crate::replica::{Cache, Changes, Compared};
+use crate::replica::{Cache, Changes, Compared, Refill};
 use crate::rows::Row;
 use crate::show::{CacheStatistics, Statistics};
 use crate::table::SlotId;
@@ -186,9 +186,15 @@ impl Daemon {
             Request::Resync | Request::Reset { cache: Cache::Internal } if !replica.resyncing() => {
                 Some(Reply::Ok(json!({ "internal": replica.held(Cache::Internal) })))
             }
-            Request::Reset { cache: Cache::External } if !replica.refilling() => {
-                Some(Reply::Ok(json!({ "external": replica.held(Cache::External) })))
-            }
+            Request::Reset { cache: Cache::External } => match replica.refill() {
+                Refill::Underway => None,
+                Refill::GivenUp => Some(Reply::Error(
+                    "the owner was lost or replaced meanwhile: everything is as it was".into(),
+                )),
+                Refill::Never | Refill::Done => {
+                    Some(Reply::Ok(json!({ "external": replica.held(Cache::External) })))
+                }
+            },
             Request::Diff => compared.map(tell_compared),
             _ => None,
         }

@@ -51,7 +51,11 @@ impl Replica {
             return;
         }
         if matches!(told, Told::Created(_) | Told::Gone) {
-            slot.flags -= Flags::MINE | Flags::FORGOTTEN;
+            slot.flags -= Flags::MINE;
+        }
+        if matches!(told, Told::Created(_)) {
+            // Another connection: the one kept aside has ended.
+            slot.flags -= Flags::FORGOTTEN;
         }
         if believes {
             let pending = slot.flags.contains(Flags::PENDING) && !slot.flags.contains(Flags::READ_BACK);

@@ -191,6 +191,9 @@ impl Replica {
                 self.peer_changes.push_back((peer.name.clone(), false));
             }
         }
+        if !self.peer_owns() {
+            self.give_refill_up();
+        }
         self.end_start(now);
     }
 
@@ -261,6 +264,7 @@ impl Replica {
             }
             return;
         }
+        self.give_refill_up();
         // An owner that lost its kernel and came back must not purge the survivor's copies (18). One whose kernel
         // survived is the truth and is offered nothing (19).
         let may_offer = !self.starting || self.was_owner || alive.fresh;
@@ -440,10 +444,7 @@ impl Replica {
             slot.flags -= Flags::REPLACE;
             slot.flags |= Flags::READ_BACK;
         }
-        if slot.flags.contains(Flags::FORGOTTEN) {
-            slot.flags -= Flags::FORGOTTEN;
-            slot.flags |= Flags::MINE;
-        }
+        slot.flags -= Flags::FORGOTTEN;
         slot.entry = entry;
         slot.birth = birth;
         let before = slot.sent;

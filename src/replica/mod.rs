@@ -33,7 +33,7 @@ use crate::table::{Flags, SlotId, Table};
 use crate::wire::{Claim, GroupId, Header, Incarnation, NodeId, Want, packed};
 
 pub use comparison::{Compared, Differing};
-pub use operator::{Cache, Change, Listing, Tunables, Verb};
+pub use operator::{Cache, Change, Listing, Refill, Tunables, Verb};
 pub use requests::Request;
 pub use takeover::{FenceReport, Readiness, Role};
 
@@ -296,8 +296,7 @@ pub struct Replica {
     // the operator
     journal: operator::Journal,
     comparison: Option<comparison::Comparison>,
-    /// A reset emptied the external cache: what the owner does not send again goes from the kernel too.
-    refilling: bool,
+    refill: operator::Refill,
 
     // life
     /// The time of the input under way, as the caller told it.
@@ -385,7 +384,7 @@ impl Replica {
             sweep: requests::Sweep::new(now),
             journal: operator::Journal::default(),
             comparison: None,
-            refilling: false,
+            refill: operator::Refill::default(),
             now,
             began: now,
             starting: true,
@@ -598,6 +597,7 @@ impl Replica {
             | Flags::QUEUED_IN
             | Flags::QUEUED_OUT
             | Flags::RENEW
+            | Flags::FORGOTTEN
             | Flags::READ_BACK;
         let (dumping, dump_number) = (self.dumping, self.dump_number);
         let forgettable = self.table.get(id).is_some_and(|slot| {

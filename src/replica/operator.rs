@@ -47,6 +47,20 @@ pub struct Change {
     pub entry: Entry,
 }
 
+/// How far a reset of the external cache is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Refill {
+    /// There was none.
+    #[default]
+    Never,
+    /// The owner sends everything again.
+    Underway,
+    /// It has.
+    Done,
+    /// It was lost or replaced first: everything is as it was.
+    GivenUp,
+}
+
 /// An entry as listings show it.
 #[derive(Debug)]
 pub struct Listing<'a> {
@@ -244,8 +258,9 @@ impl Replica {
         }
     }
 
-    /// Forget the owner's entries and have them sent again. The kernel keeps its copies meanwhile: a takeover in
-    /// between adopts them. False: there is no living owner to send them again, and nothing was changed.
+    /// Forget the owner's entries and have them sent again. Until that is done they are kept aside and in the kernel:
+    /// if the owner is lost or replaced meanwhile, they are all there is. False: there is no living owner to send them
+    /// again, and nothing was changed.
     pub fn reset_external(&mut self) -> bool {
         if self.group.owner || !self.peer_owns() {
             return false;
@@ -255,43 +270,56 @@ impl Replica {
             let forget = self.table.get(id).is_some_and(|slot| {
                 slot.flags.contains(Flags::PRESENT) && !slot.flags.contains(Flags::OFFER)
             });
-            if !forget {
-                continue;
+            if forget {
+                self.set_present(id, false);
+                self.count_as(id, 0);
+                if let Some(slot) = self.table.get_mut(id) {
+                    slot.flags |= Flags::FORGOTTEN;
+                }
             }
-            self.set_present(id, false);
-            self.count_as(id, 0);
-            let Some(slot) = self.table.get_mut(id) else { continue };
-            if slot.flags.contains(Flags::INSTALLED) {
-                // A stray meanwhile, so that nothing removes it and a claim adopts it.
-                slot.flags.set(Flags::FORGOTTEN, slot.flags.contains(Flags::MINE));
-                slot.flags -= Flags::MINE;
-                self.note_stray(id);
-            }
-            self.release(id);
         }
         self.group.root_ok = false;
-        self.refilling = true;
+        self.refill = Refill::Underway;
         true
     }
 
-    /// Whether a reset of the external cache is under way.
-    pub fn refilling(&self) -> bool {
-        self.refilling
+    /// How far the last reset of the external cache is.
+    pub fn refill(&self) -> Refill {
+        self.refill
     }
 
-    /// The owner has sent everything: kernel copies of what it no longer has go.
+    /// The owner has sent everything: what it no longer has goes from the kernel too.
     pub(super) fn finish_refill(&mut self) {
-        if !self.refilling || (!self.group.root_ok && !self.group.owner) {
+        if self.refill != Refill::Underway || !self.group.root_ok {
             return;
         }
-        self.refilling = false;
+        self.refill = Refill::Done;
         for id in 0..self.table.end() {
             let Some(slot) = self.table.get_mut(id) else { continue };
-            let forgotten = slot.flags.contains(Flags::FORGOTTEN);
+            if slot.flags.contains(Flags::FORGOTTEN) {
+                slot.flags -= Flags::FORGOTTEN;
+                self.want_kernel(id, false);
+                self.release(id);
+            }
+        }
+    }
+
+    /// Nobody will send it again: what a reset forgot is back in the table.
+    pub(super) fn give_refill_up(&mut self) {
+        if self.refill != Refill::Underway {
+            return;
+        }
+        self.refill = Refill::GivenUp;
+        for id in 0..self.table.end() {
+            let Some(slot) = self.table.get_mut(id) else { continue };
+            if !slot.flags.contains(Flags::FORGOTTEN) {
+                continue;
+            }
             slot.flags -= Flags::FORGOTTEN;
-            if forgotten && !slot.flags.contains(Flags::PRESENT) && !self.group.owner {
-                slot.flags |= Flags::MINE;
-                slot.flags -= Flags::STRAY;
+            let installed = slot.flags.contains(Flags::INSTALLED);
+            self.set_present(id, true);
+            self.count_as_held(id);
+            if !installed {
                 self.want_kernel(id, false);
             }
         }

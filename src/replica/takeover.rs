@@ -285,6 +285,7 @@ impl Replica {
     }
 
     fn claim(&mut self, now: Instant) {
+        self.give_refill_up();
         for id in std::mem::take(&mut self.strays) {
             // What is in the kernel counts from now on (11).
             if let Some(slot) = self.table.get_mut(id) {
