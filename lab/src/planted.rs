@@ -8,8 +8,8 @@ use anyhow::{Context, Result, bail};
 
 use crate::soak::{checkout, demo};
 
-/// Plant every fault, one at a time.
-pub fn run() -> Result<ExitCode> {
+/// Plant every fault, or those whose names contain one of these, one at a time.
+pub fn run(names: &[String]) -> Result<ExitCode> {
     let root = checkout()?;
     let work = tempfile::Builder::new().prefix("ctsync-faults-").tempdir()?;
     let mut patches: Vec<_> = std::fs::read_dir(root.join("tests/faults"))
@@ -17,7 +17,13 @@ pub fn run() -> Result<ExitCode> {
         .filter_map(|entry| Some(entry.ok()?.path()))
         .filter(|path| path.extension().is_some_and(|extension| extension == "patch"))
         .collect();
+    let wanted = |path: &Path| {
+        let name = path.file_stem().unwrap_or_default().to_string_lossy();
+        names.is_empty() || names.iter().any(|part| name.contains(part.as_str()))
+    };
+    patches.retain(|path| wanted(path));
     patches.sort();
+    anyhow::ensure!(!patches.is_empty(), "no planted fault has a name with {}", names.join(" or "));
     let mut missed = 0;
     for patch in &patches {
         let name = patch.file_stem().unwrap_or_default().to_string_lossy().into_owned();

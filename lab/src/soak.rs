@@ -35,7 +35,10 @@ pub enum Soak {
         entries: u32,
     },
     /// Planted faults: patches of a copy, each of which must make a test fail.
-    Faults,
+    Faults {
+        /// Only those whose names contain one of these.
+        names: Vec<String>,
+    },
     /// The simulation with many seeds.
     Sim {
         /// Seeds.
@@ -50,7 +53,7 @@ pub fn run(what: &Soak) -> Result<ExitCode> {
     match what {
         Soak::Example { runs, advert, jobs } => example(*runs, *advert, *jobs),
         Soak::Costs { entries } => costs(*entries),
-        Soak::Faults => crate::planted::run(),
+        Soak::Faults { names } => crate::planted::run(names),
         Soak::Sim { seeds } => simulate(*seeds),
     }
 }
