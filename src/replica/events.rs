@@ -258,7 +258,12 @@ impl Replica {
         let Some(slot) = self.table.get_mut(id) else { return };
         slot.flags |= Flags::LISTED;
         if slot.touched == dump_number {
-            // An event was read or a request sent since the dump began: that is newer (7).
+            // An event was read or a request sent since the dump began: that is newer (7). But the request may have met
+            // an entry whose event an overrun has swallowed, and changed only a part of it: what differs is asked for.
+            let held = slot.flags.contains(Flags::PRESENT | Flags::INSTALLED);
+            if held && !self.same_content(id, &entry) {
+                self.want_kernel(id, true);
+            }
             return;
         }
         // What the dump shows first was there before this run: ours to remove, unless no daemon ran here before.

@@ -437,12 +437,12 @@ impl Replica {
         let id = self.slot_for(&entry);
         let Some(slot) = self.table.get_mut(id) else { return };
         let present = slot.flags.contains(Flags::PRESENT);
-        if slot.flags.contains(Flags::INSTALLED) && slot.entry.reply != entry.reply {
-            slot.flags |= Flags::REPLACE;
-        } else if slot.flags.contains(Flags::REPLACE) {
+        if slot.flags.contains(Flags::REPLACE) {
             // Whether the kernel's is still another connection has to be seen again.
             slot.flags -= Flags::REPLACE;
             slot.flags |= Flags::READ_BACK;
+        } else if slot.flags.contains(Flags::INSTALLED) && slot.entry.reply != entry.reply {
+            slot.flags |= Flags::REPLACE;
         }
         slot.flags -= Flags::FORGOTTEN;
         slot.entry = entry;

@@ -316,11 +316,12 @@ impl Replica {
                 continue;
             }
             slot.flags -= Flags::FORGOTTEN;
-            let installed = slot.flags.contains(Flags::INSTALLED);
+            let (installed, stray) =
+                (slot.flags.contains(Flags::INSTALLED), slot.flags.contains(Flags::STRAY));
             self.set_present(id, true);
             self.count_as_held(id);
-            if !installed {
-                self.want_kernel(id, false);
+            if !installed || stray {
+                self.want_kernel(id, stray);
             }
         }
     }

@@ -150,6 +150,10 @@ impl Replica {
             Decision::Ask(op) => op,
             Decision::Rest => {
                 slot.flags -= Flags::PENDING;
+                if slot.flags.contains(Flags::FORGOTTEN) {
+                    // The kernel may have something else: to be asked if this one comes back.
+                    slot.flags |= Flags::STRAY;
+                }
                 self.release(id);
                 return;
             }
@@ -172,6 +176,12 @@ impl Replica {
         send(Request { op, entry: &slot.entry, install });
         self.counters.requests += 1;
         self.in_flight.push((id, op));
+        if op == Op::Destroy && slot.flags.contains(Flags::PRESENT) {
+            // A replacement in one batch: a daemon that dies between the two would have removed the only copy.
+            send(Request { op: Op::Create, entry: &slot.entry, install });
+            self.counters.requests += 1;
+            self.in_flight.push((id, Op::Create));
+        }
     }
 
     /// A related entry's master, when it still waits in the queue, goes just before it.

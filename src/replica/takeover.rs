@@ -419,6 +419,9 @@ impl Replica {
 
     fn reconcile_as_backup(&mut self, id: SlotId) {
         let Some(slot) = self.table.get_mut(id) else { return };
+        if slot.flags.contains(Flags::FORGOTTEN) {
+            return;
+        }
         if slot.flags.contains(Flags::PRESENT) {
             slot.flags |= Flags::MINE;
         }
