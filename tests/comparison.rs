@@ -6,55 +6,13 @@
 use std::time::{Duration, Instant};
 
 use ctsync::ctnetlink::codec::Incoming;
-use ctsync::entry::{Entry, L4, Status, Tuple, proto};
-use ctsync::filter::Filter;
-use ctsync::replica::{Compared, Replica, Restored, Role, Settings};
-use ctsync::wire::{Incarnation, NodeId};
+use ctsync::entry::{Entry, L4};
+use ctsync::replica::{Compared, Replica, Role};
 
-fn replica(number: u64, role: Role, now: Instant) -> Replica {
-    let settings = Settings {
-        name: format!("router{number}"),
-        node: NodeId(number),
-        node_group: 0,
-        incarnation: Incarnation(u128::from(number)),
-        datagram: 1400,
-        ring: 100_000,
-        alive: Duration::from_millis(250),
-        lost_after: Duration::from_secs(1),
-        lease: 3600,
-        // Cold: the kernel is not part of this.
-        hot: false,
-        sweep: Duration::from_secs(600),
-        flush_wait: Duration::from_millis(100),
-        gate_limit: Duration::from_secs(30),
-        restored: Restored::default(),
-    };
-    let mut replica = Replica::new(settings, Filter::default(), now);
-    replica.handle_events_empty();
-    assert!(replica.poll_dump());
-    replica.handle_dump_end(true, now);
-    replica.handle_role(role, now);
-    replica
-}
+#[path = "common/mod.rs"]
+mod common;
 
-fn entry(number: u16, mark: u32) -> Entry {
-    let orig = Tuple {
-        src: [10, 0, 1, 100].into(),
-        dst: [10, 0, 0, 100].into(),
-        proto: proto::UDP,
-        l4: L4::Ports { src: number, dst: 53 },
-    };
-    Entry {
-        orig,
-        reply: orig.inverse(),
-        zone: 0,
-        status: Status::Confirmed,
-        timeout: Some(100),
-        mark: Some(mark),
-        tcp: None,
-        master: None,
-    }
-}
+use common::{entry, replica};
 
 struct Pair {
     replicas: [Replica; 2],
@@ -102,7 +60,8 @@ impl Pair {
 #[expect(clippy::disallowed_methods, reason = "the virtual clock has to begin somewhere")]
 fn start() -> Pair {
     let now = Instant::now();
-    let replicas = [replica(1, Role::Primary, now), replica(2, Role::Backup, now)];
+    // Cold: the kernel is not part of this.
+    let replicas = [replica(1, Role::Primary, false, now), replica(2, Role::Backup, false, now)];
     let mut pair = Pair { replicas, now, deaf: false };
     pair.run(Duration::from_secs(2));
     for number in 0..500 {

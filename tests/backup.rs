@@ -1,0 +1,174 @@
+//! Named cases of a backup that installs: each a trace that the simulation found once.
+
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test may panic")]
+
+use std::time::{Duration, Instant};
+
+use ctsync::ctnetlink::codec::Incoming;
+use ctsync::entry::Entry;
+use ctsync::reconcile::Op;
+use ctsync::replica::{Refill, Replica, Role};
+
+#[path = "common/mod.rs"]
+mod common;
+
+use common::{entry, replica};
+
+/// An owner, a backup in step with it, and a kernel of the backup that does what it is told.
+struct Pair {
+    owner: Replica,
+    backup: Replica,
+    now: Instant,
+}
+
+impl Pair {
+    fn start(entries: u16) -> Pair {
+        #[expect(clippy::disallowed_methods, reason = "the virtual clock has to begin somewhere")]
+        let now = Instant::now();
+        let (owner, backup) = (replica(1, Role::Primary, false, now), replica(2, Role::Backup, true, now));
+        let mut pair = Pair { owner, backup, now };
+        pair.run(2000);
+        for number in 0..entries {
+            pair.owner.handle_event(Incoming::New(entry(number, 1)), pair.now);
+        }
+        pair.run(1000);
+        assert!(pair.owner.owner() && pair.backup.readiness(pair.now).is_ready());
+        pair
+    }
+
+    fn run(&mut self, milliseconds: u64) {
+        for _ in 0..milliseconds / 10 {
+            self.exchange();
+            self.answer_all();
+        }
+    }
+
+    /// Datagrams both ways; no requests.
+    fn exchange(&mut self) {
+        self.now += Duration::from_millis(10);
+        let Pair { owner, backup, now } = self;
+        for _ in 0..2 {
+            for replica in [&mut *owner, &mut *backup] {
+                replica.handle_events_empty();
+                replica.handle_timeout(*now);
+                replica.step_takeover(*now);
+            }
+            while let Some(datagram) = owner.poll_datagram(*now) {
+                backup.handle_datagram(&datagram, *now);
+            }
+            while let Some(datagram) = backup.poll_datagram(*now) {
+                owner.handle_datagram(&datagram, *now);
+            }
+        }
+    }
+
+    fn answer_all(&mut self) {
+        while self.backup.waiting() > 0 && !self.batch(&[]).is_empty() {}
+    }
+
+    /// One batch of the backup's requests, answered: `errors` by operation, all others are done.
+    fn batch(&mut self, errors: &[(Op, i32)]) -> Vec<(Op, Entry)> {
+        let mut requests = Vec::new();
+        self.backup.poll_requests(64, |request| requests.push((request.op, request.entry.clone())));
+        let mut answered = vec![false; requests.len()];
+        for (at, (op, _)) in requests.iter().enumerate() {
+            if let Some((_, errno)) = errors.iter().find(|(failing, _)| failing == op) {
+                self.backup.handle_answer(at, *errno);
+                answered[at] = true;
+            }
+        }
+        self.backup.handle_answers_end(&answered, self.now);
+        requests
+    }
+
+    fn batches(&mut self) -> Vec<Vec<Op>> {
+        let mut all = Vec::new();
+        while self.backup.waiting() > 0 {
+            let batch = self.batch(&[]);
+            if batch.is_empty() {
+                break;
+            }
+            all.push(batch.into_iter().map(|(op, _)| op).collect());
+        }
+        all
+    }
+}
+
+/// Another translation under the same key: destroyed and created in one batch, so that a daemon that dies in between
+/// has not removed the only copy.
+#[test]
+fn a_replacement_is_one_batch() {
+    let mut pair = Pair::start(3);
+    let mut other = entry(1, 1);
+    other.reply.dst = [192, 0, 2, 1].into();
+    pair.owner.handle_event(Incoming::New(other), pair.now);
+    pair.exchange();
+    assert_eq!(pair.batches(), [[Op::Destroy, Op::Create]]);
+    assert_eq!(pair.backup.entries().filter(|(_, installed)| *installed).count(), 3);
+}
+
+/// The same after the kernel refused an update with EBUSY: a fresh state over an assured copy.
+#[test]
+fn a_refused_update_is_replaced_in_one_batch() {
+    let mut pair = Pair::start(3);
+    pair.owner.handle_event(Incoming::Update(entry(1, 2)), pair.now);
+    pair.exchange();
+    assert_eq!(pair.batch(&[(Op::Update, nix::libc::EBUSY)]).len(), 1);
+    assert_eq!(pair.batches(), [[Op::Destroy, Op::Create]]);
+}
+
+/// A dump lists an entry otherwise than the table has it, although a request was sent for it since the dump began: an
+/// overrun had swallowed its event, and the request changed only a part of it.
+#[test]
+fn what_a_dump_lists_otherwise_is_read_back() {
+    let mut pair = Pair::start(3);
+    pair.backup.handle_overrun();
+    pair.backup.handle_events_empty();
+    assert!(pair.backup.poll_dump());
+    // A request in the course of the dump.
+    pair.owner.handle_event(Incoming::Update(entry(1, 2)), pair.now);
+    pair.exchange();
+    assert_eq!(pair.batches(), [[Op::Update]]);
+    for number in 0..3 {
+        let mut listed = entry(number, if number == 1 { 2 } else { 1 });
+        if number == 1 {
+            listed.reply.dst = [192, 0, 2, 1].into();
+        }
+        pair.backup.handle_dump_entry(listed);
+    }
+    pair.backup.handle_dump_end(true, pair.now);
+    let asked = pair.batch(&[]);
+    assert_eq!(
+        asked.iter().map(|(op, entry)| (*op, entry.key())).collect::<Vec<_>>(),
+        [(Op::Get, entry(1, 0).key())]
+    );
+}
+
+/// A reset forgets, and the owner dies before it could send anything again: everything is as it was, and nothing was
+/// removed from the kernel.
+#[test]
+fn a_reset_is_given_up_when_the_owner_dies() {
+    let mut pair = Pair::start(50);
+    assert!(pair.backup.reset_external());
+    assert_eq!(pair.backup.entries().count(), 0);
+    for _ in 0..150 {
+        pair.now += Duration::from_millis(10);
+        pair.backup.handle_events_empty();
+        pair.backup.handle_timeout(pair.now);
+        assert_eq!(pair.batches(), Vec::<Vec<Op>>::new());
+    }
+    assert_eq!(pair.backup.refill(), Refill::GivenUp);
+    assert_eq!(pair.backup.entries().filter(|(_, installed)| *installed).count(), 50);
+}
+
+/// A reset with a living owner: the owner's entries come back, what it no longer has goes from the kernel.
+#[test]
+fn a_reset_fetches_everything_again() {
+    let mut pair = Pair::start(50);
+    assert!(pair.backup.reset_external());
+    assert!(!pair.owner.reset_external(), "an owner has no external entries");
+    pair.run(2000);
+    assert_eq!(pair.backup.refill(), Refill::Done);
+    assert_eq!(pair.backup.entries().filter(|(_, installed)| *installed).count(), 50);
+    assert!(pair.backup.readiness(pair.now).is_ready());
+}

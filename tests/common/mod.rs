@@ -1,0 +1,54 @@
+//! A replica and entries for named cases, without kernel, wire or clock.
+
+use std::time::{Duration, Instant};
+
+use ctsync::entry::{Entry, L4, Status, Tuple, proto};
+use ctsync::filter::Filter;
+use ctsync::replica::{Replica, Restored, Role, Settings};
+use ctsync::wire::{Incarnation, NodeId};
+
+/// Started, its (empty) kernel read, its role told.
+pub fn replica(number: u64, role: Role, hot: bool, now: Instant) -> Replica {
+    let settings = Settings {
+        name: format!("router{number}"),
+        node: NodeId(number),
+        node_group: 0,
+        incarnation: Incarnation(u128::from(number)),
+        datagram: 1400,
+        ring: 100_000,
+        alive: Duration::from_millis(250),
+        lost_after: Duration::from_secs(1),
+        lease: 3600,
+        hot,
+        sweep: Duration::from_secs(600),
+        flush_wait: Duration::from_millis(100),
+        gate_limit: Duration::from_secs(30),
+        restored: Restored::default(),
+    };
+    let mut replica = Replica::new(settings, Filter::default(), now);
+    replica.handle_events_empty();
+    assert!(replica.poll_dump());
+    replica.handle_dump_end(true, now);
+    replica.handle_role(role, now);
+    replica
+}
+
+/// A UDP connection from port `number`.
+pub fn entry(number: u16, mark: u32) -> Entry {
+    let orig = Tuple {
+        src: [10, 0, 1, 100].into(),
+        dst: [10, 0, 0, 100].into(),
+        proto: proto::UDP,
+        l4: L4::Ports { src: number, dst: 53 },
+    };
+    Entry {
+        orig,
+        reply: orig.inverse(),
+        zone: 0,
+        status: Status::Confirmed,
+        timeout: Some(100),
+        mark: Some(mark),
+        tcp: None,
+        master: None,
+    }
+}
