@@ -216,11 +216,7 @@ impl Snapshot {
                 view.unsent_for.unwrap_or(0.0),
             ),
             ("behind_datagrams", "Datagrams of the owner's stream not applied yet", view.behind as f64),
-            (
-                "digests_equal",
-                "This table equals the owner's, or is it",
-                flag(view.owner || view.equal_for.is_some()),
-            ),
+            ("digests_equal", "This table and the peer's are equal", flag(view.equal_for.is_some())),
             (
                 "digests_equal_seconds",
                 "For how long the digests have been equal",
@@ -393,8 +389,11 @@ impl MetricsServer {
         loop {
             tokio::select! {
                 accepted = self.listener.accept(), if self.steps.len() < SCRAPERS => {
-                    if let Ok(stream) = accepted {
-                        self.steps.push(Box::pin(read_request(stream)));
+                    match accepted {
+                        Ok(stream) => self.steps.push(Box::pin(async {
+                            timeout(PATIENCE, read_request(stream)).await.ok().flatten()
+                        })),
+                        Err(_) => tokio::time::sleep(crate::control::ACCEPT_AGAIN).await,
                     }
                 }
                 Some(done) = self.steps.next() => {
@@ -421,7 +420,7 @@ async fn read_request(mut stream: Box<dyn Stream>) -> Option<Scrape> {
     let mut buffer = [0; 1024];
     let plain = "text/plain; charset=utf-8";
     loop {
-        let length = timeout(PATIENCE, stream.read(&mut buffer)).await.ok()?.ok()?;
+        let length = stream.read(&mut buffer).await.ok()?;
         if length == 0 {
             return None;
         }

@@ -17,7 +17,7 @@ const NONE: SlotId = SlotId::MAX;
 bitflags! {
     /// Where a key stands.
     #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-    pub struct Flags: u16 {
+    pub struct Flags: u32 {
         /// The entry is in the table. Without it the slot's entry is the last one known.
         const PRESENT = 1 << 0;
         /// Differs from what was sent; queued for the stream.
@@ -50,6 +50,8 @@ bitflags! {
         const RENEW = 1 << 14;
         /// A reset took it out of the table; kept aside until the owner has sent everything again.
         const FORGOTTEN = 1 << 15;
+        /// Counted among the destroys that wait for the channel.
+        const DESTROY_DUE = 1 << 16;
     }
 }
 

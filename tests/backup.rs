@@ -172,3 +172,81 @@ fn a_reset_fetches_everything_again() {
     assert_eq!(pair.backup.entries().filter(|(_, installed)| *installed).count(), 50);
     assert!(pair.backup.readiness(pair.now).is_ready());
 }
+
+/// A destroy that comes during a reset counts: what the owner ended does not rise again when the owner is lost.
+#[test]
+fn what_ends_during_a_reset_stays_ended() {
+    let mut pair = Pair::start(50);
+    assert!(pair.backup.reset_external());
+    for number in 0..10 {
+        pair.owner.handle_event(Incoming::Destroy(entry(number, 1)), pair.now);
+    }
+    // Live changes go before the repair: they arrive, the repair does not.
+    let destroys = pair.owner.poll_datagram(pair.now).unwrap();
+    pair.backup.handle_datagram(&destroys, pair.now);
+    for _ in 0..150 {
+        pair.now += Duration::from_millis(10);
+        pair.backup.handle_events_empty();
+        pair.backup.handle_timeout(pair.now);
+        pair.answer_all();
+    }
+    assert_eq!(pair.backup.refill(), Refill::GivenUp);
+    assert_eq!(pair.backup.entries().count(), 40);
+}
+
+/// A backup that hears nothing is not ready, whatever it thinks of being alone, and the owner does not say "protected".
+#[test]
+fn an_owner_with_a_deaf_backup_is_not_protected() {
+    let mut pair = Pair::start(5);
+    assert!(pair.owner.view(pair.now).protected);
+    pair.owner.handle_event(Incoming::New(entry(100, 1)), pair.now);
+    for _ in 0..300 {
+        pair.now += Duration::from_millis(10);
+        for replica in [&mut pair.owner, &mut pair.backup] {
+            replica.handle_events_empty();
+            replica.handle_timeout(pair.now);
+            replica.step_takeover(pair.now);
+        }
+        while pair.owner.poll_datagram(pair.now).is_some() {}
+        while let Some(datagram) = pair.backup.poll_datagram(pair.now) {
+            pair.owner.handle_datagram(&datagram, pair.now);
+        }
+    }
+    let view = pair.owner.view(pair.now);
+    assert!(view.peers[0].alive && !view.peers[0].ready && !view.protected, "{view:?}");
+    assert_eq!(view.equal_for, None, "{view:?}");
+    assert!(!pair.backup.view(pair.now).ready && pair.backup.gate_open(), "alone, it may still be elected");
+}
+
+/// A reload that leaves entries out: they go here and at the peer, and neither a dump nor an event brings them back.
+#[test]
+fn what_a_new_filter_leaves_out_is_gone() {
+    let mut pair = Pair::start(50);
+    let filter = ctsync::filter::Filter { accept: vec![6], ..pair.owner.filter().clone() };
+    pair.owner.set_filter(filter);
+    pair.owner.handle_event(Incoming::Update(entry(3, 2)), pair.now);
+    pair.owner.handle_events_empty();
+    assert!(pair.owner.poll_dump());
+    for number in 0..50 {
+        pair.owner.handle_dump_entry(entry(number, 1));
+    }
+    pair.owner.handle_dump_end(true, pair.now);
+    assert_eq!(pair.owner.entries().count(), 0);
+    pair.run(1000);
+    assert_eq!((pair.owner.entries().count(), pair.backup.entries().count()), (0, 0));
+}
+
+/// Destroyed and created again before it was sent, ever so often: a destroy is still a destroy, not left to the digest.
+#[test]
+fn reused_tuples_do_not_use_up_the_queue_of_destroys() {
+    let mut pair = Pair::start(1);
+    for _ in 0..70_000 {
+        pair.owner.handle_event(Incoming::Destroy(entry(0, 1)), pair.now);
+        pair.owner.handle_event(Incoming::New(entry(0, 1)), pair.now);
+    }
+    pair.run(1000);
+    pair.owner.handle_event(Incoming::Destroy(entry(0, 1)), pair.now);
+    pair.run(100);
+    assert_eq!(pair.owner.counters().dropped_destroys, 0);
+    assert_eq!(pair.backup.entries().count(), 0);
+}

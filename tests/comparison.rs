@@ -79,7 +79,7 @@ fn equal_tables_are_equal_from_both_sides() {
     let mut pair = start();
     for x in 0..2 {
         match pair.compare(x) {
-            Compared::Done { count: 0, moving: 0, differing, peer } => {
+            Compared::Done { count: 0, moving: 0, unseen: 0, differing, peer } => {
                 assert!(differing.is_empty());
                 assert_eq!(peer, format!("router{}", 2 - x));
             }

@@ -127,7 +127,8 @@ pub(super) async fn diff(daemon: &Daemon, form: Form) -> Result<std::process::Ex
     let value = daemon.ask(Request::Diff, WORK).await?;
     let peer = value["peer"].as_str().unwrap_or("the peer").to_owned();
     let count = value["count"].as_u64().unwrap_or(0);
-    let equal = count == 0 && against_kernel.is_empty();
+    let unseen = value["unseen"].as_u64().unwrap_or(0);
+    let equal = count == 0 && unseen == 0 && against_kernel.is_empty();
     if form.json {
         let kernel: Vec<Value> = against_kernel
             .iter()
@@ -153,11 +154,14 @@ pub(super) async fn diff(daemon: &Daemon, form: Form) -> Result<std::process::Ex
             .collect::<Result<_, serde_json::Error>>()
             .context("cannot read the reply")?;
         text += &match count {
-            0 => format!("{peer}: equal\n"),
+            0 if unseen == 0 => format!("{peer}: equal\n"),
             count => {
                 format!("{peer}: {count} entries differ\n{}", show::differing("this table", &peer, &pairs))
             }
         };
+        if unseen > 0 {
+            text += &format!("({unseen} parts of the table differ and are too large to be looked at)\n");
+        }
         match value["moving"].as_u64() {
             Some(moving) if moving > 0 => text += &format!("({moving} changes were on their way)\n"),
             _ => {}

@@ -321,7 +321,8 @@ impl Cli {
                     &loaded,
                     &config::Machine::look().context("cannot list the interfaces")?,
                 )?;
-                let path = path.canonicalize().with_context(|| format!("cannot find {}", path.display()))?;
+                let path =
+                    std::path::absolute(&path).with_context(|| format!("cannot find {}", path.display()))?;
                 daemon::run(path, loaded).await?;
             }
             Verb::Status { form } => return status(&daemon, form).await,

@@ -6,7 +6,7 @@ use jsonc_parser::errors::{ParseError, ParseErrorKind};
 use jsonc_parser::{CollectOptions, ParseOptions, parse_to_ast};
 
 use super::mistake::{Mistake, Place};
-use super::tree::{Field, Node, Value, place_at};
+use super::tree::{Field, Node, Places, Value};
 
 /// JSON as RFC 8259 has it, nothing looser.
 const STRICT: ParseOptions = ParseOptions {
@@ -24,10 +24,11 @@ const STRICT: ParseOptions = ParseOptions {
 
 /// The outermost object's fields.
 pub(super) fn read(text: &str) -> Result<Vec<Field>, (Option<Place>, Mistake)> {
+    let places = Places::of(text);
     let parsed = parse_to_ast(text, &CollectOptions::default(), &STRICT)
-        .map_err(|error| (Some(place_at(text, error.range().start)), mistake(&error)))?;
+        .map_err(|error| (Some(places.at(error.range().start)), mistake(&error)))?;
     let Some(value) = parsed.value else { return Err((None, Mistake::Empty)) };
-    let node = node(text, &value);
+    let node = node(&places, &value);
     match node.value {
         Value::Table(fields) => Ok(fields),
         other => Err((Some(node.place), Mistake::NotAnObject { found: other.describe() })),
@@ -46,15 +47,15 @@ fn mistake(error: &ParseError) -> Mistake {
     }
 }
 
-fn node(text: &str, value: &ast::Value<'_>) -> Node {
-    let place = place_at(text, value.range().start);
+fn node(places: &Places<'_>, value: &ast::Value<'_>) -> Node {
+    let place = places.at(value.range().start);
     let value = match value {
         ast::Value::StringLit(string) => Value::Text(string.value.clone().into_owned()),
         ast::Value::NumberLit(number) => Value::Number(number.value.to_owned()),
         ast::Value::BooleanLit(boolean) => Value::Bool(boolean.value),
         ast::Value::NullKeyword(_) => Value::Null,
         ast::Value::Array(array) => {
-            Value::List(array.elements.iter().map(|element| node(text, element)).collect())
+            Value::List(array.elements.iter().map(|element| node(places, element)).collect())
         }
         ast::Value::Object(object) => Value::Table(
             object
@@ -62,8 +63,8 @@ fn node(text: &str, value: &ast::Value<'_>) -> Node {
                 .iter()
                 .map(|property| Field {
                     name: property.name.as_str().to_owned(),
-                    place: place_at(text, property.range.start),
-                    node: node(text, &property.value),
+                    place: places.at(property.range.start),
+                    node: node(places, &property.value),
                 })
                 .collect(),
         ),

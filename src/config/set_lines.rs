@@ -192,12 +192,8 @@ fn insert(
             nothing_more(rest, &path)?;
             let node = field(fields, option.name, name.place, || Value::List(Vec::new()));
             let Some(Node { value: Value::List(list), .. }) = node else { return Ok(()) };
-            for part in parts(kind, &word.text) {
-                let same = |known: &Node| matches!(&known.value, Value::Text(text) if *text == part);
-                if !list.iter().any(same) {
-                    list.push(Node { place: word.place, value: Value::Text(part) });
-                }
-            }
+            let nodes = parts(kind, &word.text);
+            list.extend(nodes.into_iter().map(|part| Node { place: word.place, value: Value::Text(part) }));
         }
         Shape::Count { from, to, .. } => {
             let expected = format!("a number from {from} to {to}");

@@ -1,7 +1,7 @@
 //! A tree of values against the option tables: names, types, ranges, and what a single value can be. What is good
 //! comes out as plain JSON with the place of each value; what is not, as mistakes, all of them.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 
 use ipnet::IpNet;
@@ -95,11 +95,12 @@ impl Checked {
             (Shape::Text(kind), _) => self.text(node, kind, pointer),
             (Shape::List(kind), Value::List(nodes)) => {
                 let mut list: Vec<Json> = Vec::new();
+                let mut seen: HashSet<String> = HashSet::new();
                 for (at, node) in nodes.iter().enumerate() {
                     let pointer = below(pointer, &at.to_string());
                     self.places.insert(pointer.clone(), node.place);
                     if let Some(value) = self.text(node, kind, &pointer)
-                        && !list.contains(&value)
+                        && seen.insert(value.as_str().unwrap_or_default().to_owned())
                     {
                         list.push(value);
                     }

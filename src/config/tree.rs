@@ -44,12 +44,27 @@ impl Value {
     }
 }
 
-/// Line and column of a byte offset.
-pub(super) fn place_at(text: &str, offset: usize) -> Place {
-    let before = text.get(..offset).unwrap_or(text);
-    let line_start = before.rfind('\n').map_or(0, |at| at + 1);
-    Place {
-        line: before.matches('\n').count() + 1,
-        column: before.get(line_start..).unwrap_or_default().chars().count() + 1,
+/// Finds line and column of byte offsets in a text.
+pub(super) struct Places<'a> {
+    text: &'a str,
+    /// Where each line begins.
+    lines: Vec<usize>,
+    ascii: bool,
+}
+
+impl<'a> Places<'a> {
+    pub fn of(text: &'a str) -> Places<'a> {
+        let lines = std::iter::once(0).chain(text.match_indices('\n').map(|(at, _)| at + 1)).collect();
+        Places { text, lines, ascii: text.is_ascii() }
+    }
+
+    pub fn at(&self, offset: usize) -> Place {
+        let line = self.lines.partition_point(|start| *start <= offset);
+        let start = self.lines.get(line.saturating_sub(1)).copied().unwrap_or(0);
+        let letters = match self.text.get(start..offset) {
+            Some(before) if !self.ascii => before.chars().count(),
+            _ => offset - start,
+        };
+        Place { line, column: letters + 1 }
     }
 }

@@ -19,7 +19,7 @@ use tokio::time::timeout;
 
 use crate::replica::{Cache, Role};
 
-pub(crate) use server::listen;
+pub(crate) use server::{ACCEPT_AGAIN, listen};
 pub use server::{Client, ControlServer, Heard};
 
 /// What can be asked of a daemon.

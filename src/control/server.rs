@@ -18,11 +18,15 @@ use tokio::time::timeout;
 use super::{Reply, Request};
 
 /// Clients that ask or are being answered at once; the next one waits in the listen queue.
-const CLIENTS: usize = 64;
+const CLIENTS: usize = 256;
 /// Longest request line, in bytes.
 const REQUEST: u64 = 4096;
-/// A client that says nothing, or does not read, for this long is dropped.
+/// A client that says nothing for this long is dropped: requests are written before anything is read.
+const SILENCE: Duration = Duration::from_millis(500);
+/// A client that does not read for this long is dropped.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// Out of descriptors, most likely: the next try can wait.
+pub(crate) const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
 
 /// A client that waits for its answer.
 pub struct Client {
@@ -61,8 +65,9 @@ impl<P: 'static> ControlServer<P> {
         loop {
             tokio::select! {
                 accepted = self.listener.accept(), if self.steps.len() < CLIENTS => {
-                    if let Ok((stream, _)) = accepted {
-                        self.steps.push(Box::pin(read_request(stream)));
+                    match accepted {
+                        Ok((stream, _)) => self.steps.push(Box::pin(read_request(stream))),
+                        Err(_) => tokio::time::sleep(ACCEPT_AGAIN).await,
                     }
                 }
                 Some(done) = self.steps.next() => {
@@ -98,7 +103,8 @@ impl<P: 'static> ControlServer<P> {
 /// # Errors
 /// Somebody answers there, or the socket cannot be made.
 pub(crate) fn listen(path: &Path, mode: u32) -> io::Result<UnixListener> {
-    if path.exists() {
+    let is_socket = |kind: std::fs::FileType| std::os::unix::fs::FileTypeExt::is_socket(&kind);
+    if path.symlink_metadata().is_ok_and(|found| is_socket(found.file_type())) {
         if std::os::unix::net::UnixStream::connect(path).is_ok() {
             return Err(io::Error::new(io::ErrorKind::AddrInUse, "another ctsync answers on it"));
         }
@@ -122,7 +128,7 @@ async fn read_request<P>(stream: UnixStream) -> Option<Heard<P>> {
     let credentials = stream.peer_cred().ok()?;
     let mut reader = BufReader::new(stream);
     let mut line = Vec::new();
-    let read = timeout(PATIENCE, (&mut reader).take(REQUEST).read_until(b'\n', &mut line)).await;
+    let read = timeout(SILENCE, (&mut reader).take(REQUEST).read_until(b'\n', &mut line)).await;
     let stream = reader.into_inner();
     let Ok(Ok(_)) = read else { return None };
     let request = match serde_json::from_slice::<Request>(&line) {

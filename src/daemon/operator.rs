@@ -10,7 +10,7 @@ use crate::config;
 use crate::control::{Client, Heard, Reply, Request};
 use crate::metrics::{Scrape, Snapshot, named_counters, render};
 use crate::replica::view::View;
-use crate::replica::{Cache, Changes, Compared, Refill};
+use crate::replica::{Cache, Changes, Compared, Refill, Role};
 use crate::rows::Row;
 use crate::show::{CacheStatistics, Statistics};
 use crate::table::SlotId;
@@ -23,6 +23,10 @@ const BACKLOG: usize = 4096;
 const CHANGES: usize = 256;
 /// Clients that may watch at once.
 const WATCHERS: usize = 8;
+/// Clients that may wait for something to happen at once.
+const WAITING: usize = 64;
+/// Changes told in one turn.
+const TOLD: usize = 512;
 
 /// What a client that is answered in parts is in the middle of.
 pub(super) enum Ongoing {
@@ -112,12 +116,20 @@ impl Daemon {
     }
 
     fn wait_for(&mut self, client: Client, request: Request) {
+        if self.waiting.len() >= WAITING {
+            let sentence = format!("{WAITING} clients wait already; end one of them");
+            return self.control.answer(client, Reply::Error(sentence));
+        }
         self.waiting.push((client, request));
         self.more = true;
     }
 
     /// The next part of a listing, or its end.
     fn list(&mut self, client: Client, cache: Cache, from: SlotId) {
+        if from > 0 && self.replica.shown() != cache {
+            let sentence = "the group changed its owner while the cache was listed; ask again";
+            return self.control.answer(client, Reply::Error(sentence.into()));
+        }
         let owner = self.replica.owner_name();
         let (listings, next) = self.replica.list(cache, from, SLICE);
         let rows: Vec<Row> = listings.iter().map(|listing| Row::of_cache(listing, owner)).collect();
@@ -130,6 +142,7 @@ impl Daemon {
     }
 
     fn watch(&mut self, client: Client) {
+        self.unshown = self.replica.counters().unshown;
         self.watched += 1;
         let (number, client) = (self.watched, Some(client));
         self.watchers.push(Watcher { number, client, backlog: Vec::new(), unshown: 0 });
@@ -138,18 +151,27 @@ impl Daemon {
 
     /// Hand changes to whoever watches.
     pub(super) fn tell_watchers(&mut self) {
+        self.watchers.retain(|watcher| watcher.client.as_ref().is_none_or(Client::waits));
+        self.replica.watch_changes(!self.watchers.is_empty());
         if self.watchers.is_empty() {
             return;
         }
-        self.watchers.retain(|watcher| watcher.client.as_ref().is_none_or(Client::waits));
-        self.replica.watch_changes(!self.watchers.is_empty());
         let when = rfc3339();
         let unshown = self.replica.counters().unshown;
         let missed = unshown - std::mem::replace(&mut self.unshown, unshown);
         for watcher in &mut self.watchers {
             watcher.unshown += missed;
         }
-        while let Some(change) = self.replica.poll_change() {
+        for at in 0.. {
+            if at == TOLD {
+                self.more = true;
+                break;
+            }
+            let Some(change) = self.replica.poll_change() else { break };
+            if self.watchers.iter().all(|watcher| watcher.backlog.len() >= BACKLOG) {
+                self.watchers.iter_mut().for_each(|watcher| watcher.unshown += 1);
+                continue;
+            }
             let row = Row::of(&change.entry);
             let told = json!({ "when": when, "cache": change.cache, "change": change.verb, "entry": row });
             for watcher in &mut self.watchers {
@@ -180,8 +202,13 @@ impl Daemon {
         let replica = &self.replica;
         match request {
             Request::WaitReady if ready => Some(Reply::Ok(json!("ready"))),
-            Request::Notify { .. } if !replica.fencing() && self.told.is_empty() => {
-                Some(Reply::Ok(json!(self.last_fence)))
+            Request::Notify { .. } if !self.told.is_empty() => None,
+            Request::Notify { role: Role::Primary, .. } if replica.role() != Role::Primary => {
+                Some(Reply::Error("another role was told before the takeover was complete".into()))
+            }
+            Request::Notify { role, .. } => {
+                let done = *role != Role::Primary || (replica.owner() && !replica.fencing());
+                done.then(|| Reply::Ok(json!(self.last_fence)))
             }
             Request::Resync | Request::Reset { cache: Cache::Internal } if !replica.resyncing() => {
                 Some(Reply::Ok(json!({ "internal": replica.held(Cache::Internal) })))
@@ -217,6 +244,9 @@ impl Daemon {
             };
         }
         let _ = sd_notify::notify(false, &[sd_notify::NotifyState::Ready]);
+        for remark in &loaded.remarks {
+            tracing::warn!("{remark}");
+        }
         tracing::info!(applied = now.join(","), needs_restart = later.join(","), "configuration read again");
         Ok(json!({ "applied": now, "needs-restart": later, "remarks": loaded.remarks }))
     }
@@ -299,13 +329,15 @@ fn tell_compared(compared: &Compared) -> Reply {
     match compared {
         Compared::NoPeer => Reply::Error("no peer is heard: there is nothing to compare with".into()),
         Compared::Silent { peer } => Reply::Error(format!("{peer} does not say what it holds")),
-        Compared::Done { peer, differing, count, moving } => {
+        Compared::Done { peer, differing, count, moving, unseen } => {
             let row = |entry: &Option<crate::entry::Entry>| entry.as_ref().map(Row::of);
             let pairs: Vec<Value> = differing
                 .iter()
                 .map(|pair| json!({ "here": row(&pair.here), "there": row(&pair.there) }))
                 .collect();
-            Reply::Ok(json!({ "peer": peer, "count": count, "moving": moving, "differing": pairs }))
+            Reply::Ok(
+                json!({ "peer": peer, "count": count, "moving": moving, "unseen": unseen, "differing": pairs }),
+            )
         }
     }
 }

@@ -31,8 +31,8 @@ impl Daemon {
             }
             self.shown = Some(shown);
         }
-        if let Some(track) = &mut self.track {
-            track.set(self.replica.gate_open())?;
+        if let Some(Err(error)) = self.track.as_mut().map(|track| track.set(self.replica.gate_open())) {
+            tracing::error!(%error, "the election does not hear of this node's readiness; tried again");
         }
         if let Err(error) = self.state.keep(self.replica.persist()) {
             tracing::error!(%error, directory = %self.config.state_directory.display(), "cannot keep state");
@@ -41,7 +41,7 @@ impl Daemon {
             tracing::info!(peer, "{}", if here { "peer heard" } else { "peer lost" });
         }
         self.complain();
-        self.answer_waiting(readiness.is_ready());
+        self.answer_waiting(readiness.in_step());
         self.tell_watchers();
         Ok(())
     }

@@ -99,7 +99,15 @@ pub(super) fn filter(config: &Config, local: std::collections::HashSet<IpAddr>) 
 
 impl Daemon {
     /// Take over what a reload may change.
-    pub(super) fn apply(&mut self, config: &Config) {
+    pub(super) fn apply(&mut self, new: &Config) {
+        let config = &mut self.config;
+        config.accept_protocol.clone_from(&new.accept_protocol);
+        config.ignore_address.clone_from(&new.ignore_address);
+        config.event_buffer = new.event_buffer;
+        config.hot = new.hot;
+        config.alive = new.alive;
+        config.peer_timeout = new.peer_timeout;
+        config.gate_timeout = new.gate_timeout;
         self.replica.tune(Tunables {
             alive: config.alive,
             lost_after: config.peer_timeout,

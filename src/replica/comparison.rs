@@ -22,8 +22,8 @@ const SILENT: Duration = Duration::from_secs(3);
 const ROUNDS_APART: Duration = Duration::from_secs(1);
 /// Looks on their way at once.
 const LOOKS: usize = 16;
-/// Looks answered for peers in one turn of the clock; past it the peer looks again.
-const ANSWERS: usize = 64;
+/// Looks answered for peers in one turn; past it the peer looks again.
+pub(super) const ANSWERS: usize = 64;
 /// Differing entries that are fetched to be shown.
 const SHOWN: usize = 1000;
 
@@ -58,6 +58,8 @@ pub enum Compared {
         count: usize,
         /// Entries that were different in one of the two looks only: changes on their way.
         moving: usize,
+        /// Buckets that differ and are too large to be looked at entry by entry.
+        unseen: usize,
     },
 }
 
@@ -76,12 +78,15 @@ pub(super) struct Comparison {
     /// The result, while its entries are fetched.
     fetched: Option<BTreeMap<u64, Option<Entry>>>,
     moving: usize,
+    unseen: usize,
     result: Option<Compared>,
 }
 
 impl Comparison {
     pub(super) fn next_step(&self) -> Instant {
-        self.second_at.unwrap_or(self.heard + LOOK_AGAIN)
+        let again = self.asked.values().min().map(|at| *at + LOOK_AGAIN);
+        let silent = self.heard + SILENT;
+        self.second_at.unwrap_or(again.map_or(silent, |again| again.min(silent)))
     }
 }
 
@@ -103,6 +108,7 @@ impl Replica {
             second_at: None,
             fetched: None,
             moving: 0,
+            unseen: 0,
             result,
         });
         self.chase_comparison(now);
@@ -156,7 +162,7 @@ impl Replica {
     fn end_round(&mut self, now: Instant) {
         let Some(comparison) = &mut self.comparison else { return };
         if let Some(fetched) = comparison.fetched.take() {
-            let (peer, moving) = (comparison.name.clone(), comparison.moving);
+            let (peer, moving, unseen) = (comparison.name.clone(), comparison.moving, comparison.unseen);
             let count = comparison.found.len();
             let differing = fetched.into_iter().map(|(key, there)| {
                 let slot = self.table.find_hash(key).and_then(|id| self.table.get(id));
@@ -165,7 +171,7 @@ impl Replica {
             });
             let differing = differing.collect();
             if let Some(comparison) = &mut self.comparison {
-                comparison.result = Some(Compared::Done { peer, differing, count, moving });
+                comparison.result = Some(Compared::Done { peer, differing, count, moving, unseen });
             }
             return;
         }
@@ -173,6 +179,7 @@ impl Replica {
         match comparison.first_round.take() {
             None => {
                 comparison.first_round = Some(found);
+                comparison.unseen = 0;
                 comparison.second_at = Some(now + ROUNDS_APART);
                 comparison.heard = now + ROUNDS_APART;
                 comparison.waiting.push_back(ROOT);
@@ -196,7 +203,9 @@ impl Replica {
     /// A peer's operator compares: say what is here.
     pub(super) fn handle_look(&mut self, from: Incarnation, wants: &[Want]) {
         let room = self.settings.datagram - HEADER - wire::GROUP_HEAD;
-        for want in wants.iter().take(ANSWERS) {
+        for want in wants {
+            let Some(credit) = self.look_credit.checked_sub(1) else { return };
+            self.look_credit = credit;
             let mut messages = Vec::new();
             match *want {
                 Want::Sums(node) if node.level < LEVELS => {
@@ -255,9 +264,14 @@ impl Replica {
                     }
                 }
                 Ok(Message::List { bucket, last, lines }) => {
-                    // A list that did not fit is left out: what it lacks may be there.
-                    if comparison.asked.remove(&Want::List(bucket)).is_some() && last {
+                    if comparison.asked.remove(&Want::List(bucket)).is_none() {
+                        continue;
+                    }
+                    if last {
                         compare_bucket(&mut comparison.found, &self.table, bucket, lines);
+                    } else {
+                        // It did not fit: what it lacks may be there.
+                        comparison.unseen += 1;
                     }
                 }
                 Ok(Message::Put { entry, .. }) => {

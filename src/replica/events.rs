@@ -28,7 +28,11 @@ impl Replica {
             Incoming::Answer { .. } => return,
         };
         let id = match self.slot_of(entry) {
-            Some(id) => id,
+            Some(id) if !self.left_out(id, entry) || matches!(event, Incoming::Destroy(_)) => id,
+            Some(_) => {
+                self.counters.ignored += 1;
+                return;
+            }
             // During a dump even the end of an unknown entry is remembered: the dump may still list it (7).
             None if matches!(event, Incoming::Destroy(_)) && !self.dumping => return,
             None if !self.filter.accepts(entry) => {
@@ -73,6 +77,12 @@ impl Replica {
         }
         self.note_equality(now);
         self.release(id);
+    }
+
+    /// A reload's filter keeps the entry out, although its slot is still there.
+    fn left_out(&self, id: SlotId, entry: &Entry) -> bool {
+        let present = self.table.get(id).is_some_and(|slot| slot.flags.contains(Flags::PRESENT));
+        !present && self.trusts_kernel() && !self.filter.accepts(entry)
     }
 
     /// The kernel's word is the truth: this node owns the group, or is primary with no living owner (15).
@@ -197,20 +207,26 @@ impl Replica {
     pub(super) fn mark_dirty(&mut self, id: SlotId) {
         let Some(slot) = self.table.get_mut(id) else { return };
         let destroy = !slot.flags.contains(Flags::PRESENT);
+        if !destroy && slot.flags.contains(Flags::DESTROY_DUE) {
+            slot.flags -= Flags::DESTROY_DUE;
+            self.pending_destroys -= 1;
+        }
         if destroy && slot.sent == 0 {
             // It came and went before it was sent.
             slot.flags -= Flags::DIRTY;
             return;
         }
-        if destroy && self.pending_destroys >= PENDING_DESTROYS {
+        let due = slot.flags.contains(Flags::DESTROY_DUE);
+        if destroy && !due && self.pending_destroys >= PENDING_DESTROYS {
             slot.flags -= Flags::DIRTY;
             self.counters.dropped_destroys += 1;
             self.empty_datagram_due = true;
             self.count_as(id, 0);
             return;
         }
-        if destroy {
+        if destroy && !due {
             self.pending_destroys += 1;
+            slot.flags |= Flags::DESTROY_DUE;
         }
         slot.flags |= Flags::DIRTY;
         if !slot.flags.contains(Flags::QUEUED_OUT) {
@@ -254,6 +270,9 @@ impl Replica {
             return;
         }
         let id = found.unwrap_or_else(|| self.slot_for(&entry));
+        if self.left_out(id, &entry) {
+            return;
+        }
         let (dump_number, trusted) = (self.dump_number, self.trusts_kernel());
         let Some(slot) = self.table.get_mut(id) else { return };
         slot.flags |= Flags::LISTED;

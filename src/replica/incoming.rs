@@ -172,6 +172,7 @@ impl Replica {
             count: 0,
             behind: 0,
             lag: Duration::ZERO,
+            equal_since: None,
         };
         self.peers.insert(header.sender, peer);
         if self.group.claim.node == header.sender && !self.group.owner {
@@ -188,6 +189,7 @@ impl Replica {
                 peer.owner = false;
                 peer.primary = false;
                 peer.heard_of = false;
+                peer.equal_since = None;
                 self.peer_changes.push_back((peer.name.clone(), false));
             }
         }
@@ -240,10 +242,17 @@ impl Replica {
         let follows = self.group.owner && alive.claim == self.group.claim && alive.applied > 0;
         let last = self.sender.last();
         let behind = if follows { last.saturating_sub(alive.applied) } else { 0 };
+        let (in_step, equal) = (follows && behind == 0, alive.root == self.group.sums.root());
         let since = if behind > 0 { self.sender.sent_at(alive.applied + 1) } else { None };
         if let Some(peer) = self.peers.get_mut(&from) {
             peer.behind = behind;
             peer.lag = since.map_or(Duration::ZERO, |at| now.saturating_duration_since(at));
+            // Digests are comparable at the same place of the stream only.
+            if in_step && equal {
+                peer.equal_since.get_or_insert(now);
+            } else if in_step || !follows || peer.lag > self.settings.lost_after {
+                peer.equal_since = None;
+            }
         }
     }
 
@@ -470,6 +479,10 @@ impl Replica {
             // It ends another generation: the offer stands (17).
             return;
         }
+        if slot.flags.contains(Flags::FORGOTTEN) {
+            self.drop_forgotten(id);
+            return;
+        }
         // The table held it on the owner's word: what the kernel has of it is ours to remove.
         if slot.flags.contains(Flags::PRESENT) {
             slot.flags |= Flags::MINE;
@@ -530,6 +543,12 @@ impl Replica {
                 Some(_) => self.want(Want::Key(key)),
                 None => self.lacks(id),
             }
+        }
+        let aside = self.table.bucket(bucket).filter(|(_, slot)| slot.flags.contains(Flags::FORGOTTEN));
+        let ended: Vec<SlotId> =
+            aside.filter(|(_, slot)| !theirs.contains_key(&slot.key_hash)).map(|(id, _)| id).collect();
+        for id in ended {
+            self.drop_forgotten(id);
         }
         for (key, _) in theirs {
             self.want(Want::Key(key));

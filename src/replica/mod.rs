@@ -117,6 +117,8 @@ pub(crate) struct Peer {
     /// Datagrams of our stream that it had not applied when last heard, and for how long the oldest had waited.
     behind: u64,
     lag: Duration,
+    /// A backup of ours: since when its digest has been seen to equal what was sent.
+    equal_since: Option<Instant>,
 }
 
 /// A failover group as this node sees it.
@@ -296,6 +298,7 @@ pub struct Replica {
     // the operator
     journal: operator::Journal,
     comparison: Option<comparison::Comparison>,
+    look_credit: usize,
     refill: operator::Refill,
 
     // life
@@ -384,6 +387,7 @@ impl Replica {
             sweep: requests::Sweep::new(now),
             journal: operator::Journal::default(),
             comparison: None,
+            look_credit: comparison::ANSWERS,
             refill: operator::Refill::default(),
             now,
             began: now,
@@ -440,6 +444,7 @@ impl Replica {
     /// Time has passed. All sockets must have been read empty before: silence is judged here.
     pub fn handle_timeout(&mut self, now: Instant) {
         self.now = now;
+        self.look_credit = comparison::ANSWERS;
         self.judge_silence(now);
         self.chase_gap(now);
         self.run_sweep(now);

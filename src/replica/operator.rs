@@ -167,8 +167,7 @@ impl Replica {
     /// Up to `limit` entries of a cache from a place on, and where the next slice begins. A slice visits a bounded
     /// number of slots, so it may be short.
     pub fn list(&self, cache: Cache, from: SlotId, limit: SlotId) -> (Vec<Listing<'_>>, Option<SlotId>) {
-        let wanted = if self.group.owner { Cache::Internal } else { Cache::External };
-        if cache != wanted {
+        if cache != self.shown() {
             return (Vec::new(), None);
         }
         let until = self.table.end().min(from.saturating_add(limit));
@@ -185,10 +184,14 @@ impl Replica {
         (rows.collect(), (until < self.table.end()).then_some(until))
     }
 
+    /// The cache that the table's entries are in.
+    pub fn shown(&self) -> Cache {
+        if self.group.owner { Cache::Internal } else { Cache::External }
+    }
+
     /// Entries in a cache.
     pub fn held(&self, cache: Cache) -> usize {
-        let shown = if self.group.owner { Cache::Internal } else { Cache::External };
-        if cache == shown { self.present } else { 0 }
+        if cache == self.shown() { self.present } else { 0 }
     }
 
     /// The name of the node that owns the group, as far as it is known.
@@ -208,6 +211,7 @@ impl Replica {
         self.settings.lost_after = lost_after;
         self.settings.gate_limit = gate_limit;
         self.settings.hot = hot;
+        self.alive_due = self.alive_due.min(self.now + alive);
         if warmer {
             self.queue_what_is_not_installed();
         }
@@ -253,7 +257,8 @@ impl Replica {
     /// Read the kernel table again and send the peer everything again, paced.
     pub fn reset_internal(&mut self) {
         self.resync();
-        if self.group.owner {
+        let again = self.jobs.iter().any(|job| matches!(job, Job::Buckets(range) if range.end == BUCKETS));
+        if self.group.owner && !again {
             self.jobs.push_back(Job::Buckets(0..BUCKETS));
         }
     }
@@ -295,13 +300,21 @@ impl Replica {
         }
         self.refill = Refill::Done;
         for id in 0..self.table.end() {
-            let Some(slot) = self.table.get_mut(id) else { continue };
-            if slot.flags.contains(Flags::FORGOTTEN) {
-                slot.flags -= Flags::FORGOTTEN;
-                self.want_kernel(id, false);
-                self.release(id);
+            if self.table.get(id).is_some_and(|slot| slot.flags.contains(Flags::FORGOTTEN)) {
+                self.drop_forgotten(id);
             }
         }
+    }
+
+    /// The owner no longer has what a reset keeps aside: the kernel's copy was held on its word and goes.
+    pub(super) fn drop_forgotten(&mut self, id: SlotId) {
+        let Some(slot) = self.table.get_mut(id) else { return };
+        slot.flags -= Flags::FORGOTTEN | Flags::STRAY;
+        if slot.flags.contains(Flags::INSTALLED) {
+            slot.flags |= Flags::MINE;
+        }
+        self.want_kernel(id, false);
+        self.release(id);
     }
 
     /// Nobody will send it again: what a reset forgot is back in the table.

@@ -98,12 +98,15 @@ impl Replica {
     fn emit_change(&mut self, id: SlotId, messages: &mut Vec<u8>) {
         let Some(slot) = self.table.get_mut(id) else { return };
         slot.flags -= Flags::QUEUED_OUT;
+        if slot.flags.contains(Flags::DESTROY_DUE) {
+            slot.flags -= Flags::DESTROY_DUE;
+            self.pending_destroys -= 1;
+        }
         if slot.flags.contains(Flags::DIRTY) {
             slot.flags -= Flags::DIRTY;
             if slot.flags.contains(Flags::PRESENT) {
                 self.emit_put(id, messages, false);
             } else {
-                self.pending_destroys = self.pending_destroys.saturating_sub(1);
                 wire::emit_destroy(messages, slot.key_hash, slot.sent_birth);
                 self.count_as(id, 0);
             }
@@ -247,7 +250,7 @@ impl Replica {
             primary: self.group.role == Role::Primary,
             survived: self.survived,
             fresh: self.fresh,
-            ready: self.readiness(now).is_ready(),
+            ready: self.readiness(now).in_step(),
             root: self.group.sums.root(),
             count: u32::try_from(self.present).unwrap_or(u32::MAX),
             applied: if self.group.owner {

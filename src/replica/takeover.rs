@@ -111,9 +111,14 @@ pub enum Readiness {
 }
 
 impl Readiness {
-    /// A failover to this node would lose nothing it could have.
+    /// A failover to this node would lose nothing it could have: nobody can do better.
     pub fn is_ready(self) -> bool {
         matches!(self, Readiness::Owner | Readiness::Ready | Readiness::Alone)
+    }
+
+    /// This node holds what the group's owner holds, or is the owner.
+    pub fn in_step(self) -> bool {
+        matches!(self, Readiness::Owner | Readiness::Ready)
     }
 
     /// A few words for people.
@@ -399,7 +404,7 @@ impl Replica {
         self.waits.clear();
         for id in std::mem::take(&mut self.dirty) {
             if let Some(slot) = self.table.get_mut(id) {
-                slot.flags -= Flags::QUEUED_OUT | Flags::DIRTY;
+                slot.flags -= Flags::QUEUED_OUT | Flags::DIRTY | Flags::DESTROY_DUE;
                 self.count_as_held(id);
                 self.release(id);
             }

@@ -69,7 +69,7 @@ pub struct View {
     pub offers: usize,
     /// Datagrams of the owner's stream not applied yet.
     pub behind: u64,
-    /// Seconds for which the digests have been equal.
+    /// Seconds for which the digests have been equal: a backup's and the owner's, an owner's and its backup's.
     pub equal_for: Option<f64>,
     /// Seconds since the last whole sweep, or since start.
     pub sweep_age: f64,
@@ -113,7 +113,7 @@ impl Replica {
             role: self.group.role,
             owner: self.group.owner,
             epoch: self.group.claim.epoch,
-            ready: readiness.is_ready(),
+            ready: readiness.in_step(),
             readiness: readiness.word(),
             protected,
             gate_open: self.gate_open(),
@@ -126,12 +126,19 @@ impl Replica {
             failures: failures.collect(),
             offers: self.group.offers,
             behind: self.group.receiver.behind(),
-            equal_for: self.group.root_ok_since.map(|at| since(at).as_secs_f64()),
+            equal_for: self.equal_since().map(|at| since(at).as_secs_f64()),
             sweep_age: self.sweep.completed.map_or(since(self.listening), since).as_secs_f64(),
             swept: self.sweep.completed.is_some(),
             root: format!("{:016x}", self.group.sums.root()),
             peers,
         }
+    }
+
+    fn equal_since(&self) -> Option<Instant> {
+        if !self.group.owner {
+            return self.group.root_ok_since;
+        }
+        self.peers.values().filter(|peer| !peer.lost).find_map(|peer| peer.equal_since)
     }
 
     /// A peer that came (true) or went, to be told once.

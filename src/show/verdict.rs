@@ -60,9 +60,6 @@ fn plain(value: Option<&Value>) -> String {
 }
 
 fn equal(value: &Value) -> String {
-    if value.pointer("/state/owner") == Some(&Value::Bool(true)) {
-        return "told by the peer's readiness".into();
-    }
     match value.pointer("/state/equal-for").and_then(Value::as_f64) {
         Some(seconds) => format!("for {seconds:.1} s"),
         None => "no".into(),

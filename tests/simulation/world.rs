@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use ctsync::entry::{Entry, Key, L4, Status, TcpInfo, Tuple, proto};
 use ctsync::filter::Filter;
 use ctsync::reconcile::Op;
-use ctsync::replica::{Compared, Persist, Replica, Restored, Role, Settings};
+use ctsync::replica::{Compared, Persist, Refill, Replica, Restored, Role, Settings};
 use ctsync::wire::{Incarnation, NodeId};
 use fastrand::Rng;
 
@@ -395,7 +395,7 @@ impl World {
                 self.now += Duration::from_millis(self.rng.u64(200..3000));
                 self.note(|| "clock jump".into());
             }
-            127..=134 => self.operator(x),
+            127..=178 => self.operator(x),
             _ => {}
         }
     }
@@ -407,9 +407,8 @@ impl World {
         match which {
             0 => replica.resync(),
             1 => replica.reset_internal(),
-            _ => _ = replica.reset_external(),
+            _ => self.totals.resets += u64::from(replica.reset_external()),
         }
-        self.totals.resets += 1;
         self.note(|| format!("operator {x}: {which}"));
     }
 
@@ -697,6 +696,12 @@ impl World {
         if owned != held {
             let words = (first.view(now), second.view(now), first.counters(), second.counters());
             return Err(format!("I1: the tables differ: {} {words:#?}", differ(&owned, &held)));
+        }
+        if [first, second].iter().any(|replica| replica.refill() == Refill::Underway) {
+            return Err("a reset of the external cache does not end".into());
+        }
+        if first.view(now).equal_for.is_none() || second.view(now).equal_for.is_none() {
+            return Err("I9: equal tables are not shown as equal".into());
         }
         let backup_kernel = kernel(backup);
         for (key, content) in &held {
