@@ -239,11 +239,11 @@ impl Replica {
 
     /// How far a backup was behind this node's stream when it spoke.
     fn note_lag(&mut self, from: NodeId, alive: &Alive, now: Instant) {
-        let follows = self.group.owner && alive.claim == self.group.claim && alive.applied > 0;
+        let follows = self.group.owner && alive.claim == self.group.claim && alive.next > 0;
         let last = self.sender.last();
-        let behind = if follows { last.saturating_sub(alive.applied) } else { 0 };
+        let behind = if follows { (last + 1).saturating_sub(alive.next) } else { 0 };
         let (in_step, equal) = (follows && behind == 0, alive.root == self.group.sums.root());
-        let since = if behind > 0 { self.sender.sent_at(alive.applied + 1) } else { None };
+        let since = if behind > 0 { self.sender.sent_at(alive.next) } else { None };
         if let Some(peer) = self.peers.get_mut(&from) {
             peer.behind = behind;
             peer.lag = since.map_or(Duration::ZERO, |at| now.saturating_duration_since(at));

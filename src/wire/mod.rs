@@ -94,8 +94,8 @@ pub struct Alive {
     pub root: u64,
     /// Entries in the sender's table.
     pub count: u32,
-    /// On a backup: the last number of the owner's stream that it has applied, 0 for none.
-    pub applied: u64,
+    /// On a backup: the number of the owner's stream that it applies next, 0 when it follows none.
+    pub next: u64,
 }
 
 /// What a backup asks its owner for, to repair a difference.
@@ -304,7 +304,7 @@ pub fn emit_body(out: &mut Vec<u8>, header: &Header, body: &Body<'_>) {
             out.push(flags.iter().enumerate().fold(0, |bits, (at, set)| bits | u8::from(*set) << at));
             out.extend_from_slice(&alive.root.to_be_bytes());
             out.extend_from_slice(&alive.count.to_be_bytes());
-            out.extend_from_slice(&alive.applied.to_be_bytes());
+            out.extend_from_slice(&alive.next.to_be_bytes());
         }
         Body::Nack { to, from, until } => {
             emit_header(out, header, KIND_NACK);
@@ -446,7 +446,7 @@ fn parse_alive(reader: &mut Reader<'_>) -> Result<Alive, WireError> {
         ready: bit(4),
         root: reader.u64()?,
         count: reader.u32()?,
-        applied: reader.u64()?,
+        next: reader.u64()?,
     })
 }
 
