@@ -15,15 +15,15 @@ use crate::rows::Row;
 use crate::show::{CacheStatistics, Statistics};
 use crate::table::SlotId;
 
-/// Slots visited for one part of a listing: well under a millisecond of work.
-const SLICE: SlotId = 512;
+/// Slots visited for one part of a listing: less than a millisecond of work.
+const SLICE: SlotId = 256;
 /// Changes kept for a client that is still reading; past it they are counted and not shown.
 const BACKLOG: usize = 4096;
 /// Changes in one part.
 const CHANGES: usize = 256;
 /// Clients that may watch at once.
 const WATCHERS: usize = 8;
-/// Clients that may wait for something to happen at once.
+/// Clients that may wait for something to happen at once; roles are always taken, only root tells them.
 const WAITING: usize = 64;
 /// Changes told in one turn.
 const TOLD: usize = 512;
@@ -116,7 +116,8 @@ impl Daemon {
     }
 
     fn wait_for(&mut self, client: Client, request: Request) {
-        if self.waiting.len() >= WAITING {
+        let role = matches!(request, Request::Notify { .. });
+        if self.waiting.len() >= WAITING && !role {
             let sentence = format!("{WAITING} clients wait already; end one of them");
             return self.control.answer(client, Reply::Error(sentence));
         }
