@@ -23,6 +23,7 @@ pub mod replica;
 pub mod role;
 pub mod rows;
 pub mod runstate;
+pub mod seal;
 pub mod show;
 pub mod stream;
 pub mod table;

@@ -306,7 +306,7 @@ impl Snapshot {
 }
 
 /// Counters of the replica with a name of their own: also what `statistics --json` tells.
-pub fn named_counters(counters: &Counters) -> [(&'static str, &'static str, u64); 20] {
+pub fn named_counters(counters: &Counters) -> [(&'static str, &'static str, u64); 24] {
     [
         ("requests", "Requests to the kernel", counters.requests),
         ("ignored_events", "Kernel events of entries that are not synchronised", counters.ignored),
@@ -316,6 +316,14 @@ pub fn named_counters(counters: &Counters) -> [(&'static str, &'static str, u64)
         ("other_version_datagrams", "Datagrams of another protocol version", counters.other_version),
         ("foreign_datagrams", "Datagrams of other node groups", counters.foreign),
         ("same_name_datagrams", "Datagrams of another node with our name", counters.same_name),
+        (
+            "forged_datagrams",
+            "Datagrams sealed under none of our keys, or changed on their way",
+            counters.forged,
+        ),
+        ("replayed_datagrams", "Authentic datagrams that had come before", counters.replayed),
+        ("unsealed_datagrams", "Plain datagrams although there is a key", counters.unsealed),
+        ("unreadable_datagrams", "Sealed datagrams although there is no key", counters.unreadable),
         (
             "unproved_datagrams",
             "Datagrams of incarnations that have not proved themselves",

@@ -89,6 +89,15 @@ fn every_mistake_has_a_file_and_an_error_of_its_own() {
     large.as_file().set_len(5 * 1024 * 1024).unwrap();
     let refused = read(large.path()).unwrap_err();
     note("large file".into(), refused.errors[0].mistake.to_string(), vec![refused.errors[0].mistake.word()]);
+    for (case, bytes, mode) in [
+        ("key-permissions", "00".repeat(32), 0o640),
+        ("not-a-key", "# the pair's\nnot hexadecimal\n".to_owned(), 0o600),
+        ("no-key", "# none yet\n".to_owned(), 0o600),
+        ("key-unreadable", String::new(), 0),
+    ] {
+        let refused = keys(&bytes, mode).unwrap_err();
+        note(case.into(), refused.errors[0].mistake.word(), vec![refused.errors[0].mistake.word()]);
+    }
     // A host without a name cannot be had here.
     let without: Vec<String> =
         variants().into_iter().filter(|word| !seen.contains_key(word) && word != "NoNodeName").collect();
@@ -96,6 +105,29 @@ fn every_mistake_has_a_file_and_an_error_of_its_own() {
     println!("{} files, {} distinct mistakes", all.matches("\n\n").count(), seen.len());
     assert!(seen.len() >= 45, "{} distinct mistakes", seen.len());
     insta::assert_snapshot!("broken", all);
+}
+
+/// The keys of a file with these bytes and this mode; mode 0: no file.
+fn keys(bytes: &str, mode: u32) -> Result<Vec<ctsync::seal::Key>, config::Refused> {
+    use std::os::unix::fs::PermissionsExt;
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("key");
+    if mode > 0 {
+        std::fs::write(&file, bytes).unwrap();
+        std::fs::set_permissions(&file, std::fs::Permissions::from_mode(mode)).unwrap();
+    }
+    let text = format!(
+        r#"{{ "interface": {{ "eth0": {{}} }}, "failover-mechanism": {{ "manual": {{ "group": "G" }} }}, "key-file": "{}" }}"#,
+        file.display()
+    );
+    config::read_keys(&parse(Path::new("config.json"), &text).unwrap())
+}
+
+#[test]
+fn keys_are_read_in_their_order() {
+    let text = format!("# the pair's\n{}\n\n{} # the next one\n", "01".repeat(32), "Ab".repeat(32));
+    let found = keys(&text, 0o600).unwrap();
+    assert_eq!(found, [ctsync::seal::Key([1; 32]), ctsync::seal::Key([0xab; 32])]);
 }
 
 /// A machine with eth0, eth1 and (without an IPv4 address) eth2, keepalived and heartbeat configured.

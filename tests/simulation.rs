@@ -95,6 +95,7 @@ fn replicas_converge_and_lose_nothing() {
         ("partitions", totals.partitions, 1),
         ("repairs", totals.repairs, 3),
         ("resets", totals.resets, 1),
+        ("replayed datagrams", totals.replayed, 3),
         ("comparisons", totals.comparisons, 3),
         ("quiet points", totals.quiet, 3),
         ("checks", totals.checks, 100),

@@ -184,6 +184,7 @@ impl DemoArguments {
                 gate: !self.no_gate,
                 invalid_drop_on_input: !self.without_input_drop,
                 metrics: false,
+                key: None,
                 ctsync: match &self.ctsync {
                     Some(path) => path.canonicalize()?,
                     None => setup::ctsync_binary()?,
@@ -276,6 +277,7 @@ fn stay(name: &str, advert: f64) -> Result<ExitCode> {
         gate: true,
         invalid_drop_on_input: true,
         metrics: true,
+        key: None,
         ctsync: setup::ctsync_binary()?,
     };
     let pointer = standing::pointer_path(name)?;

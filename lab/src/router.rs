@@ -28,6 +28,8 @@ pub struct Options {
     pub invalid_drop_on_input: bool,
     /// Let the daemon serve metrics.
     pub metrics: bool,
+    /// What the daemon's key file holds; none: the channel is open.
+    pub key: Option<String>,
     /// The daemon's binary.
     pub ctsync: PathBuf,
 }
@@ -115,6 +117,9 @@ impl Router {
         if self.options.metrics {
             lines.push(format!("metrics-listen {}", self.metrics_address()));
         }
+        if self.options.key.is_some() {
+            lines.push(format!("key-file {}", self.key_path().display()));
+        }
         let ours: String = lines.iter().map(|line| format!("set service conntrack-sync {line}\n")).collect();
         format!("{}\n# The lab's.\n{ours}", self.told.text.trim_end())
     }
@@ -132,8 +137,23 @@ impl Router {
         }
         let config = self.config_path();
         std::fs::write(&config, self.config())?;
+        if let Some(key) = &self.options.key {
+            self.write_key(key)?;
+        }
         let binary = self.binary()?;
         self.node.start("ctsync", &binary, &["run", "--config", &config])
+    }
+
+    fn key_path(&self) -> PathBuf {
+        self.node.directory.join("key")
+    }
+
+    /// What the daemon's key file holds from now on; a reload reads it.
+    pub fn write_key(&self, text: &str) -> Result<()> {
+        let path = self.key_path();
+        std::fs::write(&path, text)?;
+        std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o600))?;
+        Ok(())
     }
 
     /// The daemon's configuration file.

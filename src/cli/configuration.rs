@@ -23,6 +23,9 @@ pub(super) fn run(verb: ConfigVerb) -> Result<ExitCode> {
                 if let Some(machine) = machine {
                     config::check_machine(&loaded, &machine)?;
                 }
+                if system {
+                    config::read_keys(&loaded)?;
+                }
                 Ok(loaded)
             });
             return report(&file, &result, form.json);

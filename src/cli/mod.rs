@@ -111,9 +111,7 @@ enum Verb {
     /// Check, convert and explain configuration files.
     #[command(subcommand)]
     Config(ConfigVerb),
-    /// Make a key: 32 random bytes, in hexadecimal.
-    ///
-    /// For the authenticated channel, which this version does not have yet: it takes no key.
+    /// Make a key for `key-file`: 32 random bytes, in hexadecimal.
     Keygen {
         /// Write it to this new file, readable by its owner alone, instead of standard output.
         file: Option<PathBuf>,
@@ -321,9 +319,10 @@ impl Cli {
                     &loaded,
                     &config::Machine::look().context("cannot list the interfaces")?,
                 )?;
+                let keys = config::read_keys(&loaded)?;
                 let path =
                     std::path::absolute(&path).with_context(|| format!("cannot find {}", path.display()))?;
-                daemon::run(path, loaded).await?;
+                daemon::run(path, loaded, keys).await?;
             }
             Verb::Status { form } => return status(&daemon, form).await,
             Verb::Show(Show::Conntrack(Conntrack::Table { family, ends, wide, form })) => {

@@ -471,6 +471,39 @@ pub enum Mistake {
         /// What stands there.
         found: String,
     },
+    /// The keys cannot be read.
+    #[error("the keys in {file} cannot be read")]
+    KeyUnreadable {
+        /// The file.
+        file: PathBuf,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
+    /// Others may read the keys.
+    #[error(
+        "{file} has mode {mode:03o}, expected one that lets nobody but its owner read it: chmod 600 {file}"
+    )]
+    KeyPermissions {
+        /// The file.
+        file: PathBuf,
+        /// Its permissions.
+        mode: u32,
+    },
+    /// A line that is no key.
+    #[error("{file}, line {line}: expected a key of 64 hexadecimal digits, as `ctsync keygen` makes them")]
+    NotAKey {
+        /// The file.
+        file: PathBuf,
+        /// From 1.
+        line: usize,
+    },
+    /// A file without keys.
+    #[error("{file} has no key in it; `ctsync keygen` makes one")]
+    NoKey {
+        /// The file.
+        file: PathBuf,
+    },
     /// keepalived does not run.
     #[error("VRRP isn't running: no process called keepalived")]
     VrrpNotRunning,

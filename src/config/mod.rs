@@ -7,6 +7,7 @@
 
 mod json;
 mod keepalived;
+mod keys;
 mod machine;
 mod mistake;
 pub mod options;
@@ -29,6 +30,7 @@ use serde_json::{Map, Value as Json};
 use crate::entry::proto;
 
 pub use keepalived::fragments as keepalived_fragments;
+pub use keys::read_keys;
 pub use machine::{Machine, check_machine};
 pub use mistake::{ConfigError, Mistake, Place, Refused};
 pub use schema::schema;
@@ -71,6 +73,8 @@ pub struct Config {
     pub event_buffer: usize,
     /// Bytes of the resend ring and of the channel's socket buffers.
     pub sync_queue: usize,
+    /// Keys of the channel.
+    pub key_file: Option<PathBuf>,
     /// How the role is learned.
     pub mechanism: Mechanism,
     /// Install at once.
@@ -221,6 +225,7 @@ struct Given {
     disable_external_cache: bool,
     startup_resync: bool,
     disable_syslog: bool,
+    key_file: Option<PathBuf>,
     standby: String,
     alive_interval: u64,
     peer_timeout: u64,
@@ -444,6 +449,7 @@ fn combine(values: Map<String, Json>, source: &Source, remarks: &mut Vec<String>
         expect_sync: given.expect_sync,
         event_buffer: given.event_listen_queue_size * MEGABYTE,
         sync_queue: given.sync_queue_size * MEGABYTE,
+        key_file: given.key_file,
         mechanism,
         hot: given.standby == "hot",
         alive: Duration::from_millis(given.alive_interval),

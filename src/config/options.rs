@@ -199,6 +199,14 @@ pub const OPTIONS: &[Opt] = &[
         "Pairs that share a link need different numbers.",
     ),
     ours(
+        "key-file",
+        Shape::Text(Kind::Path),
+        "",
+        "Keys of the channel, one a line, as `ctsync keygen` makes them: the first one seals, all of them open. Readable \
+         by its owner alone. Without it anyone on the channel's link can write to both tables.",
+    )
+    .reloads(),
+    ours(
         "standby",
         Shape::Text(Kind::Standby),
         "\"hot\"",

@@ -34,6 +34,7 @@ use crate::reconcile::Op;
 use crate::replica::{FenceReport, Replica, Role};
 use crate::role::{NotifyFifo, RoleError, Told, TrackFile};
 use crate::runstate::RunState;
+use crate::seal::Key;
 
 use operator::{Ongoing, Watcher};
 
@@ -84,6 +85,7 @@ struct Daemon {
     path: PathBuf,
     /// What holds of it: what a reload cannot change is as it was at the start.
     config: Config,
+    keys: Vec<Key>,
     values: Map<String, Value>,
     replica: Replica,
     events: AsyncFd<EventSocket>,
@@ -107,7 +109,7 @@ struct Daemon {
     /// Roles told by `notify`, not yet taken.
     told: VecDeque<Role>,
     /// Kinds of refused datagrams that have been complained about.
-    complained: [bool; 2],
+    complained: [bool; 4],
     state: RunState,
     /// When the role became primary, until the fence that follows is reported.
     told_primary: Option<Instant>,
@@ -120,8 +122,8 @@ struct Daemon {
 }
 
 /// Run until told to stop.
-pub async fn run(path: PathBuf, loaded: Loaded) -> Result<(), DaemonError> {
-    let mut daemon = Daemon::open(path, loaded).await?;
+pub async fn run(path: PathBuf, loaded: Loaded, keys: Vec<Key>) -> Result<(), DaemonError> {
+    let mut daemon = Daemon::open(path, loaded, keys).await?;
     let mut stop = signal(SignalKind::terminate()).map_err(failed("handle SIGTERM"))?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(failed("handle SIGINT"))?;
     let mut hangup = signal(SignalKind::hangup()).map_err(failed("handle SIGHUP"))?;
@@ -165,7 +167,7 @@ fn clock() -> Instant {
 }
 
 impl Daemon {
-    async fn open(path: PathBuf, loaded: Loaded) -> Result<Daemon, DaemonError> {
+    async fn open(path: PathBuf, loaded: Loaded, keys: Vec<Key>) -> Result<Daemon, DaemonError> {
         let Loaded { config, values, remarks, .. } = loaded;
         for remark in &remarks {
             tracing::warn!("{remark}");
@@ -197,7 +199,10 @@ impl Daemon {
         let local = addresses.list().await?;
         let mut settings = start::settings(&config, interface.mtu, &state);
         settings.restored.role = start::check_role(&config, settings.restored.role, &local);
-        tracing::warn!("no key is configured: anyone on {} can write to this table", config.interface);
+        if keys.is_empty() {
+            tracing::warn!("no key is configured: anyone on {} can write to this table", config.interface);
+        }
+        settings.keys.clone_from(&keys);
         let metrics = match &config.metrics {
             Some(address) => Some(
                 MetricsServer::open(address).await.map_err(failed(format!("serve metrics at {address}")))?,
@@ -210,6 +215,7 @@ impl Daemon {
             dump: watch_dump(DumpSocket::open()?).map_err(failed("register the dump socket"))?,
             path,
             config,
+            keys,
             values,
             replica,
             requests,
@@ -227,7 +233,7 @@ impl Daemon {
             metrics,
             timings: Timings::default(),
             told: VecDeque::new(),
-            complained: [false; 2],
+            complained: [false; 4],
             state,
             told_primary: None,
             last_fence: None,

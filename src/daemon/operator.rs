@@ -234,9 +234,17 @@ impl Daemon {
     /// The file is refused; nothing was changed.
     pub(super) fn reload(&mut self) -> Result<Value, config::Refused> {
         let loaded = config::read(&self.path)?;
-        let (now, later) = config::difference(&self.values, &loaded.values);
+        let keys = config::read_keys(&loaded)?;
+        let (mut now, later) = config::difference(&self.values, &loaded.values);
         let _ = sd_notify::notify(false, &reloading());
         self.apply(&loaded.config);
+        if keys != self.keys {
+            self.replica.set_keys(&keys);
+            self.keys = keys;
+            if !now.contains(&"key-file") {
+                now.push("key-file");
+            }
+        }
         // What needs a restart stays as it was; so does what `status` says of it.
         for name in &now {
             match loaded.values.get(*name) {
@@ -264,7 +272,7 @@ impl Daemon {
             "last-transition": self.state.transition(),
             "last-transition-at": self.state.transition_at(),
             "expect-sync": self.config.expect_sync,
-            "authenticated": false,
+            "authenticated": self.replica.sealed(),
             "event-buffer-bytes": self.events.get_ref().buffer_size(),
             "overruns": self.replica.counters().overruns,
             "last-fence": self.last_fence,
@@ -311,7 +319,7 @@ impl Daemon {
             traffic: self.channel.traffic,
             timings: self.timings.clone(),
             event_buffer: self.events.get_ref().buffer_size(),
-            authenticated: false,
+            authenticated: self.replica.sealed(),
         };
         let text = render(snapshot, scrape.format);
         if let (Some(metrics), Ok(text)) = (&mut self.metrics, text) {

@@ -68,13 +68,24 @@ impl Daemon {
     /// Datagrams that point to a mistake are refused loudly, once.
     fn complain(&mut self) {
         let counters = self.replica.counters();
-        let now = [counters.other_version > 0, counters.same_name > 0];
-        if now[0] && !self.complained[0] {
-            tracing::error!("a peer speaks another version of the protocol; its datagrams are refused");
-        }
-        if now[1] && !self.complained[1] {
-            let node = &self.config.node;
-            tracing::error!("another node is named {node} too; set `node` to different names on both");
+        let now = [
+            counters.other_version > 0,
+            counters.same_name > 0,
+            counters.unsealed > 0,
+            counters.unreadable + counters.forged > 0,
+        ];
+        let node = &self.config.node;
+        let complaints = [
+            "a peer speaks another version of the protocol; its datagrams are refused".to_owned(),
+            format!("another node is named {node} too; set `node` to different names on both"),
+            "a peer has no key, or somebody forges datagrams: they are refused".to_owned(),
+            "datagrams are sealed under a key that is not here: they are refused; compare the key files"
+                .to_owned(),
+        ];
+        for ((complaint, now), before) in complaints.iter().zip(now).zip(self.complained) {
+            if now && !before {
+                tracing::error!("{complaint}");
+            }
         }
         self.complained = now;
     }

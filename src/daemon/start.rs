@@ -14,6 +14,7 @@ pub(super) fn settings(config: &Config, mtu: usize, state: &RunState) -> Setting
         name: config.node.clone(),
         node: node_id(&config.node),
         node_group: config.node_group,
+        keys: Vec::new(),
         incarnation: incarnation(),
         datagram: mtu.clamp(576, 65_535) - HEADERS,
         ring: config.sync_queue,
@@ -103,6 +104,7 @@ impl Daemon {
         let config = &mut self.config;
         config.accept_protocol.clone_from(&new.accept_protocol);
         config.ignore_address.clone_from(&new.ignore_address);
+        config.key_file.clone_from(&new.key_file);
         config.event_buffer = new.event_buffer;
         config.hot = new.hot;
         config.alive = new.alive;

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::{Cache, PEERS, Peer, Replica, Verb};
 use crate::digest::{LEVELS, bucket_of, child};
+use crate::seal::Replays;
 use crate::stream::Place;
 use crate::table::{Flags, SlotId};
 use crate::wire::{
@@ -38,8 +39,8 @@ impl Replica {
     /// A datagram from the channel. What does not parse or is not for us changes nothing and is counted.
     pub fn handle_datagram(&mut self, bytes: &[u8], now: Instant) {
         self.now = now;
-        let (header, body) = match wire::parse(bytes) {
-            Ok(parsed) => parsed,
+        let (header, sealed) = match wire::peek(bytes) {
+            Ok(peeked) => peeked,
             Err(WireError::Version(_)) => {
                 self.counters.other_version += 1;
                 return;
@@ -57,6 +58,29 @@ impl Replica {
             self.counters.foreign += 1;
             return;
         }
+        let plain;
+        let bytes = match (self.seal.is_on(), sealed) {
+            (false, false) => bytes,
+            (false, true) => {
+                self.counters.unreadable += 1;
+                return;
+            }
+            (true, false) => {
+                self.counters.unsealed += 1;
+                return;
+            }
+            (true, true) => match self.open(&header, bytes) {
+                Some(opened) => {
+                    plain = opened;
+                    &plain
+                }
+                None => return,
+            },
+        };
+        let Ok((_, body)) = wire::parse(bytes) else {
+            self.counters.malformed += 1;
+            return;
+        };
         if header.sender == self.settings.node {
             self.counters.same_name += 1;
             return;
@@ -104,6 +128,22 @@ impl Replica {
             | Body::Proof { .. } => {}
         }
         self.note_equality(now);
+    }
+
+    /// A sealed datagram's plain form, if it is authentic and has not come before.
+    fn open(&mut self, header: &Header, sealed: &[u8]) -> Option<Vec<u8>> {
+        let Ok((mut plain, number)) = self.seal.open(sealed, header.incarnation) else {
+            self.counters.forged += 1;
+            return None;
+        };
+        // Of a run that has not proved itself nothing counts, and its proof is fresh by itself.
+        let known = self.peers.get_mut(&header.sender).filter(|peer| peer.incarnation == header.incarnation);
+        if known.is_some_and(|peer| peer.replays.note(number).is_err()) {
+            self.counters.replayed += 1;
+            return None;
+        }
+        wire::unmark_sealed(&mut plain);
+        Some(plain)
     }
 
     /// Whether a datagram comes from a run of a peer's daemon that has proved itself. A new run is challenged: a
@@ -173,6 +213,7 @@ impl Replica {
             behind: 0,
             lag: Duration::ZERO,
             equal_since: None,
+            replays: Replays::default(),
         };
         self.peers.insert(header.sender, peer);
         if self.group.claim.node == header.sender && !self.group.owner {

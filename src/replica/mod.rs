@@ -28,6 +28,7 @@ use crate::digest::{Digester, Sums, bucket_of};
 use crate::entry::{Entry, Key};
 use crate::filter::Filter;
 use crate::reconcile::{Op, Standing};
+use crate::seal::{Key as SealKey, Replays, Seal};
 use crate::stream::{Receiver, Sender};
 use crate::table::{Flags, SlotId, Table};
 use crate::wire::{Claim, GroupId, Header, Incarnation, NodeId, Want, packed};
@@ -51,6 +52,8 @@ pub struct Settings {
     pub node: NodeId,
     /// Nodes that belong together.
     pub node_group: u32,
+    /// Keys of the channel; the first one seals. None: anyone can write to both tables.
+    pub keys: Vec<SealKey>,
     /// This run: 128 random bits.
     pub incarnation: Incarnation,
     /// Payload bytes of the largest datagram.
@@ -119,6 +122,7 @@ pub(crate) struct Peer {
     lag: Duration,
     /// A backup of ours: since when its digest has been seen to equal what was sent.
     equal_since: Option<Instant>,
+    replays: Replays,
 }
 
 /// A failover group as this node sees it.
@@ -187,6 +191,14 @@ pub struct Counters {
     pub foreign: u64,
     /// Datagrams of another node with our own name.
     pub same_name: u64,
+    /// Datagrams sealed under none of our keys, or changed on their way.
+    pub forged: u64,
+    /// Authentic datagrams that had come before.
+    pub replayed: u64,
+    /// Plain datagrams although there is a key.
+    pub unsealed: u64,
+    /// Sealed datagrams although there is no key.
+    pub unreadable: u64,
     /// Datagrams of incarnations that have not proved themselves (yet).
     pub unproved: u64,
     /// Datagrams missed in the stream, when a gap was found.
@@ -244,6 +256,7 @@ pub struct Replica {
     settings: Settings,
     header: Header,
     digester: Digester,
+    seal: Seal,
     filter: Filter,
     table: Table,
     group: Group,
@@ -333,6 +346,7 @@ impl Replica {
         Replica {
             header,
             digester: Digester::new(settings.node_group),
+            seal: Seal::new(&settings.keys, settings.node_group, settings.incarnation),
             filter,
             table: Table::default(),
             group: Group {

@@ -7,6 +7,7 @@ use super::{Job, Replica, seconds};
 use crate::digest::BUCKETS;
 use crate::entry::Entry;
 use crate::filter::Filter;
+use crate::seal::Key;
 use crate::table::{Flags, SlotId};
 
 /// Changes kept for an operator who watches; past it they are counted and not shown.
@@ -237,6 +238,16 @@ impl Replica {
                 self.release(id);
             }
         }
+    }
+
+    /// Other keys of the channel from now on, or none.
+    pub fn set_keys(&mut self, keys: &[Key]) {
+        self.seal.replace_keys(keys);
+    }
+
+    /// Whether the channel has a key.
+    pub fn sealed(&self) -> bool {
+        self.seal.is_on()
     }
 
     /// The filter as it is.

@@ -23,8 +23,16 @@ const RESENDS: usize = 4096;
 const CONTROLS: usize = 1024;
 
 impl Replica {
-    /// The next datagram for the peer, most urgent first. `None`: nothing to send now.
+    /// The next datagram for the peer, most urgent first, sealed if there is a key. `None`: nothing to send now.
     pub fn poll_datagram(&mut self, now: Instant) -> Option<Vec<u8>> {
+        let mut datagram = self.next_datagram(now)?;
+        if self.seal.is_on() {
+            wire::mark_sealed(&mut datagram);
+        }
+        Some(self.seal.seal(datagram))
+    }
+
+    fn next_datagram(&mut self, now: Instant) -> Option<Vec<u8>> {
         if !self.dumped {
             // Nothing is said before the first dump is complete (10).
             return None;
@@ -65,7 +73,7 @@ impl Replica {
     }
 
     fn room(&self) -> usize {
-        self.settings.datagram - HEADER - STREAM_HEAD
+        self.settings.datagram - self.seal.overhead() - HEADER - STREAM_HEAD
     }
 
     /// Number it, keep it in the ring, give it out.

@@ -3,8 +3,8 @@
 //! [`packed`] has the entries, [`reader`] the checked reads. Called by the replica; never touches a socket, never
 //! decides what a message means. Received bytes never panic: what does not parse is an error with its reason.
 //!
-//! Places kept for the authenticated protocol: the header is what will be sealed as associated data, and every
-//! answer names the incarnation that it is for.
+//! With a key everything behind the header is sealed ([`crate::seal`]); every answer names the incarnation that it is
+//! for.
 
 pub mod packed;
 pub mod reader;
@@ -55,7 +55,7 @@ pub struct Header {
 }
 
 /// One datagram of the stream.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct StreamHead {
     /// The group that all messages in it are about.
     pub group: GroupId,
@@ -241,6 +241,11 @@ pub enum Body<'a> {
     },
 }
 
+/// In the kind: the body is sealed.
+const SEALED: u8 = 0x80;
+/// Where the kind stands.
+const KIND_AT: usize = 3;
+
 const KIND_STREAM: u8 = 1;
 const KIND_ALIVE: u8 = 2;
 const KIND_NACK: u8 = 3;
@@ -373,9 +378,28 @@ fn parse_want(reader: &mut Reader<'_>) -> Result<Want, WireError> {
     })
 }
 
-/// Read header and body of a received datagram.
-pub fn parse(bytes: &[u8]) -> Result<(Header, Body<'_>), WireError> {
+/// Mark a plain datagram as one whose body will be sealed.
+pub fn mark_sealed(datagram: &mut [u8]) {
+    if let Some(kind) = datagram.get_mut(KIND_AT) {
+        *kind |= SEALED;
+    }
+}
+
+/// ... and take the mark off after opening it.
+pub fn unmark_sealed(datagram: &mut [u8]) {
+    if let Some(kind) = datagram.get_mut(KIND_AT) {
+        *kind &= !SEALED;
+    }
+}
+
+/// Read the header alone, and whether the body is sealed.
+pub fn peek(bytes: &[u8]) -> Result<(Header, bool), WireError> {
     let mut reader = Reader::new(bytes);
+    let (kind, header) = parse_header(&mut reader)?;
+    Ok((header, kind & SEALED != 0))
+}
+
+fn parse_header(reader: &mut Reader<'_>) -> Result<(u8, Header), WireError> {
     if reader.u16()? != MAGIC {
         return Err(WireError::Magic);
     }
@@ -389,6 +413,13 @@ pub fn parse(bytes: &[u8]) -> Result<(Header, Body<'_>), WireError> {
         sender: NodeId(reader.u64()?),
         incarnation: Incarnation(reader.u128()?),
     };
+    Ok((kind, header))
+}
+
+/// Read header and body of a received datagram.
+pub fn parse(bytes: &[u8]) -> Result<(Header, Body<'_>), WireError> {
+    let mut reader = Reader::new(bytes);
+    let (kind, header) = parse_header(&mut reader)?;
     let body = match kind {
         KIND_STREAM => {
             let head =

@@ -1,18 +1,27 @@
 //! A replica and entries for named cases, without kernel, wire or clock.
 
+#![allow(dead_code, reason = "each test uses a part of it")]
+
 use std::time::{Duration, Instant};
 
 use ctsync::entry::{Entry, L4, Status, Tuple, proto};
 use ctsync::filter::Filter;
 use ctsync::replica::{Replica, Restored, Role, Settings};
+use ctsync::seal::Key;
 use ctsync::wire::{Incarnation, NodeId};
 
 /// Started, its (empty) kernel read, its role told.
 pub fn replica(number: u64, role: Role, hot: bool, now: Instant) -> Replica {
+    keyed(number, role, hot, Vec::new(), now)
+}
+
+/// The same with keys.
+pub fn keyed(number: u64, role: Role, hot: bool, keys: Vec<Key>, now: Instant) -> Replica {
     let settings = Settings {
         name: format!("router{number}"),
         node: NodeId(number),
         node_group: 0,
+        keys,
         incarnation: Incarnation(u128::from(number)),
         datagram: 1400,
         ring: 100_000,

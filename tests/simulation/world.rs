@@ -7,6 +7,7 @@ use ctsync::entry::{Entry, Key, L4, Status, TcpInfo, Tuple, proto};
 use ctsync::filter::Filter;
 use ctsync::reconcile::Op;
 use ctsync::replica::{Compared, Persist, Refill, Replica, Restored, Role, Settings};
+use ctsync::seal::Key as SealKey;
 use ctsync::wire::{Incarnation, NodeId};
 use fastrand::Rng;
 
@@ -36,6 +37,8 @@ pub struct Totals {
     pub offers: u64,
     pub strays: u64,
     pub resets: u64,
+    pub corrupted: u64,
+    pub replayed: u64,
     pub comparisons: u64,
     pub quiet: u64,
     pub checks: u64,
@@ -48,7 +51,7 @@ impl Totals {
         }
     }
 
-    fn all_mut(&mut self) -> [&mut u64; 17] {
+    fn all_mut(&mut self) -> [&mut u64; 19] {
         [
             &mut self.opened,
             &mut self.ended,
@@ -64,6 +67,8 @@ impl Totals {
             &mut self.offers,
             &mut self.strays,
             &mut self.resets,
+            &mut self.corrupted,
+            &mut self.replayed,
             &mut self.comparisons,
             &mut self.quiet,
             &mut self.checks,
@@ -95,6 +100,10 @@ pub struct World {
     partition: bool,
     loss: u32,
     hot: bool,
+    /// Every other world has a key, and a wire that changes bits.
+    keys: Vec<SealKey>,
+    /// Datagrams that an attacker has seen, and to whom they went.
+    recorded: Vec<(usize, Vec<u8>)>,
     connections: u32,
     /// Connections that packets have ended.
     dead: HashSet<u32>,
@@ -132,6 +141,8 @@ impl World {
             partition: false,
             loss: 0,
             hot,
+            keys: if seed.is_multiple_of(2) { vec![SealKey([7; 32])] } else { Vec::new() },
+            recorded: Vec::new(),
             connections: 0,
             dead: HashSet::new(),
             unprotected: HashSet::new(),
@@ -168,6 +179,7 @@ impl World {
             name: node.name.into(),
             node: NodeId(x as u64 + 1),
             node_group: 0,
+            keys: self.keys.clone(),
             incarnation,
             datagram: 600,
             ring: 3000,
@@ -587,9 +599,14 @@ impl World {
                 self.totals.lost += 1;
                 continue;
             }
+            if !self.keys.is_empty() {
+                self.attack(1 - x, &datagram);
+            }
             if self.loss > 0 && self.rng.u32(0..200) == 0 {
                 // A bit flips; without a key only what no longer parses is noticed, so spoil the magic number.
-                datagram[0] ^= 1;
+                let at = if self.keys.is_empty() { 0 } else { self.rng.usize(0..datagram.len()) };
+                datagram[at] ^= 1 << self.rng.u32(0..8);
+                self.totals.corrupted += 1;
             }
             let copies = if self.rng.u32(0..50) == 0 { 2 } else { 1 };
             self.totals.duplicated += copies - 1;
@@ -597,6 +614,24 @@ impl World {
                 let jitter = if self.loss > 0 { self.rng.u64(0..60) } else { self.rng.u64(0..3) };
                 self.nodes[1 - x].inbox.push((now + Duration::from_millis(jitter), datagram.clone()));
             }
+        }
+    }
+
+    /// Somebody on the wire keeps datagrams and sends them again, now or much later.
+    fn attack(&mut self, to: usize, datagram: &[u8]) {
+        const KEPT: usize = 64;
+        match self.rng.u32(0..60) {
+            0 if self.recorded.len() < KEPT => self.recorded.push((to, datagram.to_vec())),
+            0 => {
+                let at = self.rng.usize(0..KEPT);
+                self.recorded[at] = (to, datagram.to_vec());
+            }
+            1 if !self.recorded.is_empty() => {
+                let (to, datagram) = self.recorded[self.rng.usize(0..self.recorded.len())].clone();
+                self.nodes[to].inbox.push((self.now, datagram));
+                self.totals.replayed += 1;
+            }
+            _ => {}
         }
     }
 

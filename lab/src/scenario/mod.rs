@@ -4,6 +4,7 @@
 
 mod clients;
 mod commands;
+mod key;
 mod layouts;
 mod metrics;
 
@@ -30,6 +31,8 @@ pub enum Scenario {
     Layouts,
     /// Control clients that say nothing or never read, beside replication.
     Clients,
+    /// A sealed channel: keys rotated under traffic, a wrong key, a takeover.
+    Key,
     /// Prometheus scrapes both routers while router1 dies and returns; it knows the verdict.
     Metrics,
 }
@@ -43,6 +46,7 @@ pub async fn run(scenario: Scenario, sandbox: &Sandbox, narrator: &mut Narrator)
         Scenario::Commands => commands::run(sandbox, narrator).await,
         Scenario::Layouts => layouts::run(sandbox, narrator).await,
         Scenario::Clients => clients::run(sandbox, narrator).await,
+        Scenario::Key => key::run(sandbox, narrator).await,
         Scenario::Metrics => metrics::run(sandbox, narrator).await,
     }
 }
@@ -92,7 +96,18 @@ struct Pair {
 impl Pair {
     /// Boot, elect router1, open connections.
     async fn start(sandbox: &Sandbox, metrics: bool, connections: usize) -> Result<Pair> {
+        Pair::start_keyed(sandbox, metrics, None, connections).await
+    }
+
+    /// The same with a key file.
+    async fn start_keyed(
+        sandbox: &Sandbox,
+        metrics: bool,
+        key: Option<String>,
+        connections: usize,
+    ) -> Result<Pair> {
         let options = Options {
+            key,
             advert: 0.2,
             sync: true,
             install: true,

@@ -1,0 +1,163 @@
+//! The closed door: what somebody on the channel's link can do with a key between the routers, and without one.
+
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test may panic")]
+
+use std::time::{Duration, Instant};
+
+use ctsync::ctnetlink::codec::Incoming;
+use ctsync::replica::{Replica, Role};
+use ctsync::seal::Key;
+use ctsync::wire::{self, Body, StreamHead};
+
+#[path = "common/mod.rs"]
+mod common;
+
+use common::{entry, keyed};
+
+struct Pair {
+    owner: Replica,
+    backup: Replica,
+    now: Instant,
+    /// Everything the owner has sent, as somebody on the link sees it.
+    seen: Vec<Vec<u8>>,
+}
+
+fn keys(bytes: &[u8]) -> Vec<Key> {
+    bytes.iter().map(|byte| Key([*byte; 32])).collect()
+}
+
+impl Pair {
+    fn start(owner: &[u8], backup: &[u8]) -> Pair {
+        #[expect(clippy::disallowed_methods, reason = "the virtual clock has to begin somewhere")]
+        let now = Instant::now();
+        let owner = keyed(1, Role::Primary, false, keys(owner), now);
+        let backup = keyed(2, Role::Backup, false, keys(backup), now);
+        let mut pair = Pair { owner, backup, now, seen: Vec::new() };
+        pair.run(2000);
+        for number in 0..10 {
+            pair.owner.handle_event(Incoming::New(entry(number, 1)), pair.now);
+        }
+        pair.run(1000);
+        pair
+    }
+
+    fn run(&mut self, milliseconds: u64) {
+        for _ in 0..milliseconds / 10 {
+            self.now += Duration::from_millis(10);
+            for replica in [&mut self.owner, &mut self.backup] {
+                replica.handle_events_empty();
+                replica.handle_timeout(self.now);
+                replica.step_takeover(self.now);
+            }
+            while let Some(datagram) = self.owner.poll_datagram(self.now) {
+                self.seen.push(datagram.clone());
+                self.backup.handle_datagram(&datagram, self.now);
+            }
+            while let Some(datagram) = self.backup.poll_datagram(self.now) {
+                self.owner.handle_datagram(&datagram, self.now);
+            }
+        }
+    }
+
+    fn held(&self) -> usize {
+        self.backup.entries().count()
+    }
+
+    /// The next datagram of the owner's stream, with an entry in it that the owner does not have.
+    fn forged(&self) -> Vec<u8> {
+        let (header, _) = wire::peek(self.seen.last().unwrap()).unwrap();
+        let sequence = self.seen.iter().filter_map(|datagram| match wire::parse(datagram) {
+            Ok((_, Body::Stream(head, _))) => Some(head.sequence),
+            _ => None,
+        });
+        let head = StreamHead { sequence: sequence.max().unwrap_or(0) + 1, ..StreamHead::default() };
+        let (mut messages, mut datagram) = (Vec::new(), Vec::new());
+        wire::emit_put(&mut messages, &entry(999, 1), 1, false);
+        wire::emit_stream(&mut datagram, &header, &head, &messages);
+        datagram
+    }
+}
+
+/// The positive control: what the key is for.
+#[test]
+fn without_a_key_a_forged_entry_lands() {
+    let mut pair = Pair::start(&[], &[]);
+    assert_eq!(pair.held(), 10);
+    pair.backup.handle_datagram(&pair.forged(), pair.now);
+    assert_eq!(pair.held(), 11);
+}
+
+#[test]
+fn with_a_key_nothing_enters() {
+    let mut pair = Pair::start(&[1], &[1]);
+    assert_eq!(pair.held(), 10);
+    // Nobody sees what is said.
+    assert!(pair.seen.iter().all(|datagram| wire::parse(datagram).is_err()));
+    let forged = pair.forged();
+    pair.backup.handle_datagram(&forged, pair.now);
+    assert_eq!((pair.held(), pair.backup.counters().unsealed), (10, 1));
+    // Marked as sealed, and sealed under another key.
+    let mut marked = forged.clone();
+    wire::mark_sealed(&mut marked);
+    let (header, _) = wire::peek(&forged).unwrap();
+    let mut seal = ctsync::seal::Seal::new(&keys(&[2]), 0, header.incarnation);
+    for datagram in [marked.clone(), seal.seal(marked)] {
+        pair.backup.handle_datagram(&datagram, pair.now);
+    }
+    assert_eq!((pair.held(), pair.backup.counters().forged), (10, 2));
+    // Everything that was ever sent, once more, with one bit changed and as it was.
+    let seen = pair.seen.clone();
+    for datagram in &seen {
+        let mut changed = datagram.clone();
+        *changed.last_mut().unwrap() ^= 1;
+        pair.backup.handle_datagram(&changed, pair.now);
+        pair.backup.handle_datagram(datagram, pair.now);
+    }
+    let counters = pair.backup.counters().clone();
+    assert_eq!(counters.forged, 2 + seen.len() as u64);
+    // Not those that came before it had proved itself: they are old, and no more.
+    assert!(counters.replayed + 3 >= seen.len() as u64, "{} of {}", counters.replayed, seen.len());
+    assert_eq!(pair.held(), 10);
+    // And the pair goes on.
+    pair.owner.handle_event(Incoming::New(entry(50, 1)), pair.now);
+    pair.run(500);
+    assert_eq!(pair.held(), 11);
+}
+
+#[test]
+fn different_keys_or_a_key_on_one_side_only_keep_them_apart() {
+    for (one, two) in [(&[1][..], &[2][..]), (&[1], &[]), (&[], &[1])] {
+        let pair = Pair::start(one, two);
+        assert_eq!(pair.held(), 0, "{one:?} {two:?}");
+        let counters = pair.backup.counters();
+        let refused = [counters.forged, counters.unsealed, counters.unreadable];
+        let expected = [two != [0; 0] && one != [0; 0], one.is_empty(), two.is_empty()];
+        assert_eq!(refused.map(|count| count > 0), expected, "{one:?} {two:?}");
+        assert!(!pair.owner.view(pair.now).protected);
+    }
+}
+
+/// New key as the second one on both, then as the first one on both, then alone: never a gap.
+#[test]
+fn keys_rotate_without_a_gap() {
+    let mut pair = Pair::start(&[1], &[1]);
+    for step in [
+        [&[1, 2][..], &[1]],
+        [&[1, 2], &[1, 2]],
+        [&[2, 1], &[1, 2]],
+        [&[2, 1], &[2, 1]],
+        [&[2], &[2, 1]],
+        [&[2], &[2]],
+    ] {
+        pair.owner.set_keys(&keys(step[0]));
+        pair.backup.set_keys(&keys(step[1]));
+        pair.owner.handle_event(Incoming::New(entry(100, 1)), pair.now);
+        pair.run(100);
+        assert_eq!(pair.held(), 11, "{step:?}");
+        pair.owner.handle_event(Incoming::Destroy(entry(100, 1)), pair.now);
+        pair.run(100);
+        assert_eq!(pair.held(), 10, "{step:?}");
+    }
+    let refused = |replica: &Replica| replica.counters().forged + replica.counters().unsealed;
+    assert_eq!((refused(&pair.owner), refused(&pair.backup)), (0, 0));
+}
