@@ -29,7 +29,7 @@ use anyhow::Result;
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 
 use crate::demo::{Fault, Plot};
-use crate::narrator::Narrator;
+use crate::narrator::{Narrator, tell};
 use crate::router::Options;
 use crate::sandbox::Sandbox;
 use crate::scenario::Scenario;
@@ -232,7 +232,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
         Verb::List => {
             for scenario in Scenario::value_variants().iter().filter_map(ValueEnum::to_possible_value) {
                 let help = scenario.get_help().map(ToString::to_string).unwrap_or_default();
-                println!("{:<10} {help}", scenario.get_name());
+                tell(&format!("{:<10} {help}", scenario.get_name()));
             }
             Ok(ExitCode::SUCCESS)
         }

@@ -10,6 +10,11 @@ use crate::router::Router;
 /// Lines of a command's output that are shown before it is cut.
 const SHOWN: usize = 14;
 
+/// A line to standard output; a reader that went away (`| head`) is no error.
+pub fn tell(text: &str) {
+    let _ = writeln!(std::io::stdout().lock(), "{text}");
+}
+
 /// The voice of a story.
 pub struct Narrator {
     json: bool,

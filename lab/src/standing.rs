@@ -16,7 +16,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::{Pid, geteuid};
 use serde::{Deserialize, Serialize};
 
-use crate::narrator::Narrator;
+use crate::narrator::{Narrator, tell};
 use crate::router::Options;
 use crate::sandbox::Sandbox;
 use crate::topology::Topology;
@@ -93,10 +93,10 @@ pub fn up(name: &str, advert: f64) -> Result<ExitCode> {
             return Err(error);
         }
     }
-    println!("the lab is up: router1, router2, client, server, switch");
-    println!("  ctsync-lab enter router1      a shell on router1; try: ctsync status");
-    println!("  ctsync-lab status             both routers at a glance");
-    println!("  ctsync-lab down               end it");
+    tell("the lab is up: router1, router2, client, server, switch");
+    tell("  ctsync-lab enter router1      a shell on router1; try: ctsync status");
+    tell("  ctsync-lab status             both routers at a glance");
+    tell("  ctsync-lab down               end it");
     Ok(ExitCode::SUCCESS)
 }
 
@@ -175,7 +175,7 @@ pub fn status(name: &str, json: bool) -> Result<ExitCode> {
     let mut good = true;
     for router in ["router1", "router2"] {
         if !json {
-            println!("== {router}");
+            tell(&format!("== {router}"));
         }
         let mut command = Command::new(std::env::current_exe()?);
         command.args(["enter", "--name", name, router, "--", "ctsync", "status"]);
@@ -196,6 +196,6 @@ pub fn down(name: &str) -> Result<ExitCode> {
         Ok((!pointer.directory.exists()).then_some(()))
     }))?;
     std::fs::remove_file(pointer_path(name)?)?;
-    println!("the lab is gone");
+    tell("the lab is gone");
     Ok(ExitCode::SUCCESS)
 }
