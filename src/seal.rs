@@ -161,6 +161,11 @@ pub struct Replays {
 }
 
 impl Replays {
+    /// Of a run that has just proved itself by this number: whatever it sent before does not count any more.
+    pub fn after(number: u64) -> Replays {
+        Replays { highest: number, seen: [u64::MAX; WORDS] }
+    }
+
     /// Note a number that was authentic.
     ///
     /// # Errors
@@ -264,6 +269,9 @@ mod tests {
         assert_eq!(replays.note(976), Err(SealError::Replayed), "too old to tell");
         assert_eq!(replays.note(977), Ok(()), "the oldest that may come");
         assert_eq!(replays.note(0), Err(SealError::Replayed));
+        let mut after = Replays::after(700);
+        assert_eq!([699, 700, 1].map(|number| after.note(number)), [Err(SealError::Replayed); 3]);
+        assert_eq!([701, 5000, 4999].map(|number| after.note(number)), [Ok(()); 3]);
         assert_eq!(replays.note(u64::MAX), Ok(()));
         assert_eq!(replays.note(u64::MAX - 1023), Ok(()));
     }

@@ -161,3 +161,19 @@ fn keys_rotate_without_a_gap() {
     let refused = |replica: &Replica| replica.counters().forged + replica.counters().unsealed;
     assert_eq!((refused(&pair.owner), refused(&pair.backup)), (0, 0));
 }
+
+/// A daemon that has just started remembers no numbers: what the peer sent before it proved itself again is refused all
+/// the same, or an old alive would unseat the owner for a moment.
+#[test]
+fn a_restarted_backup_takes_nothing_from_before() {
+    let mut pair = Pair::start(&[1], &[1]);
+    let before = pair.seen.clone();
+    pair.backup = keyed(2, Role::Backup, false, keys(&[1]), pair.now);
+    pair.run(1000);
+    assert_eq!(pair.held(), 10);
+    for datagram in &before {
+        pair.backup.handle_datagram(datagram, pair.now);
+    }
+    assert_eq!(pair.backup.counters().replayed, before.len() as u64);
+    assert!(pair.backup.readiness(pair.now).is_ready() && pair.held() == 10);
+}

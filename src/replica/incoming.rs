@@ -59,6 +59,7 @@ impl Replica {
             return;
         }
         let plain;
+        let mut number = 0;
         let bytes = match (self.seal.is_on(), sealed) {
             (false, false) => bytes,
             (false, true) => {
@@ -70,8 +71,9 @@ impl Replica {
                 return;
             }
             (true, true) => match self.open(&header, bytes) {
-                Some(opened) => {
+                Some((opened, sealed_as)) => {
                     plain = opened;
+                    number = sealed_as;
                     &plain
                 }
                 None => return,
@@ -89,7 +91,7 @@ impl Replica {
             // Nothing from the peer counts before our own kernel is known (10).
             return;
         }
-        if !self.admit(&header, &body, now) {
+        if !self.admit(&header, &body, number, now) {
             self.counters.unproved += 1;
             return;
         }
@@ -130,8 +132,8 @@ impl Replica {
         self.note_equality(now);
     }
 
-    /// A sealed datagram's plain form, if it is authentic and has not come before.
-    fn open(&mut self, header: &Header, sealed: &[u8]) -> Option<Vec<u8>> {
+    /// A sealed datagram's plain form and number, if it is authentic and has not come before.
+    fn open(&mut self, header: &Header, sealed: &[u8]) -> Option<(Vec<u8>, u64)> {
         let Ok((mut plain, number)) = self.seal.open(sealed, header.incarnation) else {
             self.counters.forged += 1;
             return None;
@@ -143,12 +145,12 @@ impl Replica {
             return None;
         }
         wire::unmark_sealed(&mut plain);
-        Some(plain)
+        Some((plain, number))
     }
 
     /// Whether a datagram comes from a run of a peer's daemon that has proved itself. A new run is challenged: a
-    /// replayed datagram of an old one, which would wedge the stream, cannot answer.
-    fn admit(&mut self, header: &Header, body: &Body<'_>, now: Instant) -> bool {
+    /// replayed datagram of an old one, which would wedge the stream, cannot answer. `number` is the one it was sealed as.
+    fn admit(&mut self, header: &Header, body: &Body<'_>, number: u64, now: Instant) -> bool {
         let known = self.peers.get_mut(&header.sender).filter(|peer| peer.incarnation == header.incarnation);
         if let Some(peer) = known {
             peer.heard = now;
@@ -162,7 +164,7 @@ impl Replica {
                 });
                 if proved {
                     self.challenged.remove(&header.sender);
-                    self.begin_run(header, now);
+                    self.begin_run(header, number, now);
                 }
                 proved
             }
@@ -196,7 +198,7 @@ impl Replica {
     }
 
     /// A peer's daemon has proved to be a new run.
-    fn begin_run(&mut self, header: &Header, now: Instant) {
+    fn begin_run(&mut self, header: &Header, number: u64, now: Instant) {
         if self.peers.len() >= PEERS && !self.peers.contains_key(&header.sender) {
             return;
         }
@@ -213,7 +215,7 @@ impl Replica {
             behind: 0,
             lag: Duration::ZERO,
             equal_since: None,
-            replays: Replays::default(),
+            replays: Replays::after(number),
         };
         self.peers.insert(header.sender, peer);
         if self.group.claim.node == header.sender && !self.group.owner {
@@ -487,8 +489,8 @@ impl Replica {
         let id = self.slot_for(&entry);
         let Some(slot) = self.table.get_mut(id) else { return };
         let present = slot.flags.contains(Flags::PRESENT);
-        if slot.flags.contains(Flags::REPLACE) {
-            // Whether the kernel's is still another connection has to be seen again.
+        if slot.flags.intersects(Flags::REPLACE | Flags::STRAY) {
+            // Whether the kernel's is another connection has to be seen (again).
             slot.flags -= Flags::REPLACE;
             slot.flags |= Flags::READ_BACK;
         } else if slot.flags.contains(Flags::INSTALLED) && slot.entry.reply != entry.reply {
