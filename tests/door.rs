@@ -168,7 +168,8 @@ fn keys_rotate_without_a_gap() {
 fn a_restarted_backup_takes_nothing_from_before() {
     let mut pair = Pair::start(&[1], &[1]);
     let before = pair.seen.clone();
-    pair.backup = keyed(2, Role::Backup, false, keys(&[1]), pair.now);
+    // Another number is another incarnation.
+    pair.backup = keyed(3, Role::Backup, false, keys(&[1]), pair.now);
     pair.run(1000);
     assert_eq!(pair.held(), 10);
     for datagram in &before {
