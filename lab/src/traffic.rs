@@ -436,12 +436,18 @@ async fn talk_udp(lives: &Mutex<Vec<Life>>, number: usize, target: SocketAddr) -
         let said = format!("{number} {count}");
         // ICMP errors during a takeover are not the end of an exchange.
         let _ = socket.send(said.as_bytes()).await;
-        if let Ok(Ok(length)) = tokio::time::timeout(PACE, socket.recv(&mut buffer)).await {
-            let heard = String::from_utf8_lossy(buffer.get(..length).unwrap_or_default()).into_owned();
-            // A late answer to an earlier datagram is no right echo, and no wrong one.
-            if let Ok(seen) = check(&said, &heard) {
-                note(lives, number, |life| life.echo(seen))?;
+        // A late answer to an earlier datagram is no right echo, and no wrong one; the right one may stand behind it.
+        let right = async {
+            loop {
+                let Ok(length) = socket.recv(&mut buffer).await else { continue };
+                let heard = String::from_utf8_lossy(buffer.get(..length).unwrap_or_default()).into_owned();
+                if let Ok(seen) = check(&said, &heard) {
+                    break seen.to_owned();
+                }
             }
+        };
+        if let Ok(seen) = tokio::time::timeout(PACE, right).await {
+            note(lives, number, |life| life.echo(&seen))?;
         }
         tokio::time::sleep(PACE).await;
     }
