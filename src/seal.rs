@@ -118,13 +118,9 @@ impl Seal {
         let associated = sealed.get(..HEADER + COUNTER).ok_or(SealError::Forged)?;
         let (header, counter) = associated.split_at(HEADER);
         let counter = u64::from_be_bytes(counter.try_into().map_err(|_| SealError::Forged)?);
-        let end =
-            sealed.len().checked_sub(TAG).filter(|end| *end >= HEADER + COUNTER).ok_or(SealError::Forged)?;
-        let (body, tag) = sealed
-            .get(HEADER + COUNTER..)
-            .and_then(|rest| rest.split_at_checked(end - HEADER - COUNTER))
-            .ok_or(SealError::Forged)?;
-        let tag = Tag::try_from(tag).map_err(|_| SealError::Forged)?;
+        let rest = sealed.get(HEADER + COUNTER..).ok_or(SealError::Forged)?;
+        let (body, tag) = rest.split_last_chunk::<TAG>().ok_or(SealError::Forged)?;
+        let tag = Tag::from(*tag);
         if self.opening.len() >= RUNS && !self.opening.contains_key(&from.0) {
             self.opening.clear();
         }
