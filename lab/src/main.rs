@@ -91,6 +91,9 @@ enum Verb {
         /// JSON at the end instead of the story.
         #[arg(long)]
         json: bool,
+        /// Another ctsync binary.
+        #[arg(long)]
+        ctsync: Option<PathBuf>,
     },
     /// Everything that decides whether a change is good.
     Test,
@@ -183,12 +186,7 @@ impl DemoArguments {
                 install: !self.without_install,
                 gate: !self.no_gate,
                 invalid_drop_on_input: !self.without_input_drop,
-                metrics: false,
-                key: None,
-                ctsync: match &self.ctsync {
-                    Some(path) => path.canonicalize()?,
-                    None => setup::ctsync_binary()?,
-                },
+                ..Options::usual(setup::ctsync_binary(self.ctsync.as_deref())?)
             },
             connections: self.connections,
             entries: self.entries,
@@ -236,13 +234,15 @@ fn run(cli: Cli) -> Result<ExitCode> {
             }
             Ok(ExitCode::SUCCESS)
         }
-        Verb::Run { scenario, json } => {
+        Verb::Run { scenario, json, ctsync } => {
             if !sandbox::is_inside() {
                 setup::ensure()?;
             }
             in_sandbox(None, async |sandbox| {
                 let mut narrator = Narrator::new(json, false);
-                let good = scenario::run(scenario, sandbox, &mut narrator).await?;
+                let ctsync = setup::ctsync_binary(ctsync.as_deref())?;
+                let stage = scenario::Stage { directory: &sandbox.directory, ctsync };
+                let good = scenario::run(scenario, &stage, &mut narrator).await?;
                 narrator.end()?;
                 Ok(if good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
             })
@@ -270,16 +270,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
 }
 
 fn stay(name: &str, advert: f64) -> Result<ExitCode> {
-    let options = Options {
-        advert,
-        sync: true,
-        install: true,
-        gate: true,
-        invalid_drop_on_input: true,
-        metrics: true,
-        key: None,
-        ctsync: setup::ctsync_binary()?,
-    };
+    let options = Options { advert, metrics: true, ..Options::usual(setup::ctsync_binary(None)?) };
     let pointer = standing::pointer_path(name)?;
     in_sandbox(Some(&pointer), async |sandbox| standing::stay(sandbox, &options).await)
 }

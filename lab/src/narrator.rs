@@ -30,7 +30,7 @@ impl Narrator {
     }
 
     /// Nothing is told but the facts.
-    pub fn silent(&self) -> bool {
+    fn silent(&self) -> bool {
         self.json || self.quiet
     }
 

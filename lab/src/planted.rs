@@ -5,8 +5,12 @@ use std::path::Path;
 use std::process::{Command, ExitCode};
 
 use anyhow::{Context, Result, bail};
+use serde_json::Value;
 
-use crate::soak::{checkout, demo};
+use crate::soak::{checkout, told_by};
+
+/// Characters of a symptom that are shown.
+const SYMPTOM: usize = 200;
 
 /// Plant every fault, or those whose names contain one of these, one at a time.
 pub fn run(names: &[String]) -> Result<ExitCode> {
@@ -59,25 +63,23 @@ fn plant(root: &Path, work: &Path, patch: &Path) -> Result<String> {
     anyhow::ensure!(good, "the patch does not apply: {out}");
     let target = work.join("target");
     let cargo = |arguments: &str| format!("CARGO_TARGET_DIR={} cargo {arguments}", target.display());
-    if let Some(arguments) = test.strip_prefix("demo ") {
+    if let Some((verb @ ("demo" | "run"), arguments)) = test.split_once(' ') {
         let (good, out) = shell(&copy, &cargo("build --quiet --release --package ctsync"))?;
         anyhow::ensure!(good, "the copy does not build: {out}");
         let binary = target.join("release/ctsync").to_string_lossy().into_owned();
         let mut all: Vec<&str> = arguments.split_whitespace().collect();
         all.extend(["--ctsync", &binary]);
-        let facts = demo(&all)?;
+        let facts = told_by(verb, &all)?;
         if facts["good"] == true {
-            bail!("the demo ends well: {facts}");
+            bail!("{test} ends well: {facts}");
         }
-        return Ok(format!(
-            "demo: before {}, alive {}, after the return {}",
-            facts["before"], facts["alive"], facts["alive-after-return"]
-        ));
+        let failed = facts["failed"].as_array().map(|checks| Value::from(checks.clone()));
+        return Ok(format!("{test}: {}", failed.unwrap_or(facts)).chars().take(SYMPTOM).collect());
     }
     let (good, out) = shell(&copy, &cargo(&format!("test --release {test}")))?;
     anyhow::ensure!(!good, "`cargo test {test}` passes");
     let symptom = out.lines().find(|line| line.starts_with("seed ") || line.contains("panicked at"));
     let symptom = symptom
         .with_context(|| format!("the test did not run: {}", out.lines().last().unwrap_or_default()))?;
-    Ok(symptom.chars().take(110).collect())
+    Ok(symptom.chars().take(SYMPTOM).collect())
 }

@@ -34,6 +34,22 @@ pub struct Options {
     pub ctsync: PathBuf,
 }
 
+impl Options {
+    /// A pair as it should be, with quick elections.
+    pub fn usual(ctsync: PathBuf) -> Options {
+        Options {
+            advert: 0.2,
+            sync: true,
+            install: true,
+            gate: true,
+            invalid_drop_on_input: true,
+            metrics: false,
+            key: None,
+            ctsync,
+        }
+    }
+}
+
 /// One of the two routers.
 pub struct Router {
     pub node: Node,

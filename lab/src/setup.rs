@@ -3,7 +3,7 @@
 //! Called before a story, outside of the sandbox. Installs what is missing when it may, else prints the one command
 //! that would.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, bail};
@@ -83,8 +83,11 @@ fn build_ctsync() -> Result<()> {
     Ok(())
 }
 
-/// The daemon beside this program, else the one on PATH.
-pub fn ctsync_binary() -> Result<PathBuf> {
+/// The daemon that was asked for, else the one beside this program, else the one on PATH.
+pub fn ctsync_binary(asked: Option<&Path>) -> Result<PathBuf> {
+    if let Some(asked) = asked {
+        return asked.canonicalize().with_context(|| format!("no ctsync at {}", asked.display()));
+    }
     let beside = std::env::current_exe()?.with_file_name("ctsync");
     if beside.is_file() {
         return Ok(beside);

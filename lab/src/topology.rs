@@ -85,8 +85,10 @@ impl Topology {
             self.router_mut(number)?.start_ctsync()?;
         }
         for number in [1, 2] {
-            let router = self.router(number)?;
-            until("ctsync answers", START, async || Ok(Some(router.status().await?))).await?;
+            if self.options.sync {
+                let router = self.router(number)?;
+                until("ctsync answers", START, async || Ok(Some(router.status().await?))).await?;
+            }
             self.router_mut(number)?.start_keepalived()?;
         }
         let first = self.router(1)?;

@@ -4,7 +4,7 @@
 //! address it sees, so that the client can tell that its source port at the server did not change.
 
 use std::net::{IpAddr, SocketAddr};
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, mpsc};
 use std::time::{Duration, Instant};
 
@@ -249,6 +249,7 @@ impl Life {
 /// Many connections from one client, or one session of a real program.
 pub struct Clients {
     lives: Arc<Mutex<Vec<Life>>>,
+    quiet: Arc<AtomicBool>,
     _keeper: Keeper,
 }
 
@@ -272,15 +273,17 @@ impl Clients {
     pub fn open(namespace: &Namespace, kind: Kind, server: IpAddr, count: usize) -> Result<Clients> {
         let lives = Arc::new(Mutex::new(vec![Life::new(kind); count]));
         let shared = lives.clone();
+        let quiet = Arc::new(AtomicBool::new(false));
+        let hushed = quiet.clone();
         let worker = Worker::start(namespace, move |ready| async move {
             for number in 0..count {
-                let lives = shared.clone();
+                let (lives, hushed) = (shared.clone(), hushed.clone());
                 tokio::task::spawn_local(async move {
                     // Spread over the pace, so that they do not speak in chorus.
                     tokio::time::sleep(PACE.mul_f64((number % 64) as f64 / 64.0)).await;
                     let target = SocketAddr::new(server, PORT);
                     let result = match kind {
-                        Kind::Tcp => talk_tcp(&lives, number, target).await,
+                        Kind::Tcp => talk_tcp(&lives, number, target, &hushed).await,
                         Kind::Udp => talk_udp(&lives, number, target).await,
                         Kind::Bulk => fetch_bulk(&lives, number, server).await,
                         Kind::Ssh | Kind::Ping => Err(anyhow!("a program's connection, not ours")),
@@ -293,7 +296,7 @@ impl Clients {
             let _ = ready.send(());
             std::future::pending().await
         })?;
-        Ok(Clients { lives, _keeper: Keeper::Worker { _worker: worker } })
+        Ok(Clients { lives, quiet, _keeper: Keeper::Worker { _worker: worker } })
     }
 
     /// A real program on the client that echoes: every line it prints is handed to `read`, which tells what the far
@@ -337,12 +340,17 @@ impl Clients {
                 }
             });
         }
-        Ok(Clients { lives, _keeper: Keeper::Program { child } })
+        Ok(Clients { lives, quiet: Arc::default(), _keeper: Keeper::Program { child } })
     }
 
     /// All connections as they are now.
     pub fn lives(&self) -> Vec<Life> {
         lock(&self.lives).clone()
+    }
+
+    /// Let TCP connections of ours say nothing from here on, or speak again.
+    pub fn hush(&self, quiet: bool) {
+        self.quiet.store(quiet, Ordering::Relaxed);
     }
 
     /// Count echoes and gaps from here.
@@ -377,7 +385,12 @@ fn check<'a>(said: &str, heard: &'a str) -> Result<&'a str> {
         .with_context(|| format!("said \"{said}\", heard \"{heard}\""))
 }
 
-async fn talk_tcp(lives: &Mutex<Vec<Life>>, number: usize, target: SocketAddr) -> Result<()> {
+async fn talk_tcp(
+    lives: &Mutex<Vec<Life>>,
+    number: usize,
+    target: SocketAddr,
+    quiet: &AtomicBool,
+) -> Result<()> {
     let socket = if target.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
     let mut stream = tokio::time::timeout(Duration::from_secs(10), socket.connect(target))
         .await
@@ -392,6 +405,9 @@ async fn talk_tcp(lives: &Mutex<Vec<Life>>, number: usize, target: SocketAddr) -
     let (read, mut write) = stream.split();
     let mut lines = BufReader::new(read).lines();
     for count in 0u64.. {
+        while quiet.load(Ordering::Relaxed) {
+            tokio::time::sleep(PACE).await;
+        }
         let said = format!("{number} {count}");
         write.write_all(format!("{said}\n").as_bytes()).await?;
         let heard = lines.next_line().await?.context("closed by the server")?;

@@ -8,10 +8,9 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 
-use super::{Checks, Pair};
+use super::{Checks, Pair, Stage};
 use crate::load;
 use crate::narrator::Narrator;
-use crate::sandbox::Sandbox;
 use crate::wait::{now, until};
 
 /// Entries beside everything: what is listed and never read.
@@ -23,9 +22,9 @@ const DEAF: usize = 10;
 /// Answers whose time is taken.
 const ASKED: usize = 41;
 
-pub async fn run(sandbox: &Sandbox, narrator: &mut Narrator) -> Result<bool> {
+pub async fn run(stage: &Stage<'_>, narrator: &mut Narrator) -> Result<bool> {
     narrator.chapter("Control clients that say nothing, and ones that never read");
-    let pair = Pair::start(sandbox, false, 20).await?;
+    let pair = Pair::start(stage, 20).await?;
     load::create(&pair.topology.router(1)?.node.net, 0, ENTRIES)?;
     pair.wait_equal().await?;
     let mut checks = Checks::new(narrator);

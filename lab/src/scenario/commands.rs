@@ -6,18 +6,17 @@ use std::process::Stdio;
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 
-use super::{Checks, Pair};
+use super::{Checks, Pair, Stage};
 use crate::judge;
 use crate::load;
 use crate::narrator::Narrator;
-use crate::sandbox::Sandbox;
 use crate::wait::until;
 
 const CONNECTIONS: usize = 30;
 
-pub async fn run(sandbox: &Sandbox, narrator: &mut Narrator) -> Result<bool> {
+pub async fn run(stage: &Stage<'_>, narrator: &mut Narrator) -> Result<bool> {
     narrator.chapter("Every command on a running pair");
-    let mut pair = Pair::start(sandbox, false, CONNECTIONS).await?;
+    let mut pair = Pair::start(stage, CONNECTIONS).await?;
     pair.wait_equal().await?;
     let mut checks = Checks::new(narrator);
     views(&pair, &mut checks);

@@ -2,20 +2,21 @@
 
 use anyhow::{Result, ensure};
 
-use super::{Checks, Pair};
+use super::{Checks, Pair, Stage};
 use crate::load;
 use crate::narrator::Narrator;
-use crate::sandbox::Sandbox;
+use crate::router::Options;
 use crate::wait::until;
 
 const CONNECTIONS: usize = 30;
 /// Entries made at each step.
 const STEP: u32 = 50;
 
-pub async fn run(sandbox: &Sandbox, narrator: &mut Narrator) -> Result<bool> {
+pub async fn run(stage: &Stage<'_>, narrator: &mut Narrator) -> Result<bool> {
     narrator.chapter("A sealed channel");
     let [old, new, wrong] = ["11", "22", "33"].map(|byte| byte.repeat(32));
-    let mut pair = Pair::start_keyed(sandbox, false, Some(old.clone()), CONNECTIONS).await?;
+    let options = Options { key: Some(old.clone()), ..Options::usual(stage.ctsync.clone()) };
+    let mut pair = Pair::start_with(stage, options, CONNECTIONS).await?;
     let mut checks = Checks::new(narrator);
     checks.note("both say: authenticated", authenticated(&pair));
     let mut made = 0;

@@ -3,11 +3,10 @@
 use anyhow::{Context, Result, ensure};
 use ctsync::show::{CacheStatistics, Statistics, plain_statistics};
 
-use super::Checks;
+use super::{Checks, Stage};
 use crate::narrator::Narrator;
 use crate::net::Links;
 use crate::node::Node;
-use crate::sandbox::Sandbox;
 use crate::wait::until;
 
 /// FTFW on a cable to nobody, accounting off: what VyOS generates, as far as it shows in `-s`.
@@ -43,19 +42,19 @@ const UNICAST: &str = "UDP {
         Checksum on
     }";
 
-pub async fn run(sandbox: &Sandbox, narrator: &mut Narrator) -> Result<bool> {
+pub async fn run(stage: &Stage<'_>, narrator: &mut Narrator) -> Result<bool> {
     narrator.chapter("conntrackd's own statistics beside ours");
     let mut checks = Checks::new(narrator);
     for (kind, link) in [("multicast", MULTICAST), ("UDP", UNICAST)] {
-        let compared = compare(sandbox, kind, link).await;
+        let compared = compare(stage, kind, link).await;
         checks.note(&format!("{kind}: conntrackd -s = our layout of its numbers"), compared);
     }
     Ok(checks.end())
 }
 
-async fn compare(sandbox: &Sandbox, kind: &str, link: &str) -> Result<String> {
-    let mut node = Node::boot(&format!("conntrackd-{kind}"), &sandbox.directory).await?;
-    let mut far = Node::boot(&format!("far-{kind}"), &sandbox.directory).await?;
+async fn compare(stage: &Stage<'_>, kind: &str, link: &str) -> Result<String> {
+    let mut node = Node::boot(&format!("conntrackd-{kind}"), stage.directory).await?;
+    let mut far = Node::boot(&format!("far-{kind}"), stage.directory).await?;
     let links = Links::open(&far.net)?;
     links.add_bridge("br0").await?;
     links.plug("port", "br0", &node.net, "eth0").await?;

@@ -7,17 +7,18 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 
-use super::{Checks, Pair};
+use super::{Checks, Pair, Stage};
 use crate::narrator::Narrator;
 use crate::node::Node;
-use crate::sandbox::Sandbox;
+use crate::router::Options;
 use crate::wait::until;
 
 const URL: &str = "http://127.0.0.1:9090";
 
-pub async fn run(sandbox: &Sandbox, narrator: &mut Narrator) -> Result<bool> {
+pub async fn run(stage: &Stage<'_>, narrator: &mut Narrator) -> Result<bool> {
     narrator.chapter("Prometheus scrapes both routers");
-    let mut pair = Pair::start(sandbox, true, 50).await?;
+    let options = Options { metrics: true, ..Options::usual(stage.ctsync.clone()) };
+    let mut pair = Pair::start_with(stage, options, 50).await?;
     let mut checks = Checks::new(narrator);
     let addresses = [pair.topology.router(1)?.metrics_address(), pair.topology.router(2)?.metrics_address()];
     for address in &addresses {

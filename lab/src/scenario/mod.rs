@@ -4,10 +4,12 @@
 
 mod clients;
 mod commands;
+mod idle;
 mod key;
 mod layouts;
 mod metrics;
 
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -16,8 +18,6 @@ use serde_json::Value;
 
 use crate::narrator::Narrator;
 use crate::router::Options;
-use crate::sandbox::Sandbox;
-use crate::setup;
 use crate::topology::{SERVER, Topology};
 use crate::traffic::{Clients, Kind, Server, serve};
 use crate::wait::until;
@@ -33,6 +33,8 @@ pub enum Scenario {
     Clients,
     /// A sealed channel: keys rotated under traffic, a wrong key, a takeover.
     Key,
+    /// Connections that say nothing for a minute around a takeover speak again.
+    Idle,
     /// Prometheus scrapes both routers while router1 dies and returns; it knows the verdict.
     Metrics,
 }
@@ -40,27 +42,36 @@ pub enum Scenario {
 /// Longest wait for anything.
 const PATIENCE: Duration = Duration::from_secs(60);
 
+/// Where a scenario plays.
+pub struct Stage<'a> {
+    /// Everything it writes goes here.
+    pub directory: &'a Path,
+    /// The daemon it is about.
+    pub ctsync: PathBuf,
+}
+
 /// Run one. True: everything was as it should be.
-pub async fn run(scenario: Scenario, sandbox: &Sandbox, narrator: &mut Narrator) -> Result<bool> {
+pub async fn run(scenario: Scenario, stage: &Stage<'_>, narrator: &mut Narrator) -> Result<bool> {
     match scenario {
-        Scenario::Commands => commands::run(sandbox, narrator).await,
-        Scenario::Layouts => layouts::run(sandbox, narrator).await,
-        Scenario::Clients => clients::run(sandbox, narrator).await,
-        Scenario::Key => key::run(sandbox, narrator).await,
-        Scenario::Metrics => metrics::run(sandbox, narrator).await,
+        Scenario::Commands => commands::run(stage, narrator).await,
+        Scenario::Layouts => layouts::run(stage, narrator).await,
+        Scenario::Clients => clients::run(stage, narrator).await,
+        Scenario::Key => key::run(stage, narrator).await,
+        Scenario::Idle => idle::run(stage, narrator).await,
+        Scenario::Metrics => metrics::run(stage, narrator).await,
     }
 }
 
 /// Verdicts of one scenario.
 struct Checks<'a> {
     narrator: &'a mut Narrator,
-    good: bool,
+    failed: Vec<String>,
     count: u32,
 }
 
 impl<'a> Checks<'a> {
     fn new(narrator: &'a mut Narrator) -> Checks<'a> {
-        Checks { narrator, good: true, count: 0 }
+        Checks { narrator, failed: Vec::new(), count: 0 }
     }
 
     /// One check: what was seen, or what was seen instead.
@@ -70,19 +81,19 @@ impl<'a> Checks<'a> {
             Ok(seen) if seen.trim().is_empty() => self.narrator.verdict(true, what),
             Ok(seen) => self.narrator.verdict(true, &format!("{what}: {}", seen.trim())),
             Err(error) => {
-                self.good = false;
-                self.narrator.verdict(false, &format!("{what}: {error:#}"));
-                if self.narrator.silent() {
-                    eprintln!("FAILED: {what}: {error:#}");
-                }
+                let text = format!("{what}: {error:#}");
+                self.narrator.verdict(false, &text);
+                self.failed.push(text);
             }
         }
     }
 
     fn end(self) -> bool {
         self.narrator.fact("checks", self.count);
-        self.narrator.fact("good", self.good);
-        self.good
+        let good = self.failed.is_empty();
+        self.narrator.fact("failed", self.failed);
+        self.narrator.fact("good", good);
+        good
     }
 }
 
@@ -95,34 +106,36 @@ struct Pair {
 
 impl Pair {
     /// Boot, elect router1, open connections.
-    async fn start(sandbox: &Sandbox, metrics: bool, connections: usize) -> Result<Pair> {
-        Pair::start_keyed(sandbox, metrics, None, connections).await
+    async fn start(stage: &Stage<'_>, connections: usize) -> Result<Pair> {
+        Pair::start_with(stage, Options::usual(stage.ctsync.clone()), connections).await
     }
 
-    /// The same with a key file.
-    async fn start_keyed(
-        sandbox: &Sandbox,
-        metrics: bool,
-        key: Option<String>,
-        connections: usize,
-    ) -> Result<Pair> {
-        let options = Options {
-            key,
-            advert: 0.2,
-            sync: true,
-            install: true,
-            gate: true,
-            invalid_drop_on_input: true,
-            metrics,
-            ctsync: setup::ctsync_binary()?,
-        };
-        let mut topology = Topology::build(&sandbox.directory, &options).await?;
+    /// The same with other options.
+    async fn start_with(stage: &Stage<'_>, options: Options, connections: usize) -> Result<Pair> {
+        let mut topology = Topology::build(stage.directory, &options).await?;
         topology.start().await?;
         let server = serve(&topology.server.net)?;
         let mut pair = Pair { topology, clients: Vec::new(), _server: server };
-        pair.wait_ready(2).await?;
+        if options.sync {
+            pair.wait_ready(2).await?;
+        }
         pair.open(connections).await?;
         Ok(pair)
+    }
+
+    /// Both routers boot anew without ctsync: what happens then is what ctsync is for.
+    async fn start_control(&mut self) -> Result<()> {
+        self.clients.clear();
+        for number in [1, 2] {
+            if self.topology.router(number).is_ok() {
+                self.topology.power_off(number).await?;
+            }
+        }
+        self.topology.options.sync = false;
+        for number in [1, 2] {
+            self.topology.boot_router(number).await?;
+        }
+        self.topology.start().await
     }
 
     async fn open(&mut self, connections: usize) -> Result<()> {
