@@ -1,7 +1,7 @@
-//! What the kernel knows of one connection: tuples, status, protocol state.
+//! What the kernel knows of one connection: tuples, status, protocol state; and of one that a helper foresees.
 //!
-//! Lives here: [`Tuple`], [`Entry`], [`TcpInfo`], [`Key`]. Called by every room of the engine and by the
-//! netlink codec. Never here: bytes, sockets, clocks.
+//! Lives here: [`Tuple`], [`Entry`], [`TcpInfo`], [`Rare`], [`Expectation`], [`Key`]. Called by every room of the
+//! engine and by the netlink codec. Never here: bytes, sockets, clocks.
 
 use std::net::IpAddr;
 
@@ -104,8 +104,10 @@ fn inverse_icmp(protocol: u8, kind: u8) -> u8 {
 pub struct Key {
     /// Original direction.
     pub orig: Tuple,
-    /// Conntrack zone, 0 when none is set.
+    /// Conntrack zone of that direction, 0 when none is set.
     pub zone: u16,
+    /// It names an expectation: the kernel keeps those in a table of their own.
+    pub expected: bool,
 }
 
 /// TCP's part of an entry (`CTA_PROTOINFO_TCP_*`).
@@ -131,7 +133,103 @@ impl TcpInfo {
     pub const BE_LIBERAL: u8 = 0x08;
 }
 
+/// SCTP's part of an entry (`CTA_PROTOINFO_SCTP_*`).
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct SctpInfo {
+    /// `enum sctp_conntrack`.
+    pub state: u8,
+    /// Verification tag of the originator's packets (RFC 9260, 8.5), as a number.
+    pub vtag_orig: u32,
+    /// Verification tag of the responder's packets.
+    pub vtag_reply: u32,
+}
+
+/// DCCP's part of an entry (`CTA_PROTOINFO_DCCP_*`), on kernels before 6.16, which still track it.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct DccpInfo {
+    /// `enum ct_dccp_states`.
+    pub state: u8,
+    /// `enum ct_dccp_roles` of the originator.
+    pub role: u8,
+    /// Sequence number of the handshake.
+    pub handshake: u64,
+}
+
+/// How far NAT has moved TCP sequence numbers of one direction (`struct nf_ct_seqadj`).
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
+pub struct SeqAdj {
+    /// Sequence number of the last change of length.
+    pub position: u32,
+    /// Offset before it, two's complement.
+    pub before: u32,
+    /// Offset behind it, two's complement.
+    pub after: u32,
+}
+
+/// What a synproxy needs to translate (`struct nf_conn_synproxy`).
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct Synproxy {
+    /// Initial sequence number, later the offset.
+    pub isn: u32,
+    /// Initial timestamp.
+    pub its: u32,
+    /// Timestamp offset.
+    pub tsoff: u32,
+}
+
+/// Bytes of `ct label`: `XT_CONNLABEL_MAXBIT` + 1 bits, in the order of the kernel's memory.
+pub const LABELS: usize = 16;
+/// Longest name of a helper (the kernel's are 15 bytes at most) or of an expect function.
+pub const NAME: usize = 31;
+
+/// What only an expectation has (`struct nf_conntrack_expect`); its tuple is [`Entry::orig`], its master
+/// [`Entry::master`].
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Expectation {
+    /// Which bits of the expected tuple count, as a tuple.
+    pub mask: Tuple,
+    /// `NF_CT_EXPECT_*`.
+    pub flags: u32,
+    /// The helper's class of expectations: how many, and how long they are waited for.
+    pub class: u32,
+    /// What happens when it comes true (`CTA_EXPECT_FN`), by name.
+    pub function: Option<Box<str>>,
+    /// The direction and the tuple that NAT remembers for it (`CTA_EXPECT_NAT`).
+    pub nat: Option<(u32, Tuple)>,
+}
+
+/// What few entries have.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Rare {
+    /// Zone of the reply direction, where it is not that of the original one.
+    pub reply_zone: Option<u16>,
+    /// SCTP only.
+    pub sctp: Option<SctpInfo>,
+    /// DCCP only.
+    pub dccp: Option<DccpInfo>,
+    /// `ct label`.
+    pub labels: Option<[u8; LABELS]>,
+    /// Name of the helper; of an expectation: of its master's.
+    pub helper: Option<Box<str>>,
+    /// Of the original and of the reply direction.
+    pub seqadj: Option<[SeqAdj; 2]>,
+    /// TCP behind a synproxy.
+    pub synproxy: Option<Synproxy>,
+    /// This is no connection yet.
+    pub expectation: Option<Expectation>,
+}
+
+impl Rare {
+    /// Boxed, unless there is nothing in it.
+    pub fn boxed(self) -> Option<Box<Rare>> {
+        (self != Rare::default()).then(|| Box::new(self))
+    }
+}
+
 /// One connection, from kernel to kernel. What an event left out is `None`.
+///
+/// An expectation travels as the entry that it will become: what it expects is the original direction, and
+/// [`Rare::expectation`] has what only it has.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Entry {
     /// Original direction.
@@ -150,6 +248,8 @@ pub struct Entry {
     pub tcp: Option<TcpInfo>,
     /// Original tuple of the entry that this one is related to.
     pub master: Option<Box<Tuple>>,
+    /// The rest.
+    pub rare: Option<Box<Rare>>,
 }
 
 /// The status bits that mean the same on every node; the kernel derives the others (NAT, its "done" bits,
@@ -159,7 +259,22 @@ pub const CARRIED_STATUS: Status = Status::Expected.union(Status::SeenReply).uni
 impl Entry {
     /// Original tuple and zone.
     pub fn key(&self) -> Key {
-        Key { orig: self.orig, zone: self.zone }
+        Key { orig: self.orig, zone: self.zone, expected: self.expectation().is_some() }
+    }
+
+    /// The key of its master. A master is looked up in the zone of its child (`ctnetlink_create_conntrack`).
+    pub fn master_key(&self) -> Option<Key> {
+        Some(Key { orig: **self.master.as_ref()?, zone: self.zone, expected: false })
+    }
+
+    /// What only an expectation has.
+    pub fn expectation(&self) -> Option<&Expectation> {
+        self.rare.as_ref()?.expectation.as_ref()
+    }
+
+    /// Name of the helper.
+    pub fn helper(&self) -> Option<&str> {
+        self.rare.as_ref()?.helper.as_deref()
     }
 
     /// Source address or port differ between the directions: the kernel rewrites the originator.
@@ -183,6 +298,30 @@ impl Entry {
         self.mark = newer.mark.or(self.mark);
         self.tcp = newer.tcp.or(self.tcp);
         self.master = newer.master.or_else(|| self.master.take());
+        if let Some(newer) = newer.rare {
+            let mine = self.rare.get_or_insert_default();
+            mine.reply_zone = newer.reply_zone;
+            mine.sctp = newer.sctp.or(mine.sctp);
+            mine.dccp = newer.dccp.or(mine.dccp);
+            mine.labels = newer.labels.or(mine.labels);
+            mine.helper = newer.helper.or_else(|| mine.helper.take());
+            mine.seqadj = newer.seqadj.or(mine.seqadj);
+            mine.synproxy = newer.synproxy.or(mine.synproxy);
+            mine.expectation = newer.expectation.or_else(|| mine.expectation.take());
+        }
+    }
+
+    /// Take over what a dump or the answer to a get tells: what is not in it is not there any more. Only an offloaded
+    /// entry is listed without its timer and protocol state (`ctnetlink_dump_info`).
+    pub fn replace(&mut self, newer: Entry) {
+        let (timeout, tcp) = (newer.timeout.or(self.timeout), newer.tcp.or(self.tcp));
+        let protocol = self.rare.as_ref().map(|mine| (mine.sctp, mine.dccp));
+        *self = Entry { timeout, tcp, ..newer };
+        if let Some((sctp, dccp)) = protocol.filter(|state| *state != (None, None)) {
+            let mine = self.rare.get_or_insert_default();
+            mine.sctp = mine.sctp.or(sctp);
+            mine.dccp = mine.dccp.or(dccp);
+        }
     }
 
     /// Whether the kernel saw packets in both directions and will not drop the entry early.
@@ -213,6 +352,23 @@ pub fn tcp_state_name(state: u8) -> &'static str {
         7 => "TIME_WAIT",
         8 => "CLOSE",
         9 => "SYN_SENT2",
+        _ => "UNKNOWN",
+    }
+}
+
+/// Name of an SCTP state as the kernel prints it (`sctp_conntrack_names`).
+pub fn sctp_state_name(state: u8) -> &'static str {
+    match state {
+        0 => "NONE",
+        1 => "CLOSED",
+        2 => "COOKIE_WAIT",
+        3 => "COOKIE_ECHOED",
+        4 => "ESTABLISHED",
+        5 => "SHUTDOWN_SENT",
+        6 => "SHUTDOWN_RECD",
+        7 => "SHUTDOWN_ACK_SENT",
+        8 => "HEARTBEAT_SENT",
+        9 => "HEARTBEAT_ACKED",
         _ => "UNKNOWN",
     }
 }
@@ -269,6 +425,7 @@ mod tests {
             mark: None,
             tcp: None,
             master: None,
+            rare: None,
         };
         assert!(!entry.source_nat() && !entry.destination_nat());
         entry.reply.dst = [10, 0, 0, 1].into();

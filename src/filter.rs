@@ -21,31 +21,72 @@ pub struct Filter {
     pub accept: Vec<u8>,
     /// Addresses and prefixes that take no part (`ignore-address`), whichever end of a connection they are.
     pub ignore: Vec<IpNet>,
+    /// The users' words for helpers whose expectations take part (`expect-sync`).
+    pub expect: Vec<String>,
+    /// Also what cannot fail over; never the channel.
+    pub include_local: bool,
+}
+
+/// Whether a helper, by the kernel's name, is meant by a user's word. The kernel adds the port where it is not the usual
+/// one, ftp-2121 (`nf_ct_helper_init`).
+fn means(word: &str, helper: &str) -> bool {
+    let named = |name: &str| {
+        let port = helper.strip_prefix(name).map(|rest| rest.strip_prefix('-').unwrap_or(rest));
+        port.is_some_and(|port| port.bytes().all(|byte| byte.is_ascii_digit()))
+    };
+    match word {
+        "all" => true,
+        "h323" => ["RAS", "Q.931", "H.245"].into_iter().any(named),
+        "nfs" => named("rpc"),
+        "sqlnet" => named("tns"),
+        // Its NAT part has a helper of its own.
+        "snmp" => named("snmp") || named("snmp_trap"),
+        word => named(word),
+    }
 }
 
 impl Filter {
     /// Whether the entry takes part in synchronisation.
     pub fn accepts(&self, entry: &Entry) -> bool {
+        if entry.expectation().is_some() {
+            let helper = entry.helper().unwrap_or_default();
+            return self.expect.iter().any(|word| means(word, helper)) && self.accepts_master(entry);
+        }
         let orig = &entry.orig;
         if !self.accept.is_empty() && !self.accept.contains(&orig.proto) {
             return false;
         }
-        if orig.proto == proto::VRRP || orig.src.is_loopback() || orig.dst.is_loopback() {
-            return false;
-        }
-        if link_local_multicast(orig.dst) || link_local_unicast(orig.src) {
-            return false;
-        }
         let channel = matches!(orig.l4, L4::Ports { dst, .. } if dst == self.channel_port);
-        if channel && orig.proto == proto::UDP && orig.dst.is_multicast() {
+        let from_here = self.local.contains(&orig.src) || self.local.contains(&orig.dst);
+        if channel && orig.proto == proto::UDP && (orig.dst.is_multicast() || from_here) {
             return false;
         }
         let ends = [orig.src, orig.dst, entry.reply.src, entry.reply.dst];
         if self.ignore.iter().any(|net| ends.iter().any(|end| net.contains(end))) {
             return false;
         }
+        self.include_local || self.can_fail_over(entry)
+    }
+
+    fn can_fail_over(&self, entry: &Entry) -> bool {
+        let orig = &entry.orig;
+        let noise = orig.proto == proto::VRRP
+            || orig.src.is_loopback()
+            || orig.dst.is_loopback()
+            || link_local_multicast(orig.dst)
+            || link_local_unicast(orig.src);
         // The reply comes from the far end: after source NAT its destination is ours, its source never is.
-        !self.local.contains(&orig.src) && !self.local.contains(&entry.reply.src)
+        !noise && !self.local.contains(&orig.src) && !self.local.contains(&entry.reply.src)
+    }
+
+    /// An expectation takes part with its master, of which it tells one direction.
+    fn accepts_master(&self, expectation: &Entry) -> bool {
+        expectation.master.as_deref().is_some_and(|master| {
+            let ends = [master.src, master.dst];
+            let ignored = self.ignore.iter().any(|net| ends.iter().any(|end| net.contains(end)));
+            let accepted = self.accept.is_empty() || self.accept.contains(&master.proto);
+            accepted && !ignored && (self.include_local || !self.local.contains(&master.src))
+        })
     }
 }
 
@@ -86,7 +127,40 @@ mod tests {
             mark: None,
             tcp: None,
             master: None,
+            rare: None,
         }
+    }
+
+    #[test]
+    fn users_words_mean_the_kernels_helpers() {
+        for (word, helpers) in [
+            ("ftp", &["ftp", "ftp-2121"][..]),
+            ("h323", &["RAS", "Q.931", "H.245"]),
+            ("nfs", &["rpc"]),
+            ("sqlnet", &["tns"]),
+            ("tftp", &["tftp", "tftp-6969"]),
+            ("snmp", &["snmp", "snmp_trap"]),
+            ("netbios-ns", &["netbios-ns"]),
+            ("all", &["ftp", "anything"]),
+        ] {
+            for helper in helpers {
+                assert!(means(word, helper), "{word} means {helper}");
+            }
+        }
+        for (word, helper) in
+            [("ftp", "tftp"), ("tftp", "ftp"), ("sip", "ftp"), ("snmp", "snmpx"), ("nfs", "nfs")]
+        {
+            assert!(!means(word, helper), "{word} does not mean {helper}");
+        }
+    }
+
+    #[test]
+    fn everything_but_the_channel_is_included_on_demand() {
+        let local: HashSet<IpAddr> = [[10, 0, 0, 10].into()].into();
+        let filter = Filter { local, channel_port: 3780, include_local: true, ..Filter::default() };
+        assert!(filter.accepts(&entry("10.0.1.100", "10.0.0.10", proto::TCP)));
+        assert!(filter.accepts(&entry("10.0.0.11", "224.0.0.18", proto::VRRP)));
+        assert!(!filter.accepts(&entry("10.0.0.11", "225.0.0.50", proto::UDP)), "the channel's own flow");
     }
 
     #[test]

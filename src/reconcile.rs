@@ -35,6 +35,10 @@ pub enum Failure {
     NatClash,
     /// ENOENT on a create: the entry that this one is related to is missing.
     NoMaster,
+    /// EOPNOTSUPP: this kernel does not know the helper. An entry is installed without it then.
+    HelperUnknown,
+    /// ENOSPC on an update: no rule of this kernel uses labels. The entry is installed without them.
+    LabelsUnused,
     /// EPERM, EACCES: the daemon lacks CAP_NET_ADMIN.
     NotPermitted,
     /// Anything else.
@@ -43,11 +47,13 @@ pub enum Failure {
 
 impl Failure {
     /// All reasons, in the order they are shown.
-    pub const ALL: [Failure; 6] = [
+    pub const ALL: [Failure; 8] = [
         Failure::TableFull,
         Failure::ChainTooLong,
         Failure::NatClash,
         Failure::NoMaster,
+        Failure::HelperUnknown,
+        Failure::LabelsUnused,
         Failure::NotPermitted,
         Failure::Refused,
     ];
@@ -59,6 +65,8 @@ impl Failure {
             Failure::ChainTooLong => "chain-too-long",
             Failure::NatClash => "nat-clash",
             Failure::NoMaster => "no-master",
+            Failure::HelperUnknown => "helper-unknown",
+            Failure::LabelsUnused => "labels-unused",
             Failure::NotPermitted => "not-permitted",
             Failure::Refused => "refused",
         }
@@ -128,6 +136,14 @@ pub fn note_found(slot: &mut Slot, found: &Entry) {
 /// Creates and updates that contradict each other this often are a clash of reply tuples.
 const CLASH_AFTER: u8 = 4;
 
+/// What a create does not do by itself: the timeout of an expectation, and to complain when labels cannot be set.
+fn needs_update(slot: &Slot) -> bool {
+    let rare = slot.entry.rare.as_deref();
+    rare.is_some_and(|rare| {
+        rare.expectation.is_some() || rare.labels.is_some() && !slot.flags.contains(Flags::UNLABELLED)
+    })
+}
+
 /// What became of a request.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Outcome {
@@ -137,12 +153,31 @@ pub enum Outcome {
     Again,
     /// The kernel says no for good.
     Failed(Failure),
+    /// The kernel does not take a part of it: once more without.
+    Without(Failure),
 }
 
 /// Note the kernel's answer to a request (other than a get) in the slot. `errno` 0 means done.
 pub fn note_answer(slot: &mut Slot, op: Op, errno: i32) -> Outcome {
     let error = if errno == 0 { None } else { Some(Errno::from_raw(errno)) };
+    let expected = slot.entry.expectation().is_some();
     match (op, error) {
+        // It needs its master's helper (`nf_ct_expect_related_report`).
+        (Op::Create, Some(Errno::EOPNOTSUPP | Errno::ESHUTDOWN)) if expected => {
+            Outcome::Failed(Failure::HelperUnknown)
+        }
+        // Too many, of this class or of all (`__nf_ct_expect_check`).
+        (Op::Create, Some(Errno::EMFILE)) => Outcome::Failed(Failure::TableFull),
+        (Op::Create, Some(Errno::EOPNOTSUPP))
+            if slot.entry.helper().is_some() && !slot.flags.contains(Flags::HELPLESS) =>
+        {
+            slot.flags |= Flags::HELPLESS;
+            Outcome::Without(Failure::HelperUnknown)
+        }
+        (Op::Update, Some(Errno::ENOSPC)) if !slot.flags.contains(Flags::UNLABELLED) => {
+            slot.flags |= Flags::UNLABELLED;
+            Outcome::Without(Failure::LabelsUnused)
+        }
         (Op::Create | Op::Update, None) => {
             if op == Op::Create {
                 slot.flags |= Flags::MINE;
@@ -151,11 +186,12 @@ pub fn note_answer(slot: &mut Slot, op: Op, errno: i32) -> Outcome {
             slot.flags -= Flags::STRAY | Flags::REPLACE | Flags::FAILED;
             slot.tries = 0;
             slot.failure = None;
-            Outcome::Settled
+            if op == Op::Create && needs_update(slot) { Outcome::Again } else { Outcome::Settled }
         }
         (Op::Renew, None) => Outcome::Settled,
         (Op::Destroy, None | Some(Errno::ENOENT)) => {
             slot.flags -= Flags::INSTALLED | Flags::MINE | Flags::REPLACE | Flags::STRAY;
+            slot.flags -= Flags::HELPLESS | Flags::UNLABELLED;
             if slot.flags.contains(Flags::PRESENT) { Outcome::Again } else { Outcome::Settled }
         }
         (Op::Create, Some(Errno::EEXIST)) => {

@@ -7,7 +7,7 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::entry::{Entry, L4, Status, Tuple, protocol_name, tcp_state_name};
+use crate::entry::{Entry, L4, SeqAdj, Status, Tuple, protocol_name, sctp_state_name, tcp_state_name};
 use crate::replica::Listing;
 
 /// Of the JSON shapes that listings, statistics and status print.
@@ -49,6 +49,23 @@ impl End2End {
             L4::Nothing => bare,
         }
     }
+}
+
+/// What only an expectation has: a connection that a helper foresees.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
+pub struct Expected {
+    /// Which bits of the expected tuple count.
+    pub mask: End2End,
+    /// `NF_CT_EXPECT_*`.
+    pub flags: u32,
+    /// The helper's class.
+    pub class: u32,
+    /// What happens when it comes true.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub function: Option<String>,
+    /// What NAT remembers for it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub nat: Option<End2End>,
 }
 
 /// What only a cache knows of an entry.
@@ -99,6 +116,21 @@ pub struct Row {
     /// The connection it is related to.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub master: Option<End2End>,
+    /// Zone of the reply direction, where it is another.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reply_zone: Option<u16>,
+    /// Name of the helper.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub helper: Option<String>,
+    /// `ct label`, in hexadecimal, in the order of the kernel's memory.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub labels: Option<String>,
+    /// NAT adjusts sequence numbers: position, offset before and behind it, of both directions.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub seqadj: Option<[[u32; 3]; 2]>,
+    /// This is an expectation.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub expectation: Option<Expected>,
     /// In a cache: what is known of it there.
     #[serde(flatten, skip_serializing_if = "Option::is_none")]
     pub held: Option<Held>,
@@ -107,6 +139,10 @@ pub struct Row {
 impl Row {
     /// An entry as such.
     pub fn of(entry: &Entry) -> Row {
+        let rare = entry.rare.as_deref().cloned().unwrap_or_default();
+        let tcp = entry.tcp.map(|tcp| tcp_state_name(tcp.state));
+        let state = tcp.or_else(|| rare.sctp.map(|sctp| sctp_state_name(sctp.state)));
+        let numbers = |of: SeqAdj| [of.position, of.before, of.after];
         Row {
             id: None,
             protocol: entry.orig.proto,
@@ -115,13 +151,24 @@ impl Row {
             reply: End2End::of(&entry.reply),
             source_nat: entry.source_nat(),
             destination_nat: entry.destination_nat(),
-            state: entry.tcp.map(|tcp| tcp_state_name(tcp.state).to_owned()),
+            state: state.map(str::to_owned),
             assured: entry.assured(),
             seen_reply: entry.status.contains(Status::SeenReply),
             timeout: entry.timeout,
             mark: entry.mark,
             zone: entry.zone,
             master: entry.master.as_deref().map(End2End::of),
+            reply_zone: rare.reply_zone,
+            helper: rare.helper.map(String::from),
+            labels: rare.labels.map(|labels| labels.iter().map(|byte| format!("{byte:02x}")).collect()),
+            seqadj: rare.seqadj.map(|both| both.map(numbers)),
+            expectation: rare.expectation.map(|expectation| Expected {
+                mask: End2End::of(&expectation.mask),
+                flags: expectation.flags,
+                class: expectation.class,
+                function: expectation.function.map(String::from),
+                nat: expectation.nat.map(|(_, tuple)| End2End::of(&tuple)),
+            }),
             held: None,
         }
     }
@@ -149,22 +196,10 @@ impl Row {
     }
 }
 
-/// An expectation, as the documented layout shows it.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub struct Expected {
-    /// IP protocol number.
-    pub protocol: u8,
-    /// What is expected.
-    pub expected: End2End,
-    /// The expected source port matters.
-    pub source_port_counts: bool,
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::entry::proto;
+    use crate::entry::{Expectation, LABELS, Rare, proto};
 
     /// Every field of an entry stands in the document, and the document names no other.
     #[test]
@@ -184,6 +219,21 @@ mod tests {
             mark: None,
             tcp: None,
             master: Some(Box::new(orig)),
+            rare: Rare {
+                reply_zone: Some(1),
+                labels: Some([1; LABELS]),
+                helper: Some("ftp".into()),
+                seqadj: Some(<[SeqAdj; 2]>::default()),
+                expectation: Some(Expectation {
+                    mask: orig,
+                    flags: 0,
+                    class: 0,
+                    function: Some("nat-follow-master".into()),
+                    nat: Some((0, orig)),
+                }),
+                ..Rare::default()
+            }
+            .boxed(),
         };
         let listing = Listing { entry: &entry, age: 1, installed: true, failure: None };
         let row = Row { id: Some(1), ..Row::of_cache(&listing, None) };

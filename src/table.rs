@@ -52,6 +52,16 @@ bitflags! {
         const FORGOTTEN = 1 << 15;
         /// Counted among the destroys that wait for the channel.
         const DESTROY_DUE = 1 << 16;
+        /// This kernel does not know its helper: installed without.
+        const HELPLESS = 1 << 17;
+        /// No rule of this kernel uses labels: installed without.
+        const UNLABELLED = 1 << 18;
+        /// In the list of entries with a helper, and of expectations.
+        const WATCHED = 1 << 19;
+        /// Waits for its master to be installed.
+        const ORPHAN = 1 << 20;
+        /// An expectation that the kernel holds under a backup's lease.
+        const LEASED = 1 << 21;
     }
 }
 
@@ -112,9 +122,7 @@ impl Table {
     /// The slot of a key.
     pub fn find(&self, key_hash: u64, key: &Key) -> Option<SlotId> {
         let same = |id: &SlotId| {
-            self.get(*id).is_some_and(|slot| {
-                slot.key_hash == key_hash && slot.entry.orig == key.orig && slot.entry.zone == key.zone
-            })
+            self.get(*id).is_some_and(|slot| slot.key_hash == key_hash && slot.entry.key() == *key)
         };
         self.index.find(key_hash, same).copied()
     }

@@ -97,7 +97,7 @@ fn tuples_marks_and_zones_are_written_as_the_kernel_writes_them() {
     const CTA_ZONE: u16 = 18;
     for (kernel, entry) in created() {
         let mut writer = Writer::default();
-        codec::emit_create(&mut writer, 1, &entry, Install { timeout: Some(1), be_liberal: false });
+        codec::emit_create(&mut writer, 1, &entry, Install { be_liberal: false, ..Install::whole(1) });
         let ours = writer.as_bytes();
         assert_eq!(attribute(ours, CTA_TUPLE_ORIG), attribute(&kernel, CTA_TUPLE_ORIG), "{entry:?}");
         if !entry.source_nat() && !entry.destination_nat() {

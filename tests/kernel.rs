@@ -9,14 +9,14 @@
 
 use std::time::Duration;
 
-use ctsync::ctnetlink::codec::{self, Incoming, Install};
+use ctsync::ctnetlink::codec::{self, Incoming, Install, KernelTable};
 use ctsync::ctnetlink::nla::Writer;
 use ctsync::ctnetlink::socket::{DumpSocket, EventSocket, Read, RequestSocket};
 use ctsync::entry::{Entry, L4, Status, TcpInfo, Tuple, proto};
 use nix::errno::Errno;
 use nix::sched::{CloneFlags, unshare};
 
-const HOUR: Install = Install { timeout: Some(3600), be_liberal: true };
+const HOUR: Install = Install::whole(3600);
 
 /// Run on a thread in a new network namespace.
 fn in_namespace(test: impl FnOnce() + Send + 'static) {
@@ -44,6 +44,7 @@ fn plain(orig: Tuple) -> Entry {
         mark: None,
         tcp: None,
         master: None,
+        rare: None,
     }
 }
 
@@ -133,7 +134,7 @@ fn create(socket: &mut RequestSocket, entries: &[Entry]) -> Vec<i32> {
 
 fn dump() -> Vec<Entry> {
     let mut socket = DumpSocket::open().unwrap();
-    socket.start(None).unwrap();
+    socket.start(KernelTable::Connections, None).unwrap();
     let mut entries = Vec::new();
     loop {
         match socket.read(|_, entry| entries.push(entry)).unwrap() {
@@ -248,7 +249,7 @@ fn updates_change_state_mark_and_timeout() {
         create(&mut socket, &[translated(tcp(1))]);
         let mut changed = Entry { mark: Some(5), ..translated(tcp(1)) };
         changed.tcp.as_mut().unwrap().state = 4;
-        let how = Install { timeout: Some(77), be_liberal: true };
+        let how = Install::whole(77);
         let fill = |writer: &mut Writer, sequence, _| codec::emit_update(writer, sequence, &changed, how);
         assert_eq!(request(&mut socket, fill, 1), [0]);
         let found = &dump()[0];
@@ -262,7 +263,7 @@ fn updates_change_state_mark_and_timeout() {
 fn a_renewal_changes_lease_and_window_tracking_alone() {
     in_namespace(|| {
         let mut socket = RequestSocket::open().unwrap();
-        let strict = Install { timeout: Some(50), be_liberal: false };
+        let strict = Install { be_liberal: false, ..Install::whole(50) };
         let fill = |writer: &mut Writer, sequence, _| codec::emit_create(writer, sequence, &tcp(1), strict);
         assert_eq!(request(&mut socket, fill, 1), [0]);
         assert_eq!(dump()[0].tcp.unwrap().flags_orig & TcpInfo::BE_LIBERAL, 0);

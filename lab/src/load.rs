@@ -36,6 +36,7 @@ fn connection(number: u32) -> Entry {
         mark: None,
         tcp: Some(TcpInfo { state: 3, wscale_orig: 7, wscale_reply: 7, flags_orig: 3, flags_reply: 3 }),
         master: None,
+        rare: None,
     }
 }
 
@@ -50,7 +51,7 @@ pub fn create(namespace: &Namespace, from: u32, count: u32) -> Result<u32> {
             socket.execute(
                 |writer, first| {
                     for at in 0..batch {
-                        let how = Install { timeout: Some(432_000), be_liberal: false };
+                        let how = Install { be_liberal: false, ..Install::whole(432_000) };
                         emit_create(writer, first.wrapping_add(at), &connection(next + at), how);
                     }
                     batch

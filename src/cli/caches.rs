@@ -10,6 +10,7 @@ use serde_json::{Value, json};
 
 use super::{Daemon, Form, Section, WORK, kernel, pretty, print};
 use crate::control::{Asked, ControlError, Request};
+use crate::ctnetlink::codec::KernelTable;
 use crate::replica::{Cache, Verb};
 use crate::rows::{Row, VERSION};
 use crate::show;
@@ -27,11 +28,20 @@ pub(super) async fn show(
         anyhow::bail!("expect-sync not configured");
     }
     if form.json || wide {
-        let rows = if section == Some(Section::Expect) { Vec::new() } else { fetch(daemon, cache).await? };
+        let (mut expected, mut entries): (Vec<Row>, Vec<Row>) =
+            fetch(daemon, cache).await?.into_iter().partition(|row| row.expectation.is_some());
+        match section {
+            Some(Section::Main) => expected.clear(),
+            Some(Section::Expect) => entries.clear(),
+            None => {}
+        }
         return print(&if form.json {
-            pretty(&json!({ "version": VERSION, "cache": cache, "entries": rows, "expectations": [] }))?
+            pretty(
+                &json!({ "version": VERSION, "cache": cache, "entries": entries, "expectations": expected }),
+            )?
         } else {
-            show::wide(&rows, true)
+            entries.append(&mut expected);
+            show::wide(&entries, true)
         });
     }
     let mut out = io::stdout().lock();
@@ -41,12 +51,22 @@ pub(super) async fn show(
         if section.is_none() {
             write(show::MAIN_TITLE).map_err(ControlError::Output)?;
         }
-        if section != Some(Section::Expect) {
-            let each = |row: Row| write(&show::cache_row(&row));
-            stream(daemon, cache, each).await?;
-        }
+        // Few, and they come among the others: kept until those are printed.
+        let mut expected = String::new();
+        let each = |row: Row| match row.expectation {
+            Some(_) => {
+                expected += &show::expect_row(&row);
+                Ok(())
+            }
+            None if section == Some(Section::Expect) => Ok(()),
+            None => write(&show::cache_row(&row)),
+        };
+        stream(daemon, cache, each).await?;
         if section.is_none() {
             write(show::EXPECT_TITLE).map_err(ControlError::Output)?;
+        }
+        if section != Some(Section::Main) {
+            write(&expected).map_err(ControlError::Output)?;
         }
         Ok(())
     };
@@ -192,9 +212,11 @@ async fn compare(daemon: &Daemon) -> Result<Vec<Pair>> {
     rows.extend(fetch(daemon, Cache::External).await?);
     let mut kernel: HashMap<String, Row> = HashMap::new();
     for family in [NetfilterProtoFamily::IPv4, NetfilterProtoFamily::IPv6] {
-        for (id, entry) in kernel::dump(family).await? {
-            let row = Row::of_kernel(id, &entry);
-            kernel.insert(key(&row), row);
+        for table in [KernelTable::Connections, KernelTable::Expectations] {
+            for (id, entry) in kernel::dump(table, family).await? {
+                let row = Row::of_kernel(id, &entry);
+                kernel.insert(key(&row), row);
+            }
         }
     }
     let pairs = rows.into_iter().map(|row| {
@@ -209,5 +231,5 @@ async fn compare(daemon: &Daemon) -> Result<Vec<Pair>> {
 }
 
 fn key(row: &Row) -> String {
-    format!("{} {} {:?}", row.zone, row.protocol, row.original)
+    format!("{} {} {:?} {}", row.zone, row.protocol, row.original, row.expectation.is_some())
 }

@@ -9,7 +9,7 @@ use netlink_packet_netfilter::NetfilterProtoFamily;
 use serde_json::json;
 
 use super::{Family, Form, pretty, print};
-use crate::ctnetlink::codec::{self, Incoming};
+use crate::ctnetlink::codec::{self, Incoming, KernelTable};
 use crate::ctnetlink::socket::{DumpSocket, RequestSocket};
 use crate::ctnetlink::watched::watch_dump;
 use crate::entry::{Entry, L4};
@@ -20,7 +20,8 @@ use crate::show;
 pub(super) async fn table(family: Family, ends: &[String], wide: bool, form: Form) -> Result<ExitCode> {
     let v6 = family == Family::Ipv6;
     let filter = Ends::parse(ends, v6)?;
-    let entries = dump(if v6 { NetfilterProtoFamily::IPv6 } else { NetfilterProtoFamily::IPv4 }).await?;
+    let family = if v6 { NetfilterProtoFamily::IPv6 } else { NetfilterProtoFamily::IPv4 };
+    let entries = dump(KernelTable::Connections, family).await?;
     if entries.is_empty() && !tracking_enabled().await? {
         eprint!("{}", show::NOT_ENABLED);
         return Ok(ExitCode::FAILURE);
@@ -121,11 +122,11 @@ impl End {
     }
 }
 
-/// All entries of a family, with the kernel's ids.
-pub(super) async fn dump(family: NetfilterProtoFamily) -> Result<Vec<(u32, Entry)>> {
+/// All of a table for a family, with the kernel's ids.
+pub(super) async fn dump(table: KernelTable, family: NetfilterProtoFamily) -> Result<Vec<(u32, Entry)>> {
     let mut entries = Vec::new();
     let mut socket = DumpSocket::open()?;
-    socket.start(Some(family))?;
+    socket.start(table, Some(family))?;
     let mut socket = watch_dump(socket)?;
     loop {
         match socket.get_mut().read(|id, entry| entries.push((id, entry)))? {
@@ -144,7 +145,7 @@ async fn tracking_enabled() -> Result<bool> {
         bail!("cannot probe for tracking: loopback is down");
     }
     let ports = L4::Ports { src: address.port(), dst: address.port() };
-    let found = dump(NetfilterProtoFamily::IPv4).await?;
+    let found = dump(KernelTable::Connections, NetfilterProtoFamily::IPv4).await?;
     let Some((_, entry)) = found.iter().find(|(_, entry)| entry.orig.l4 == ports) else { return Ok(false) };
     // The probe leaves no trace.
     RequestSocket::open()?.execute(
@@ -166,8 +167,8 @@ pub(super) fn reset(yes: bool) -> Result<ExitCode> {
     let mut refused = None;
     RequestSocket::open()?.execute(
         |writer, first| {
-            codec::emit_flush(writer, first);
-            codec::emit_flush_expectations(writer, first.wrapping_add(1));
+            codec::emit_flush(writer, first, KernelTable::Connections);
+            codec::emit_flush(writer, first.wrapping_add(1), KernelTable::Expectations);
             2
         },
         |_, answer| {

@@ -287,7 +287,10 @@ pub enum Mistake {
         nearest: Nearest,
     },
     /// Not a helper.
-    #[error("invalid protocol \"{found}\", expected all, ftp, sip, h323, nfs or sqlnet{nearest}")]
+    #[error(
+        "invalid protocol \"{found}\", expected all, ftp, sip, h323, nfs, sqlnet, tftp, pptp, irc, amanda, snmp, \
+         netbios-ns or sane{nearest}"
+    )]
     Helper {
         /// What stands there.
         found: String,

@@ -69,6 +69,8 @@ pub struct Config {
     pub ignore_address: Vec<IpNet>,
     /// The users' words of `expect-sync`; empty: off.
     pub expect_sync: Vec<String>,
+    /// Synchronise also what cannot fail over.
+    pub include_local: bool,
     /// Bytes the event buffer may grow to.
     pub event_buffer: usize,
     /// Bytes of the resend ring and of the channel's socket buffers.
@@ -227,6 +229,7 @@ struct Given {
     disable_syslog: bool,
     key_file: Option<PathBuf>,
     standby: String,
+    include_local: bool,
     alive_interval: u64,
     peer_timeout: u64,
     gate_timeout: u64,
@@ -452,6 +455,7 @@ fn combine(values: Map<String, Json>, source: &Source, remarks: &mut Vec<String>
         key_file: given.key_file,
         mechanism,
         hot: given.standby == "hot",
+        include_local: given.include_local,
         alive: Duration::from_millis(given.alive_interval),
         peer_timeout: Duration::from_millis(given.peer_timeout),
         gate_timeout: Duration::from_secs(given.gate_timeout),
@@ -485,10 +489,6 @@ fn accepted(given: &Given, remarks: &mut Vec<String>) {
     }
     if given.disable_syslog {
         remarks.push("disable-syslog: ctsync never writes to syslog".into());
-    }
-    if !given.expect_sync.is_empty() {
-        let words = given.expect_sync.join(", ");
-        remarks.push(format!("expect-sync {words}: expectations are not carried by this version"));
     }
 }
 

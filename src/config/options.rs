@@ -80,7 +80,9 @@ impl Kind {
             Kind::Multicast => "an IPv4 multicast address, 224.0.0.0 to 239.255.255.255",
             Kind::Prefix => "an address or a prefix, 192.0.2.1 or 192.0.2.0/24",
             Kind::Protocol => "tcp, udp, icmp, icmp6, sctp or dccp",
-            Kind::Helper => "all, or helpers: ftp, sip, h323, nfs, sqlnet",
+            Kind::Helper => {
+                "all, or helpers: ftp, sip, h323, nfs, sqlnet, tftp, pptp, irc, amanda, snmp, netbios-ns, sane"
+            }
             Kind::Standby => "hot or cold",
             Kind::Listen => "ADDRESS:PORT or an absolute path",
         }
@@ -90,7 +92,21 @@ impl Kind {
     pub fn words(self) -> &'static [&'static str] {
         match self {
             Kind::Protocol => &["tcp", "udp", "icmp", "icmp6", "sctp", "dccp"],
-            Kind::Helper => &["all", "ftp", "sip", "h323", "nfs", "sqlnet"],
+            Kind::Helper => &[
+                "all",
+                "ftp",
+                "sip",
+                "h323",
+                "nfs",
+                "sqlnet",
+                "tftp",
+                "pptp",
+                "irc",
+                "amanda",
+                "snmp",
+                "netbios-ns",
+                "sane",
+            ],
             Kind::Standby => &["hot", "cold"],
             _ => &[],
         }
@@ -157,9 +173,10 @@ pub const OPTIONS: &[Opt] = &[
         "expect-sync",
         Shape::List(Kind::Helper),
         "",
-        "Helpers whose expectations are synchronised, or `all`. Accepted; expectations are not carried by this \
-         version, and it says so.",
-    ),
+        "Helpers whose expectations are synchronised, or `all`: connections that they foresee, such as the data channels \
+         of FTP.",
+    )
+    .reloads(),
     vyos("mcast-group", Shape::Text(Kind::Multicast), "\"225.0.0.50\"", "The channel's multicast group."),
     vyos(
         "listen-address",
@@ -211,6 +228,14 @@ pub const OPTIONS: &[Opt] = &[
         Shape::Text(Kind::Standby),
         "\"hot\"",
         "`hot` installs the owner's entries at once, `cold` only at a takeover.",
+    )
+    .reloads(),
+    ours(
+        "include-local",
+        Shape::Flag,
+        "false",
+        "Synchronise also what cannot fail over: connections that begin or end on the router itself, loopback, VRRP, \
+         link-local multicast. Never the channel's own.",
     )
     .reloads(),
     ours(

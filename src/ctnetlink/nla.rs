@@ -58,6 +58,13 @@ impl Writer {
         self.pad();
     }
 
+    /// A string attribute, with the 0 that NLA_NUL_STRING wants.
+    pub fn string(&mut self, kind: u16, value: &str) {
+        let mut bytes = value.as_bytes().to_vec();
+        bytes.push(0);
+        self.attribute(kind, &bytes);
+    }
+
     /// Start a nested attribute.
     pub fn begin_nested(&mut self, kind: u16) -> Mark {
         let mark = Mark(self.bytes.len());

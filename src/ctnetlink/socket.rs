@@ -13,7 +13,7 @@ use nix::sys::socket::{MsgFlags, recv, setsockopt, sockopt};
 use socket2::{SockFilter, SockRef};
 use thiserror::Error;
 
-use super::codec::{self, CodecError, DumpState, Incoming};
+use super::codec::{self, CodecError, DumpState, Incoming, KernelTable};
 use super::nla::Writer;
 use crate::entry::Entry;
 
@@ -21,6 +21,8 @@ use crate::entry::Entry;
 const NFNLGRP_CONNTRACK_NEW: u32 = 1;
 const NFNLGRP_CONNTRACK_UPDATE: u32 = 2;
 const NFNLGRP_CONNTRACK_DESTROY: u32 = 3;
+const NFNLGRP_CONNTRACK_EXP_NEW: u32 = 4;
+const NFNLGRP_CONNTRACK_EXP_DESTROY: u32 = 6;
 
 /// The kernel fills at most this much per dump read.
 const READ_BUFFER: usize = 32 * 1024;
@@ -78,7 +80,7 @@ pub enum Read {
     Overrun,
 }
 
-/// Hears new, update and destroy events; not the ones that our own requests cause.
+/// Hears new, update and destroy events, of entries and of expectations; not the ones that our own requests cause.
 pub struct EventSocket {
     socket: Socket,
     buffer: Vec<u8>,
@@ -94,7 +96,13 @@ impl EventSocket {
         let (socket, _) = open(start)?;
         let filter = drop_port_id(requests);
         SockRef::from(&socket).attach_filter(&filter).map_err(failed("filter"))?;
-        for group in [NFNLGRP_CONNTRACK_NEW, NFNLGRP_CONNTRACK_UPDATE, NFNLGRP_CONNTRACK_DESTROY] {
+        for group in [
+            NFNLGRP_CONNTRACK_NEW,
+            NFNLGRP_CONNTRACK_UPDATE,
+            NFNLGRP_CONNTRACK_DESTROY,
+            NFNLGRP_CONNTRACK_EXP_NEW,
+            NFNLGRP_CONNTRACK_EXP_DESTROY,
+        ] {
             socket.add_membership(group).map_err(failed("join the event groups of"))?;
         }
         let received = grow(&socket, start);
@@ -228,7 +236,7 @@ impl RequestSocket {
     }
 }
 
-/// Lists the kernel table, one buffer a read, so that a large table is paced by its reader.
+/// Lists one of the kernel's tables, one buffer a read, so that a large table is paced by its reader.
 pub struct DumpSocket {
     socket: Socket,
     buffer: Vec<u8>,
@@ -241,10 +249,14 @@ impl DumpSocket {
         Ok(DumpSocket { socket, buffer: vec![0; READ_BUFFER] })
     }
 
-    /// Ask for all entries of a family, or of both.
-    pub fn start(&mut self, family: Option<NetfilterProtoFamily>) -> Result<(), DoorError> {
+    /// Ask for all of a table, of one family or of both.
+    pub fn start(
+        &mut self,
+        table: KernelTable,
+        family: Option<NetfilterProtoFamily>,
+    ) -> Result<(), DoorError> {
         let mut writer = Writer::default();
-        codec::emit_dump(&mut writer, 1, family);
+        codec::emit_dump(&mut writer, 1, table, family);
         self.socket.send_to(writer.as_bytes(), &SocketAddr::new(0, 0), 0).map_err(failed("send to"))?;
         Ok(())
     }

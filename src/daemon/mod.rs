@@ -25,7 +25,7 @@ use crate::addresses::{AddressError, Addresses};
 use crate::channel::{Channel, ChannelError};
 use crate::config::{Config, Loaded, Mechanism};
 use crate::control::{Client, ControlServer, Request};
-use crate::ctnetlink::codec::{self, Incoming};
+use crate::ctnetlink::codec::{self, Incoming, KernelTable};
 use crate::ctnetlink::nla::Writer;
 use crate::ctnetlink::socket::{BATCH, DoorError, DumpSocket, EventSocket, Read, RequestSocket};
 use crate::ctnetlink::watched::{watch_dump, watch_events};
@@ -92,6 +92,8 @@ struct Daemon {
     requests: RequestSocket,
     dump: AsyncFd<DumpSocket>,
     dump_waits: bool,
+    /// The table whose dump is under way.
+    dumping: KernelTable,
     channel: Channel,
     unsent: Option<Vec<u8>>,
     addresses: Addresses,
@@ -220,6 +222,7 @@ impl Daemon {
             replica,
             requests,
             dump_waits: false,
+            dumping: KernelTable::Connections,
             channel,
             unsent: None,
             addresses,
@@ -342,7 +345,8 @@ impl Daemon {
 
     fn read_dump(&mut self, now: Instant) -> Result<(), DaemonError> {
         if self.replica.poll_dump() {
-            self.dump.get_mut().start(None)?;
+            self.dump.get_mut().start(KernelTable::Connections, None)?;
+            self.dumping = KernelTable::Connections;
         }
         if !self.replica.dumping() {
             return Ok(());
@@ -351,6 +355,12 @@ impl Daemon {
         match self.dump.get_mut().read(|_, entry| replica.handle_dump_entry(entry)) {
             Ok(None) => self.dump_waits = true,
             Ok(Some(false)) => self.more = true,
+            Ok(Some(true)) if self.dumping == KernelTable::Connections => {
+                // Masters were first.
+                self.dump.get_mut().start(KernelTable::Expectations, None)?;
+                self.dumping = KernelTable::Expectations;
+                self.more = true;
+            }
             Ok(Some(true)) => {
                 replica.handle_dump_end(true, now);
                 self.more = true;

@@ -295,6 +295,8 @@ impl Daemon {
             version: crate::rows::VERSION,
             internal: cache(view.internal, counters.internal, 0),
             external: cache(view.external, counters.external, failed),
+            internal_expected: cache(view.internal_expected, counters.internal_expected, 0),
+            external_expected: cache(view.external_expected, counters.external_expected, 0),
             multicast: self.channel.is_multicast(),
             interface: self.config.interface.clone(),
             expect_sync: !self.config.expect_sync.is_empty(),

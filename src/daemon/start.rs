@@ -95,6 +95,8 @@ pub(super) fn filter(config: &Config, local: std::collections::HashSet<IpAddr>) 
         channel_port: config.port,
         accept: config.accept_protocol.clone(),
         ignore: config.ignore_address.clone(),
+        expect: config.expect_sync.clone(),
+        include_local: config.include_local,
     }
 }
 
@@ -104,6 +106,8 @@ impl Daemon {
         let config = &mut self.config;
         config.accept_protocol.clone_from(&new.accept_protocol);
         config.ignore_address.clone_from(&new.ignore_address);
+        config.expect_sync.clone_from(&new.expect_sync);
+        config.include_local = new.include_local;
         config.key_file.clone_from(&new.key_file);
         config.event_buffer = new.event_buffer;
         config.hot = new.hot;

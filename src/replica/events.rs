@@ -14,6 +14,9 @@ pub(super) const STRAYS: usize = 1024;
 /// What an event, a dump or an answer says of a key.
 pub(super) enum Told {
     Created(Entry),
+    /// By an event, which tells only what has changed.
+    Updated(Entry),
+    /// By a dump or an answer, which tell everything.
     Exists(Entry),
     Gone,
 }
@@ -43,9 +46,10 @@ impl Replica {
         };
         let told = match event {
             Incoming::New(entry) => Told::Created(entry),
-            Incoming::Update(entry) => Told::Exists(entry),
+            Incoming::Update(entry) => Told::Updated(entry),
             Incoming::Destroy(_) | Incoming::Answer { .. } => Told::Gone,
         };
+        let created = matches!(told, Told::Created(_));
         let (event_turn, dump_number, believes) = (self.event_turn, self.dump_number, self.believes());
         let Some(slot) = self.table.get_mut(id) else { return };
         slot.touched = dump_number;
@@ -57,7 +61,7 @@ impl Replica {
         if matches!(told, Told::Created(_) | Told::Gone) {
             slot.flags -= Flags::MINE;
         }
-        if matches!(told, Told::Created(_)) {
+        if created {
             // Another connection: the one kept aside has ended.
             slot.flags -= Flags::FORGOTTEN;
         }
@@ -74,6 +78,9 @@ impl Replica {
             self.kernel_says(id, told);
         } else {
             self.hear_as_backup(id, told);
+        }
+        if created && self.group.owner {
+            self.reread_master(id);
         }
         self.note_equality(now);
         self.release(id);
@@ -106,11 +113,11 @@ impl Replica {
                     self.want_kernel(id, false);
                 }
             }
-            Told::Created(entry) | Told::Exists(entry) if present => {
+            Told::Created(entry) | Told::Updated(entry) | Told::Exists(entry) if present => {
                 note_found(slot, &entry);
                 self.want_kernel(id, true);
             }
-            Told::Created(entry) | Told::Exists(entry) => {
+            Told::Created(entry) | Told::Updated(entry) | Told::Exists(entry) => {
                 slot.flags |= Flags::INSTALLED;
                 slot.entry = entry;
                 if slot.flags.contains(Flags::MINE) {
@@ -162,9 +169,13 @@ impl Replica {
                 slot.birth = self.births;
                 slot.flags |= Flags::INSTALLED;
             }
-            Told::Exists(entry) => {
+            Told::Updated(entry) if present => {
+                slot.entry.merge(entry);
+                slot.flags |= Flags::INSTALLED;
+            }
+            Told::Updated(entry) | Told::Exists(entry) => {
                 if present {
-                    slot.entry.merge(entry);
+                    slot.entry.replace(entry);
                 } else {
                     slot.entry = entry;
                     self.births = self.births.wrapping_add(1);
@@ -176,7 +187,7 @@ impl Replica {
                 slot.flags -= Flags::INSTALLED | Flags::STRAY | Flags::REPLACE;
                 self.set_present(id, false);
                 if present && owner {
-                    self.counters.internal.destroyed += 1;
+                    self.changes(Cache::Internal, id).destroyed += 1;
                     self.note_change(id, Cache::Internal, Verb::Destroy);
                 }
                 self.changed(id);
@@ -186,15 +197,16 @@ impl Replica {
         slot.flags -= Flags::STRAY | Flags::REPLACE;
         self.clear_failure(id);
         self.set_present(id, true);
+        self.watch(id);
         if owner {
-            self.counters.internal.note(present);
+            self.changes(Cache::Internal, id).note(present);
             self.note_change(id, Cache::Internal, if present { Verb::Update } else { Verb::New });
         }
         self.changed(id);
     }
 
     /// The table changed by the kernel's word: announce it if the group is owned here, else count it at once.
-    fn changed(&mut self, id: SlotId) {
+    pub(super) fn changed(&mut self, id: SlotId) {
         if self.group.owner {
             self.mark_dirty(id);
         } else {
@@ -317,7 +329,7 @@ impl Replica {
         }
     }
 
-    fn same_content(&mut self, id: SlotId, entry: &Entry) -> bool {
+    pub(super) fn same_content(&mut self, id: SlotId, entry: &Entry) -> bool {
         let mine = self.content_hash(id);
         self.scratch.clear();
         crate::wire::packed::emit_canonical(&mut self.scratch, entry);

@@ -503,7 +503,8 @@ impl Replica {
         self.set_present(id, true);
         self.drop_offer(id);
         self.count_as_held(id);
-        self.counters.external.note(present);
+        self.watch(id);
+        self.changes(Cache::External, id).note(present);
         self.note_change(id, Cache::External, if present { Verb::Update } else { Verb::New });
         let settled = self.table.get(id).is_some_and(|slot| {
             slot.sent == before
@@ -535,7 +536,7 @@ impl Replica {
 
     fn drop_key(&mut self, id: SlotId) {
         if self.table.get(id).is_some_and(|slot| slot.flags.contains(Flags::PRESENT)) {
-            self.counters.external.destroyed += 1;
+            self.changes(Cache::External, id).destroyed += 1;
             self.note_change(id, Cache::External, Verb::Destroy);
             self.set_present(id, false);
             self.count_as(id, 0);

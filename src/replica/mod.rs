@@ -7,6 +7,7 @@
 //! - `incoming`: the peer's datagrams.
 //! - `takeover`: roles, claims, yields, the fence, readiness.
 //! - `operator`: what an operator asks for: resets, reloads, listings, live changes.
+//! - `related`: masters, children, helpers.
 //! - `comparison`: where this table and a peer's differ.
 //!
 //! Called by the daemon and, with a virtual clock and wire, by the simulation. No socket, no runtime, no clock.
@@ -17,6 +18,7 @@ mod events;
 mod incoming;
 mod operator;
 mod outgoing;
+mod related;
 mod requests;
 mod takeover;
 pub mod view;
@@ -173,6 +175,10 @@ pub struct Counters {
     pub internal: Changes,
     /// Entries created, updated, destroyed by the owner's stream.
     pub external: Changes,
+    /// The same of expectations.
+    pub internal_expected: Changes,
+    /// The same of expectations.
+    pub external_expected: Changes,
     /// Installs refused for good, by reason, since start.
     pub failures: [u64; crate::reconcile::Failure::ALL.len()],
     /// Requests sent to the kernel.
@@ -307,6 +313,7 @@ pub struct Replica {
     births: u16,
     failed: usize,
     sweep: requests::Sweep,
+    related: related::Related,
 
     // the operator
     journal: operator::Journal,
@@ -399,6 +406,7 @@ impl Replica {
             births,
             failed: 0,
             sweep: requests::Sweep::new(now),
+            related: related::Related::new(now),
             journal: operator::Journal::default(),
             comparison: None,
             look_credit: comparison::ANSWERS,
@@ -451,6 +459,7 @@ impl Replica {
             consider(comparison.next_step());
         }
         consider(self.sweep.next(now));
+        self.next_reread().into_iter().for_each(&mut consider);
         consider(self.gate.next());
         next.max(now)
     }
@@ -462,6 +471,7 @@ impl Replica {
         self.judge_silence(now);
         self.chase_gap(now);
         self.run_sweep(now);
+        self.reread(now);
         self.step_takeover(now);
         self.judge_gate(now);
         self.chase_comparison(now);
@@ -551,11 +561,14 @@ impl Replica {
         let Some(slot) = self.table.get_mut(id) else { return };
         if slot.flags.contains(Flags::PRESENT) != present {
             slot.flags.set(Flags::PRESENT, present);
+            let expected = usize::from(slot.entry.expectation().is_some());
             if present {
                 slot.since = seconds(self.now, self.began);
                 self.present += 1;
+                self.related.expected += expected;
             } else {
                 self.present -= 1;
+                self.related.expected -= expected;
             }
         }
         if !present {
@@ -617,6 +630,8 @@ impl Replica {
             | Flags::QUEUED_OUT
             | Flags::RENEW
             | Flags::FORGOTTEN
+            | Flags::WATCHED
+            | Flags::ORPHAN
             | Flags::READ_BACK;
         let (dumping, dump_number) = (self.dumping, self.dump_number);
         let forgettable = self.table.get(id).is_some_and(|slot| {

@@ -4,13 +4,17 @@ use std::time::{Duration, Instant};
 
 use super::{Job, Replica, Role};
 use crate::digest::{LEVELS, bucket_range};
-use crate::table::{Flags, SlotId};
+use crate::table::{Flags, Slot, SlotId};
 use crate::wire::{
     self, Alive, Body, HEADER, LIST_HEAD, LISTED_SIZE, Listed, Message, Messages, STREAM_HEAD, StreamHead,
+    packed,
 };
 
-/// Room that one put needs at most: IPv6 with everything set.
-const PUT_ROOM: usize = 160;
+/// Room that a put of an entry needs at most, or a destroy.
+fn put_room(slot: Option<&Slot>) -> usize {
+    let rare = slot.is_some_and(|slot| slot.entry.rare.is_some());
+    1 + packed::COMMON_ROOM + if rare { packed::RARE_ROOM } else { 0 }
+}
 /// Repair datagrams per [`JOB_TICK`]: live changes go first, and the peer's socket buffer must hold a tick's worth.
 const JOBS_PER_TICK: u32 = 24;
 /// Pace of repairs.
@@ -90,7 +94,11 @@ impl Replica {
     fn live_datagram(&mut self, now: Instant) -> Vec<u8> {
         let room = self.room();
         let mut messages = Vec::with_capacity(room);
-        while messages.len() + PUT_ROOM <= room {
+        loop {
+            let next = self.dirty.front().and_then(|id| self.table.get(*id));
+            if messages.len() + put_room(next) > room {
+                break;
+            }
             if let Some((key, birth)) = self.refused.pop_front() {
                 wire::emit_destroy(&mut messages, key, birth);
                 continue;
@@ -149,10 +157,11 @@ impl Replica {
                     self.jobs.pop_front();
                 }
                 Job::Key(key) => {
-                    if messages.len() + PUT_ROOM > room {
+                    let key = *key;
+                    let slot = self.table.find_hash(key).and_then(|id| self.table.get(id));
+                    if messages.len() + put_room(slot) > room {
                         break;
                     }
-                    let key = *key;
                     self.jobs.pop_front();
                     self.emit_wanted(key, &mut messages);
                 }
@@ -169,14 +178,12 @@ impl Replica {
                         continue;
                     };
                     let bucket = u16::try_from(bucket).unwrap_or(u16::MAX);
-                    let ids: Vec<SlotId> = self
-                        .table
-                        .bucket(bucket)
-                        .filter(|(_, slot)| slot.flags.contains(Flags::PRESENT))
-                        .map(|(id, _)| id)
-                        .collect();
+                    let present =
+                        || self.table.bucket(bucket).filter(|(_, slot)| slot.flags.contains(Flags::PRESENT));
+                    let needed: usize = present().map(|(_, slot)| put_room(Some(slot))).sum();
+                    let ids: Vec<SlotId> = present().map(|(id, _)| id).collect();
                     // A bucket is sent whole; one too large for a datagram goes key by key.
-                    if ids.len() * PUT_ROOM > room {
+                    if needed > room {
                         range.start += 1;
                         for id in ids {
                             if let Some(slot) = self.table.get(id) {
@@ -186,7 +193,7 @@ impl Replica {
                         }
                         continue;
                     }
-                    if messages.len() + ids.len() * PUT_ROOM > room {
+                    if messages.len() + needed > room {
                         break;
                     }
                     range.start += 1;
@@ -338,6 +345,7 @@ impl Replica {
             slot.entry = *entry;
             slot.birth = birth;
             self.set_present(id, true);
+            self.watch(id);
             self.mark_dirty(id);
             self.want_kernel(id, false);
         }

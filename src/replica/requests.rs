@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use super::Replica;
 use super::events::Told;
 use crate::ctnetlink::codec::Install;
-use crate::entry::{Entry, Key};
+use crate::entry::Entry;
 use crate::reconcile::{Decision, Failure, Op, Outcome, decide, note_answer, note_found};
 use crate::table::{Flags, SlotId};
 
@@ -109,7 +109,7 @@ impl Replica {
         while self.in_flight.len() < limit && waiting > 0 {
             waiting -= 1;
             let Some(id) = self.pending.pop_front() else { break };
-            self.request(id, &mut send);
+            self.request(id, 0, &mut send);
         }
         while self.in_flight.len() < limit && self.pending.is_empty() {
             let Some(id) = self.renewals.pop_front() else { break };
@@ -131,13 +131,25 @@ impl Replica {
         }
         slot.asked = event_turn;
         slot.touched = dump_number;
-        let timeout = (!owner).then(|| outlives(&slot.entry, lease));
-        send(Request { op: Op::Renew, entry: &slot.entry, install: Install { timeout, be_liberal: true } });
+        let timeout = match (owner, slot.entry.expectation()) {
+            (false, _) => Some(outlives(&slot.entry, lease)),
+            (true, None) => None,
+            (true, Some(_)) => {
+                slot.flags -= Flags::LEASED;
+                slot.entry.timeout
+            }
+        };
+        send(Request {
+            op: Op::Renew,
+            entry: &slot.entry,
+            install: Install { timeout, ..Install::whole(lease) },
+        });
         self.counters.requests += 1;
         self.in_flight.push((id, Op::Renew));
     }
 
-    fn request(&mut self, id: SlotId, send: &mut impl FnMut(Request<'_>)) {
+    /// `generation` counts the children for whose sake it is asked.
+    pub(super) fn request(&mut self, id: SlotId, generation: u8, send: &mut impl FnMut(Request<'_>)) {
         let standing = self.standing();
         let (event_turn, dump_number) = (self.event_turn, self.dump_number);
         let Some(slot) = self.table.get_mut(id) else { return };
@@ -163,16 +175,18 @@ impl Replica {
                 return;
             }
         };
-        if op == Op::Create
-            && let Some(master) = slot.entry.master.clone()
-        {
-            self.request_master_first(&master, id, send);
+        if op == Op::Create && slot.entry.master.is_some() {
+            self.request_master_first(id, generation, send);
         }
         let lease = self.settings.lease;
         let Some(slot) = self.table.get_mut(id) else { return };
         slot.asked = event_turn;
         slot.touched = dump_number;
-        let install = Install { timeout: Some(outlives(&slot.entry, lease)), be_liberal: true };
+        let install = Install {
+            helper: !slot.flags.contains(Flags::HELPLESS),
+            labels: !slot.flags.contains(Flags::UNLABELLED),
+            ..Install::whole(outlives(&slot.entry, lease))
+        };
         send(Request { op, entry: &slot.entry, install });
         self.counters.requests += 1;
         self.in_flight.push((id, op));
@@ -181,31 +195,6 @@ impl Replica {
             send(Request { op: Op::Create, entry: &slot.entry, install });
             self.counters.requests += 1;
             self.in_flight.push((id, Op::Create));
-        }
-    }
-
-    /// A related entry's master, when it still waits in the queue, goes just before it.
-    fn request_master_first(
-        &mut self,
-        master: &crate::entry::Tuple,
-        id: SlotId,
-        send: &mut impl FnMut(Request<'_>),
-    ) {
-        let zone = self.table.get(id).map_or(0, |slot| slot.entry.zone);
-        let key = Key { orig: *master, zone };
-        let hash = self.key_hash(&key);
-        let Some(master) = self.table.find(hash, &key) else { return };
-        let waits = self.table.get(master).is_some_and(|slot| {
-            slot.flags.contains(Flags::PRESENT | Flags::QUEUED_IN)
-                && !slot.flags.contains(Flags::INSTALLED)
-                && slot.entry.master.is_none()
-        });
-        if waits {
-            self.request(master, send);
-            // Its place in the queue stays and finds nothing to do later.
-            if let Some(slot) = self.table.get_mut(master) {
-                slot.flags |= Flags::QUEUED_IN;
-            }
         }
     }
 
@@ -218,9 +207,16 @@ impl Replica {
             }
             return;
         }
+        if op == Op::Create && errno == 0 {
+            self.note_installed(id);
+        }
         let Some(slot) = self.table.get_mut(id) else { return };
         let failed_before = slot.flags.contains(Flags::FAILED);
         match note_answer(slot, op, errno) {
+            Outcome::Without(failure) => {
+                self.count_failure(failure);
+                self.want_kernel(id, false);
+            }
             Outcome::Settled => {
                 if failed_before {
                     self.failed -= 1;
@@ -245,6 +241,9 @@ impl Replica {
                     self.failed += 1;
                 }
                 self.count_failure(failure);
+                if failure == Failure::NoMaster {
+                    self.wait_for_master(id);
+                }
             }
         }
     }
@@ -290,7 +289,7 @@ impl Replica {
             }
             _ if trusted => {
                 slot.flags -= Flags::PENDING | Flags::REPLACE;
-                self.kernel_says(id, told);
+                self.take_answer(id, told);
             }
             Told::Gone => {
                 slot.flags -= Flags::INSTALLED | Flags::MINE | Flags::STRAY | Flags::REPLACE | Flags::PENDING;
@@ -298,7 +297,7 @@ impl Replica {
                     self.want_kernel(id, false);
                 }
             }
-            Told::Created(entry) | Told::Exists(entry) => {
+            Told::Created(entry) | Told::Updated(entry) | Told::Exists(entry) => {
                 slot.flags -= Flags::PENDING;
                 note_found(slot, entry);
                 if primary {
@@ -318,6 +317,27 @@ impl Replica {
         }
     }
 
+    /// What was asked for is mostly as it was known: that is no change.
+    fn take_answer(&mut self, id: SlotId, told: Told) {
+        if let Told::Exists(entry) = &told
+            && self.table.get(id).is_some_and(|slot| slot.flags.contains(Flags::PRESENT))
+            && self.same_content(id, entry)
+        {
+            if let Some(slot) = self.table.get_mut(id) {
+                slot.flags |= Flags::INSTALLED;
+                slot.flags -= Flags::STRAY;
+                slot.entry.timeout = entry.timeout.or(slot.entry.timeout);
+            }
+            self.clear_failure(id);
+            let content = self.content_hash(id);
+            if self.table.get(id).is_some_and(|slot| slot.sent != content) {
+                self.changed(id);
+            }
+            return;
+        }
+        self.kernel_says(id, told);
+    }
+
     /// All answers of the batch are in. A request without one was done: only failures answer.
     pub fn handle_answers_end(&mut self, answered: &[bool], now: Instant) {
         self.now = now;
@@ -329,6 +349,7 @@ impl Replica {
         for (id, _) in std::mem::take(&mut self.in_flight) {
             self.release(id);
         }
+        self.call_orphans();
         self.refreshing &= !self.renewals.is_empty();
         self.note_equality(now);
     }

@@ -55,6 +55,12 @@ pub struct View {
     pub internal: usize,
     /// Entries of the group when owned by a peer.
     pub external: usize,
+    /// Expectations of the group when owned here.
+    pub internal_expected: usize,
+    /// Expectations of the group when owned by a peer.
+    pub external_expected: usize,
+    /// Children that wait for their masters.
+    pub orphans: usize,
     /// Keys waiting for the kernel.
     pub pending: usize,
     /// Changes waiting for the channel.
@@ -86,6 +92,8 @@ impl Replica {
     pub fn view(&self, now: Instant) -> View {
         let since = |at: Instant| now.saturating_duration_since(at);
         let readiness = self.readiness(now);
+        let expected = self.related.expected;
+        let entries = self.present - expected;
         let peers: Vec<PeerView> = self
             .peers
             .values()
@@ -117,8 +125,11 @@ impl Replica {
             readiness: readiness.word(),
             protected,
             gate_open: self.gate_open(),
-            internal: if self.group.owner { self.present } else { 0 },
-            external: if self.group.owner { 0 } else { self.present },
+            internal: if self.group.owner { entries } else { 0 },
+            external: if self.group.owner { 0 } else { entries },
+            internal_expected: if self.group.owner { expected } else { 0 },
+            external_expected: if self.group.owner { 0 } else { expected },
+            orphans: self.orphans(),
             pending: self.pending.len(),
             unsent: self.dirty.len(),
             unsent_for: self.waits.oldest(now).map(|age| age.as_secs_f64()),

@@ -11,7 +11,7 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::rows::{End2End, Expected, Row};
+use crate::rows::{End2End, Row};
 
 pub use verdict::{differing, status};
 pub use wide::{change, wide};
@@ -40,6 +40,10 @@ pub struct Statistics {
     pub internal: CacheStatistics,
     /// Entries owned by the peer.
     pub external: CacheStatistics,
+    /// Expectations of entries owned here.
+    pub internal_expected: CacheStatistics,
+    /// Expectations of entries owned by the peer.
+    pub external_expected: CacheStatistics,
     /// The channel is multicast.
     pub multicast: bool,
     /// Its interface.
@@ -63,7 +67,7 @@ pub struct Statistics {
 }
 
 /// `show conntrack-sync statistics`: the frame that VyOS puts around conntrackd's `-s`. `expect`: also the section
-/// on expectations, of which this version holds none.
+/// on expectations.
 pub fn statistics(shown: &Statistics, expect: bool) -> String {
     let mut out = format!("\nMain Table Statistics:\n\n{}\n", plain_statistics(shown));
     if expect {
@@ -72,11 +76,11 @@ pub fn statistics(shown: &Statistics, expect: bool) -> String {
     out
 }
 
-/// `show conntrack-sync statistics expect`: the caches of expectations, of which this version holds none.
+/// `show conntrack-sync statistics expect`: the caches of expectations.
 pub fn expect_statistics(shown: &Statistics) -> String {
     plain_statistics(&Statistics {
-        internal: Default::default(),
-        external: Default::default(),
+        internal: shown.internal_expected,
+        external: shown.external_expected,
         ..shown.clone()
     })
 }
@@ -181,17 +185,17 @@ pub fn cache_row(row: &Row) -> String {
 }
 
 /// One row of its section on expectations.
-pub fn expect_row(expected: &Expected) -> String {
-    let at = &expected.expected;
+pub fn expect_row(row: &Row) -> String {
+    let at = &row.original;
+    let counts = row.expectation.as_ref().is_some_and(|expected| expected.mask.sport != Some(0));
     let source = match at.sport.unwrap_or_default() {
-        0 if !expected.source_port_counts => "any".to_owned(),
+        0 if !counts => "any".to_owned(),
         port => port.to_string(),
     };
-    let name = crate::entry::protocol_name(expected.protocol);
     cache_line(
         &format!("|{}|:{source}", at.src),
         &format!("|{}|:{}", at.dst, at.dport.unwrap_or_default()),
-        &format!("{name} [{}]", expected.protocol),
+        &protocol(row),
     )
 }
 

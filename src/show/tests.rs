@@ -1,5 +1,6 @@
 use super::*;
 use crate::entry::{Entry, L4, Status, TcpInfo, Tuple};
+use crate::rows::Expected;
 
 /// The outputs of the documentation's example, tabs as conntrackd writes them, the table's last column padded as the
 /// original pads it.
@@ -29,6 +30,7 @@ fn row(id: u32, source: &str, destination: &str, proto: u8, state: Option<u8>, t
         mark: None,
         tcp,
         master: None,
+        rare: None,
     };
     Row::of_kernel(id, &entry)
 }
@@ -83,6 +85,7 @@ fn entry_of(orig: Tuple) -> Entry {
         mark: None,
         tcp: None,
         master: None,
+        rare: None,
     }
 }
 
@@ -125,7 +128,9 @@ fn caches_are_between_bars() {
         format!("{:<30} {:<30} {:<18}\n", "|10.100.68.100|", "|172.31.120.21|", "icmp [1]")
     );
     let expected = row(0, "10.0.1.100:0", "10.0.0.100:41739", 6, None, 1);
-    let expected = Expected { protocol: 6, expected: expected.original, source_port_counts: false };
+    let mask = End2End { sport: Some(0), ..expected.original.clone() };
+    let own = Expected { mask, flags: 0, class: 0, function: None, nat: None };
+    let expected = Row { expectation: Some(own), ..expected };
     assert_eq!(
         expect_row(&expected),
         format!("{:<30} {:<30} {:<18}\n", "|10.0.1.100|:any", "|10.0.0.100|:41739", "tcp [6]")

@@ -62,6 +62,7 @@ fn cells(row: &Row, held: bool) -> Vec<String> {
 /// TCP's state, else what packets were seen.
 fn state(row: &Row) -> String {
     match &row.state {
+        _ if row.expectation.is_some() => "EXPECTED".into(),
         Some(state) => state.clone(),
         None if row.assured => "ASSURED".into(),
         None if !row.seen_reply => "UNREPLIED".into(),

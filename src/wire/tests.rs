@@ -1,7 +1,10 @@
 use proptest::prelude::*;
 
 use super::*;
-use crate::entry::{Entry, Key, L4, Status, TcpInfo, Tuple};
+use crate::entry::{
+    DccpInfo, Entry, Expectation, Key, L4, LABELS, NAME, Rare, SctpInfo, SeqAdj, Status, Synproxy, TcpInfo,
+    Tuple,
+};
 
 fn address(v6: bool) -> BoxedStrategy<std::net::IpAddr> {
     if v6 {
@@ -30,8 +33,54 @@ fn tuple() -> impl Strategy<Value = Tuple> {
     })
 }
 
-/// Any entry that the wire can carry: the reply tuple differs from the inverse in addresses and ports only.
+fn name() -> impl Strategy<Value = Box<str>> {
+    let letters = proptest::collection::vec(0x21u8..0x7f, 1..=NAME);
+    letters.prop_map(|bytes| String::from_utf8(bytes).unwrap().into())
+}
+
+/// What few entries have, an expectation's own part included or not.
+fn rare(expected: bool) -> impl Strategy<Value = Option<Box<Rare>>> {
+    use proptest::option::of;
+    let sctp = (any::<u8>(), any::<[u32; 2]>()).prop_map(|(state, [vtag_orig, vtag_reply])| SctpInfo {
+        state,
+        vtag_orig,
+        vtag_reply,
+    });
+    let dccp = (any::<[u8; 2]>(), any::<u64>()).prop_map(|([state, role], handshake)| DccpInfo {
+        state,
+        role,
+        handshake,
+    });
+    let seqadj = any::<[[u32; 3]; 2]>()
+        .prop_map(|both| both.map(|[position, before, after]| SeqAdj { position, before, after }));
+    let synproxy = any::<[u32; 3]>().prop_map(|[isn, its, tsoff]| Synproxy { isn, its, tsoff });
+    let nat = of((any::<u32>(), tuple()));
+    let expectation = (tuple(), any::<[u32; 2]>(), of(name()), nat)
+        .prop_map(|(mask, [flags, class], function, nat)| Expectation { mask, flags, class, function, nat });
+    let expectation = expectation.prop_map(move |expectation| expected.then_some(expectation));
+    let fields = (of(any::<u16>()), of(sctp), of(dccp), of(any::<[u8; LABELS]>()), of(name()), of(seqadj));
+    (fields, of(synproxy), expectation).prop_map(
+        |((reply_zone, sctp, dccp, labels, helper, seqadj), synproxy, expectation)| {
+            Rare { reply_zone, sctp, dccp, labels, helper, seqadj, synproxy, expectation }.boxed()
+        },
+    )
+}
+
+/// Any entry or expectation that the wire can carry.
 fn entry() -> impl Strategy<Value = Entry> {
+    let common = || prop_oneof![3 => Just(None).boxed(), 1 => rare(false).boxed()];
+    prop_oneof![
+        4 => (connection(), common()).prop_map(|(entry, rare)| Entry { rare, ..entry }),
+        1 => (connection(), tuple(), rare(true)).prop_map(|(entry, master, rare)| Entry {
+            master: Some(Box::new(master)),
+            rare,
+            ..entry
+        }),
+    ]
+}
+
+/// Any entry that the wire can carry: the reply tuple differs from the inverse in addresses and ports only.
+fn connection() -> impl Strategy<Value = Entry> {
     let tcp = (1u8..10, 0u8..15, 0u8..15, 0u8..8, 0u8..8).prop_map(|(state, a, b, c, d)| TcpInfo {
         state,
         wscale_orig: a,
@@ -73,7 +122,7 @@ fn entry() -> impl Strategy<Value = Entry> {
                 L4::Nothing => {}
             }
             let timeout = Some(timeout).filter(|seconds| *seconds != 0);
-            Entry { orig, reply, zone, status, timeout, mark, tcp, master: master.map(Box::new) }
+            Entry { orig, reply, zone, status, timeout, mark, tcp, master: master.map(Box::new), rare: None }
         },
     )
 }
@@ -89,6 +138,14 @@ proptest! {
         let put = Message::Put { entry: Box::new(entry), birth, repair: false };
         prop_assert_eq!(messages.next(), Some(Ok(put)));
         prop_assert_eq!(messages.next(), None);
+    }
+
+    #[test]
+    fn no_entry_needs_more_room_than_is_kept_for_it(entry in entry()) {
+        let mut bytes = Vec::new();
+        emit_put(&mut bytes, &entry, 1, false);
+        let rare = if entry.rare.is_some() { packed::RARE_ROOM } else { 0 };
+        prop_assert!(bytes.len() <= 1 + packed::COMMON_ROOM + rare);
     }
 
     #[test]
@@ -110,8 +167,12 @@ proptest! {
     fn the_key_decides_the_key_bytes(entry in entry()) {
         let (mut bytes, mut again) = (Vec::new(), Vec::new());
         packed::emit_key(&mut bytes, &entry.key());
-        packed::emit_key(&mut again, &Key { orig: entry.orig, zone: entry.zone.wrapping_add(1) });
-        prop_assert_ne!(bytes, again);
+        let key = entry.key();
+        packed::emit_key(&mut again, &Key { zone: key.zone.wrapping_add(1), ..key });
+        prop_assert_ne!(&bytes, &again);
+        again.clear();
+        packed::emit_key(&mut again, &Key { expected: !key.expected, ..key });
+        prop_assert_ne!(&bytes, &again);
     }
 
     #[test]
@@ -200,7 +261,17 @@ fn a_translated_tcp_entry_costs_at_most_33_bytes() {
     reply.l4 = L4::Ports { src: 443, dst: 50000 };
     let tcp = Some(TcpInfo { state: 3, wscale_orig: 7, wscale_reply: 7, flags_orig: 3, flags_reply: 3 });
     let status = Status::Confirmed | Status::SeenReply | Status::Assured;
-    let entry = Entry { orig, reply, zone: 0, status, timeout: Some(432_000), mark: None, tcp, master: None };
+    let entry = Entry {
+        orig,
+        reply,
+        zone: 0,
+        status,
+        timeout: Some(432_000),
+        mark: None,
+        tcp,
+        master: None,
+        rare: None,
+    };
     let mut bytes = Vec::new();
     emit_put(&mut bytes, &entry, 1, false);
     assert!(bytes.len() <= 33, "{} bytes", bytes.len());

@@ -59,5 +59,6 @@ pub fn entry(number: u16, mark: u32) -> Entry {
         mark: Some(mark),
         tcp: None,
         master: None,
+        rare: None,
     }
 }

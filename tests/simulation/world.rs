@@ -289,6 +289,7 @@ impl World {
             mark: None,
             tcp: Some(tcp),
             master: None,
+            rare: None,
         }
     }
 

@@ -1,0 +1,176 @@
+//! Helpers and what they bring: masters go before their children, a child waits for its master, and entries that a
+//! helper watches are read again, because no event tells when NAT begins to adjust their sequence numbers.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use super::{Cache, Changes, Replica, Request};
+use crate::table::{Flags, SlotId};
+
+/// Between two slices of reading again.
+const TICK: Duration = Duration::from_millis(50);
+/// Slices in which every watched entry is read once, if they are few.
+const SLICES: usize = 5;
+/// Most reads in a slice: many watched entries are read less often.
+const SLICE: usize = 256;
+/// Children waiting for their masters; past it the sweep tries them again.
+const ORPHANS: usize = 65536;
+/// Generations of masters: a call that H.323's gatekeeper announced has three.
+const GENERATIONS: u8 = 4;
+
+/// What related entries need.
+pub(super) struct Related {
+    /// Entries with a helper, and expectations.
+    watched: VecDeque<SlotId>,
+    next_slice: Instant,
+    /// Children whose masters this kernel lacks.
+    orphans: Vec<SlotId>,
+    /// A master was installed since the orphans were looked at.
+    master_came: bool,
+    /// Expectations in the table.
+    pub(super) expected: usize,
+}
+
+impl Related {
+    pub(super) fn new(now: Instant) -> Related {
+        Related {
+            watched: VecDeque::new(),
+            next_slice: now,
+            orphans: Vec::new(),
+            master_came: false,
+            expected: 0,
+        }
+    }
+}
+
+impl Replica {
+    /// When the next slice is due: only the owner's kernel changes by itself.
+    pub(super) fn next_reread(&self) -> Option<Instant> {
+        (self.group.owner && !self.related.watched.is_empty()).then_some(self.related.next_slice)
+    }
+
+    /// The table took an entry: is it one to watch?
+    pub(super) fn watch(&mut self, id: SlotId) {
+        let Some(slot) = self.table.get_mut(id) else { return };
+        if slot.entry.helper().is_some() && !slot.flags.contains(Flags::WATCHED) {
+            slot.flags |= Flags::WATCHED;
+            self.related.watched.push_back(id);
+        }
+    }
+
+    /// A slice of reading again; an owner's expectations are given back their own timers instead.
+    pub(super) fn reread(&mut self, now: Instant) {
+        if self.next_reread().is_none_or(|at| now < at) {
+            return;
+        }
+        self.related.next_slice = now + TICK;
+        for _ in 0..self.related.watched.len().div_ceil(SLICES).min(SLICE) {
+            let Some(id) = self.related.watched.pop_front() else { break };
+            let Some(slot) = self.table.get_mut(id) else { continue };
+            if !slot.flags.contains(Flags::PRESENT) {
+                slot.flags -= Flags::WATCHED;
+                self.release(id);
+                continue;
+            }
+            self.related.watched.push_back(id);
+            if slot.entry.expectation().is_none() {
+                self.want_kernel(id, true);
+            } else if slot.flags.contains(Flags::LEASED) {
+                self.want_renewal(id);
+            }
+        }
+    }
+
+    /// An expectation came up: its helper may just have changed its master's packets.
+    pub(super) fn reread_master(&mut self, id: SlotId) {
+        if let Some(master) = self.master_of(id)
+            && self.table.get(id).is_some_and(|slot| slot.entry.expectation().is_some())
+        {
+            self.want_kernel(master, true);
+        }
+    }
+
+    /// The slot of an entry's master.
+    pub(super) fn master_of(&mut self, id: SlotId) -> Option<SlotId> {
+        let key = self.table.get(id)?.entry.master_key()?;
+        let hash = self.key_hash(&key);
+        self.table.find(hash, &key)
+    }
+
+    /// A child's master, when it still waits in the queue, goes just before it.
+    pub(super) fn request_master_first(
+        &mut self,
+        id: SlotId,
+        generation: u8,
+        send: &mut impl FnMut(Request<'_>),
+    ) {
+        let Some(master) = self.master_of(id).filter(|_| generation < GENERATIONS) else { return };
+        let waits = self.table.get(master).is_some_and(|slot| {
+            slot.flags.contains(Flags::PRESENT | Flags::QUEUED_IN) && !slot.flags.contains(Flags::INSTALLED)
+        });
+        if waits {
+            self.request(master, generation + 1, send);
+            // Its place in the queue stays and finds nothing to do later.
+            if let Some(slot) = self.table.get_mut(master) {
+                slot.flags |= Flags::QUEUED_IN;
+            }
+        }
+    }
+
+    /// The kernel lacks the master of this entry: it waits.
+    pub(super) fn wait_for_master(&mut self, id: SlotId) {
+        if let Some(slot) = self.table.get_mut(id)
+            && !slot.flags.contains(Flags::ORPHAN)
+            && self.related.orphans.len() < ORPHANS
+        {
+            slot.flags |= Flags::ORPHAN;
+            self.related.orphans.push(id);
+        }
+    }
+
+    /// An entry was installed: children may have waited for it.
+    pub(super) fn note_installed(&mut self, id: SlotId) {
+        let Some(slot) = self.table.get_mut(id) else { return };
+        slot.flags.set(Flags::LEASED, slot.entry.expectation().is_some());
+        self.related.master_came |= slot.entry.helper().is_some();
+    }
+
+    /// After a batch: children whose masters are there now are tried again.
+    pub(super) fn call_orphans(&mut self) {
+        if !std::mem::take(&mut self.related.master_came) {
+            return;
+        }
+        for id in std::mem::take(&mut self.related.orphans) {
+            let master = self.master_of(id).and_then(|master| self.table.get(master));
+            let there = master.is_some_and(|slot| slot.flags.contains(Flags::INSTALLED));
+            let Some(slot) = self.table.get_mut(id) else { continue };
+            let wanted = slot.flags.contains(Flags::PRESENT) && !slot.flags.contains(Flags::INSTALLED);
+            if wanted && !there {
+                self.related.orphans.push(id);
+                continue;
+            }
+            slot.flags -= Flags::ORPHAN;
+            if wanted {
+                self.want_kernel(id, false);
+            } else {
+                self.release(id);
+            }
+        }
+    }
+
+    /// Children that wait for their masters.
+    pub(super) fn orphans(&self) -> usize {
+        self.related.orphans.len()
+    }
+
+    /// The numbers that an entry's changes are counted in.
+    pub(super) fn changes(&mut self, cache: Cache, id: SlotId) -> &mut Changes {
+        let expected = self.table.get(id).is_some_and(|slot| slot.entry.expectation().is_some());
+        match (cache, expected) {
+            (Cache::Internal, false) => &mut self.counters.internal,
+            (Cache::External, false) => &mut self.counters.external,
+            (Cache::Internal, true) => &mut self.counters.internal_expected,
+            (Cache::External, true) => &mut self.counters.external_expected,
+        }
+    }
+}
