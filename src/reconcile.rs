@@ -27,7 +27,7 @@ pub enum Op {
 /// Why the kernel will not hold an entry.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum Failure {
-    /// ENOMEM, ENFILE: `nf_conntrack_max` is reached.
+    /// ENOMEM, ENFILE, EMFILE: `nf_conntrack_max` is reached, or a limit of expectations.
     TableFull,
     /// ENOSPC: the hash chain is too long.
     ChainTooLong,
@@ -166,8 +166,6 @@ pub fn note_answer(slot: &mut Slot, op: Op, errno: i32) -> Outcome {
         (Op::Create, Some(Errno::EOPNOTSUPP | Errno::ESHUTDOWN)) if expected => {
             Outcome::Failed(Failure::HelperUnknown)
         }
-        // Too many, of this class or of all (`__nf_ct_expect_check`).
-        (Op::Create, Some(Errno::EMFILE)) => Outcome::Failed(Failure::TableFull),
         (Op::Create, Some(Errno::EOPNOTSUPP))
             if slot.entry.helper().is_some() && !slot.flags.contains(Flags::HELPLESS) =>
         {
@@ -215,7 +213,8 @@ pub fn note_answer(slot: &mut Slot, op: Op, errno: i32) -> Outcome {
             slot.flags |= Flags::REPLACE;
             Outcome::Again
         }
-        (_, Some(Errno::ENOMEM | Errno::ENFILE)) => Outcome::Failed(Failure::TableFull),
+        // EMFILE: too many expectations, of this class or of all (`__nf_ct_expect_check`).
+        (_, Some(Errno::ENOMEM | Errno::ENFILE | Errno::EMFILE)) => Outcome::Failed(Failure::TableFull),
         (_, Some(Errno::ENOSPC)) => Outcome::Failed(Failure::ChainTooLong),
         (_, Some(Errno::EPERM | Errno::EACCES)) => Outcome::Failed(Failure::NotPermitted),
         (Op::Get, _) | (_, Some(_)) => Outcome::Failed(Failure::Refused),

@@ -103,7 +103,7 @@ pub fn kernel_tests() -> Result<ExitCode> {
     in_sandbox(None, async |_: &Sandbox| {
         let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
         let status = Command::new(cargo)
-            .args(["test", "--release", "--quiet", "--test", "kernel", "--"])
+            .args(["test", "--release", "--quiet", "--test", "kernel", "--test", "faithful", "--"])
             .args(["--include-ignored", "--skip", "record"])
             .current_dir(&root)
             .status()

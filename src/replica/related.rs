@@ -117,15 +117,14 @@ impl Replica {
         }
     }
 
-    /// The kernel lacks the master of this entry: it waits.
-    pub(super) fn wait_for_master(&mut self, id: SlotId) {
-        if let Some(slot) = self.table.get_mut(id)
-            && !slot.flags.contains(Flags::ORPHAN)
-            && self.related.orphans.len() < ORPHANS
-        {
+    /// The kernel lacks the master of this entry: it waits. False: there is no room to wait.
+    pub(super) fn wait_for_master(&mut self, id: SlotId) -> bool {
+        let Some(slot) = self.table.get_mut(id) else { return false };
+        if !slot.flags.contains(Flags::ORPHAN) && self.related.orphans.len() < ORPHANS {
             slot.flags |= Flags::ORPHAN;
             self.related.orphans.push(id);
         }
+        self.table.get(id).is_some_and(|slot| slot.flags.contains(Flags::ORPHAN))
     }
 
     /// An entry was installed: children may have waited for it.

@@ -240,9 +240,8 @@ impl Replica {
                 if !failed_before {
                     self.failed += 1;
                 }
-                self.count_failure(failure);
-                if failure == Failure::NoMaster {
-                    self.wait_for_master(id);
+                if failure != Failure::NoMaster || !self.wait_for_master(id) {
+                    self.count_failure(failure);
                 }
             }
         }

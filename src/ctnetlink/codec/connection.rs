@@ -35,7 +35,7 @@ pub(super) fn parse_connection(attributes: &[u8]) -> Result<Entry, CodecError> {
             CTA_LABELS => rare.labels = parse_labels(value),
             CTA_SEQ_ADJ_ORIG => seqadj[0] = Some(parse_seqadj(value)?),
             CTA_SEQ_ADJ_REPLY => seqadj[1] = Some(parse_seqadj(value)?),
-            CTA_SYNPROXY => rare.synproxy = Some(parse_synproxy(value)?),
+            CTA_SYNPROXY => rare.synproxy = parse_synproxy(value)?,
             _ => {}
         }
     }
@@ -150,7 +150,8 @@ fn parse_seqadj(attributes: &[u8]) -> Result<SeqAdj, CodecError> {
     Ok(adjustment)
 }
 
-fn parse_synproxy(attributes: &[u8]) -> Result<Synproxy, CodecError> {
+/// An entry that ctnetlink created has zeros, whether a synproxy is in use or not (`nfct_synproxy_ext_add`).
+fn parse_synproxy(attributes: &[u8]) -> Result<Option<Synproxy>, CodecError> {
     let mut synproxy = Synproxy { isn: 0, its: 0, tsoff: 0 };
     for inner in NlasIterator::new(attributes) {
         let inner = inner?;
@@ -161,7 +162,7 @@ fn parse_synproxy(attributes: &[u8]) -> Result<Synproxy, CodecError> {
             _ => {}
         }
     }
-    Ok(synproxy)
+    Ok((synproxy != Synproxy { isn: 0, its: 0, tsoff: 0 }).then_some(synproxy))
 }
 
 /// The original tuple in its zone: enough to find an entry, whichever directions the zone is of.
