@@ -3,7 +3,7 @@
 //! Called by `topology`. A namespace is a descriptor and nothing else: no file in `/run`, no process.
 
 use std::fs::File;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
@@ -13,6 +13,8 @@ use anyhow::{Context, Result, anyhow};
 use futures_util::TryStreamExt;
 use nix::sched::{CloneFlags, setns, unshare};
 use rtnetlink::packet_route::address::AddressAttribute;
+use rtnetlink::packet_route::route::RouteType;
+use rtnetlink::packet_route::rule::RuleAction;
 use rtnetlink::{Handle, LinkBridge, LinkUnspec, LinkVeth, RouteMessageBuilder};
 
 /// A network namespace, alive while a clone of this is.
@@ -177,6 +179,18 @@ impl Links {
             }
         };
         request.with_context(what)
+    }
+
+    /// Route an address by a gateway for packets with this mark, and for no others.
+    pub async fn route_marked(&self, mark: u32, to: Ipv4Addr, gateway: Ipv4Addr) -> Result<()> {
+        let what = || format!("cannot route {to} by its mark");
+        let route = || RouteMessageBuilder::<Ipv4Addr>::new().destination_prefix(to, 32);
+        let nowhere = route().kind(RouteType::BlackHole).build();
+        self.handle.route().add(nowhere).execute().await.with_context(what)?;
+        let marked = route().gateway(gateway).table_id(mark).build();
+        self.handle.route().add(marked).execute().await.with_context(what)?;
+        let rule = self.handle.rule().add().v4().fw_mark(mark).table_id(mark).action(RuleAction::ToTable);
+        rule.execute().await.with_context(what)
     }
 
     /// Whether the namespace has an address.

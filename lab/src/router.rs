@@ -28,6 +28,10 @@ pub struct Options {
     pub invalid_drop_on_input: bool,
     /// Let the daemon serve metrics.
     pub metrics: bool,
+    /// Synchronise every protocol, and expectations: the documented file names a few protocols only.
+    pub everything: bool,
+    /// Rules beside the documented ones.
+    pub rules: &'static str,
     /// What the daemon's key file holds; none: the channel is open.
     pub key: Option<String>,
     /// The daemon's binary.
@@ -44,6 +48,8 @@ impl Options {
             gate: true,
             invalid_drop_on_input: true,
             metrics: false,
+            everything: false,
+            rules: "",
             key: None,
             ctsync,
         }
@@ -79,7 +85,8 @@ impl Router {
 
     /// The state policy and NAT as nftables rules: from here on connections are tracked.
     pub fn load_firewall(&self) -> Result<()> {
-        self.node.feed("nft", &["-f", "-"], &self.ruleset()).map(|_| ())
+        let rules = format!("{}{}", self.ruleset(), self.options.rules);
+        self.node.feed("nft", &["-f", "-"], &rules).map(|_| ())
     }
 
     /// Ports and ICMP ids are translated at random: a connection whose entry is missed cannot get its old port back
@@ -136,8 +143,16 @@ impl Router {
         if self.options.key.is_some() {
             lines.push(format!("key-file {}", self.key_path().display()));
         }
+        let mut text = self.told.text.clone();
+        if self.options.everything {
+            lines.push("expect-sync all".into());
+            text = text
+                .lines()
+                .filter(|line| !line.contains("accept-protocol"))
+                .fold(String::new(), |all, line| all + line + "\n");
+        }
         let ours: String = lines.iter().map(|line| format!("set service conntrack-sync {line}\n")).collect();
-        format!("{}\n# The lab's.\n{ours}", self.told.text.trim_end())
+        format!("{}\n# The lab's.\n{ours}", text.trim_end())
     }
 
     /// Where the daemon's metrics are scraped, when [`Options::metrics`] is set.

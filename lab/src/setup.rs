@@ -9,7 +9,7 @@ use std::process::Command;
 use anyhow::{Context, Result, bail};
 
 /// Program, Debian package.
-const NEEDED: [(&str, &str); 11] = [
+const NEEDED: [(&str, &str); 13] = [
     ("keepalived", "keepalived"),
     ("nft", "nftables"),
     ("conntrack", "conntrack"),
@@ -21,6 +21,8 @@ const NEEDED: [(&str, &str); 11] = [
     ("conntrackd", "conntrackd"),
     ("prometheus", "prometheus"),
     ("man", "man-db"),
+    ("vsftpd", "vsftpd"),
+    ("sipp", "sip-tester"),
 ];
 
 /// Install what is missing, build the daemon.

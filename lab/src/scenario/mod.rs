@@ -8,6 +8,7 @@ mod idle;
 mod key;
 mod layouts;
 mod metrics;
+mod programs;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -35,6 +36,8 @@ pub enum Scenario {
     Key,
     /// Connections that say nothing for a minute around a takeover speak again.
     Idle,
+    /// FTP, SIP, TFTP, PPTP, SCTP, ESP, NAT66, zones, marks and fragments across a takeover.
+    Programs,
     /// Prometheus scrapes both routers while router1 dies and returns; it knows the verdict.
     Metrics,
 }
@@ -58,6 +61,7 @@ pub async fn run(scenario: Scenario, stage: &Stage<'_>, narrator: &mut Narrator)
         Scenario::Clients => clients::run(stage, narrator).await,
         Scenario::Key => key::run(stage, narrator).await,
         Scenario::Idle => idle::run(stage, narrator).await,
+        Scenario::Programs => programs::run(stage, narrator).await,
         Scenario::Metrics => metrics::run(stage, narrator).await,
     }
 }

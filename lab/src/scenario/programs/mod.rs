@@ -1,0 +1,153 @@
+//! Real programs and protocols across one takeover: each speaks before, and must speak on afterwards; and the same
+//! without ctsync, where each must fail. Where after a takeover the far end speaks first, it is because a packet from the
+//! LAN would be tracked and translated anew, and prove nothing.
+//!
+//! - `ftp`: vsftpd, passive, active, and a data connection foreseen before the takeover.
+//! - `sip`: a call of sipp, its media and its end.
+//! - `plain`: TCP and UDP with what rules give them: NAT66, destination NAT, zone, mark, fragments, TFTP.
+//! - `raw`: ESP, UDP-Lite, SCTP and PPTP's GRE, packet by packet.
+
+mod ftp;
+mod plain;
+mod raw;
+mod sip;
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+
+use super::{Checks, PATIENCE, Pair, Stage};
+use crate::narrator::Narrator;
+use crate::net::Links;
+use crate::node::Node;
+use crate::router::Options;
+use crate::topology::Topology;
+use crate::wait::until;
+
+/// How long something may take to speak again; TCP's back-off included.
+const SPEAKS: Duration = Duration::from_secs(15);
+
+/// One program or protocol.
+trait Flow: Send {
+    /// What it is, for the report.
+    fn name(&self) -> &'static str;
+    /// After the takeover: it goes on as if nothing had been. What was seen.
+    fn after(&mut self) -> Result<String>;
+}
+
+/// The nodes at the two ends.
+struct Ends<'a> {
+    client: &'a Node,
+    server: &'a Node,
+}
+
+pub async fn run(stage: &Stage<'_>, narrator: &mut Narrator) -> Result<bool> {
+    narrator.chapter("Programs and protocols across a takeover");
+    let options = Options {
+        everything: true,
+        rules: include_str!("rules.nft"),
+        ..Options::usual(stage.ctsync.clone())
+    };
+    let mut pair = Pair::start_with(stage, options, 0).await?;
+    let mut checks = Checks::new(narrator);
+    start_servers(&mut pair.topology).await?;
+    let seen = across(&mut pair, &mut checks).await?;
+    for (name, result) in seen {
+        checks.note(name, result);
+    }
+    checks.narrator.chapter("The same without ctsync");
+    pair.start_control().await?;
+    let seen = across(&mut pair, &mut checks).await?;
+    for (name, result) in seen {
+        let dead = match result {
+            Ok(seen) => Err(anyhow::anyhow!("it speaks all the same: {seen}")),
+            Err(error) => Ok(format!("{error:#}")),
+        };
+        checks.note(&format!("{name} is dead"), dead);
+    }
+    Ok(checks.end())
+}
+
+/// Addresses and programs of the far end that need no router.
+async fn start_servers(topology: &mut Topology) -> Result<()> {
+    let links = Links::open(&topology.server.net)?;
+    links.add_address("eth0", plain::MARKED.parse()?, 32).await?;
+    ftp::start_server(&mut topology.server)?;
+    sip::start_server(&mut topology.server)?;
+    until("vsftpd and sipp listen", PATIENCE, async || {
+        let listening = topology.server.output("ss", &["-lntu"])?;
+        Ok((listening.contains(":21 ") && listening.contains(":5060 ")).then_some(()))
+    })
+    .await
+}
+
+type Seen = Vec<(&'static str, Result<String>)>;
+
+/// Everything speaks, router1 loses its power, everything should speak on.
+async fn across(pair: &mut Pair, checks: &mut Checks<'_>) -> Result<Seen> {
+    for number in [1, 2] {
+        let net = &pair.topology.router(number)?.node.net;
+        // The kernel sums UDP-Lite up as UDP and finds it wrong (`udplite_error`); nobody else is checked then either.
+        net.sysctl("net/netfilter/nf_conntrack_checksum", "0")?;
+        // A marked connection goes to an address that is routed for marked packets only.
+        let links = Links::open(net)?;
+        links.route_marked(plain::MARK, plain::MARKED.parse()?, crate::topology::SERVER.parse()?).await?;
+    }
+    let topology = &pair.topology;
+    let ends = Ends { client: &topology.client, server: &topology.server };
+    let mut flows: Vec<Box<dyn Flow>> = Vec::new();
+    flows.extend(ftp::begin(&ends).context("FTP before the takeover")?);
+    flows.push(sip::begin(&ends, topology).context("SIP before the takeover")?);
+    flows.extend(plain::begin(&ends).context("TCP and UDP before the takeover")?);
+    flows.extend(raw::begin(&ends).context("raw protocols before the takeover")?);
+    if topology.options.sync {
+        settle(pair).await?;
+    }
+    checks.narrator.typed("lab", "destroy router1's namespace");
+    pair.topology.power_off(1).await?;
+    let second = pair.topology.router(2)?;
+    until("router2 holds the virtual addresses", PATIENCE, async || {
+        Ok(second.has_vip().await?.then_some(()))
+    })
+    .await?;
+    let sync = pair.topology.options.sync;
+    if sync {
+        until("router2's fence is closed", PATIENCE, async || {
+            Ok((!second.status().await?["last-fence"].is_null()).then_some(()))
+        })
+        .await?;
+    }
+    // All at once: each waits for itself.
+    let seen = std::thread::scope(|scope| {
+        let running: Vec<_> =
+            flows.iter_mut().map(|flow| (flow.name(), scope.spawn(|| flow.after()))).collect();
+        running
+            .into_iter()
+            .map(|(name, thread)| {
+                let result = thread.join().unwrap_or_else(|_| Err(anyhow::anyhow!("it panicked")));
+                (name, result)
+            })
+            .collect()
+    });
+    Ok(seen)
+}
+
+/// Everything that router1's kernel knows is in router2's: entries, expectations, sequence numbers.
+async fn settle(pair: &Pair) -> Result<()> {
+    pair.wait_equal().await?;
+    let (one, two) = (pair.topology.router(1)?, pair.topology.router(2)?);
+    until("expectations and adjusted sequence numbers are in step", PATIENCE, async || {
+        let (ours, theirs) = (one.statistics().await?, two.statistics().await?);
+        let equal = ours["internal-expected"]["active"] == theirs["external-expected"]["active"];
+        let adjusted = |rows: &serde_json::Value| {
+            let rows = rows["entries"].as_array().cloned().unwrap_or_default();
+            rows.iter().filter(|row| row["seqadj"].is_array()).count()
+        };
+        let ours = adjusted(&pair.json(1, &["show", "conntrack-sync", "cache", "internal"])?);
+        let theirs = adjusted(&pair.json(2, &["show", "conntrack-sync", "cache", "external"])?);
+        ensure!(equal && ours == theirs && ours > 0, "equal {equal}, adjusted {ours} and {theirs}");
+        Ok(Some(()))
+    })
+    .await?;
+    pair.wait_ready(2).await
+}
