@@ -289,6 +289,30 @@ impl Entry {
         self.reply.src != plain.src || ports(&self.reply).0 != ports(&plain).0
     }
 
+    /// The GRE entry of a PPTP call as a kernel needs it that has not seen the call being set up: one entry a direction.
+    ///
+    /// A GRE packet names the call of its receiver; the other key of its tuple comes from a map that the PPTP helper fills
+    /// when the call is set up, and that nobody else can fill. Without it that key is 0 (`gre_pkt_to_tuple`). So packets to
+    /// the server are met by an original tuple without the client's key, packets to the client by a reply tuple without
+    /// the server's; what its other tuple holds is what NAT writes into the packet (`gre_manip_pkt`).
+    pub fn without_keymap(&self) -> Option<[Entry; 2]> {
+        let (L4::Ports { src: near, dst: call }, L4::Ports { dst: back, .. }) = (self.orig.l4, self.reply.l4)
+        else {
+            return None;
+        };
+        let of = |orig: [u16; 2], reply: [u16; 2]| {
+            let keys = |[src, dst]: [u16; 2]| L4::Ports { src, dst };
+            Entry {
+                orig: Tuple { l4: keys(orig), ..self.orig },
+                reply: Tuple { l4: keys(reply), ..self.reply },
+                ..self.clone()
+            }
+        };
+        // Already of this form: one of its keys is 0.
+        let keyed = self.orig.proto == proto::GRE && self.master.is_some() && near != 0 && call != 0;
+        keyed.then(|| [of([0, call], [call, 0]), of([near, 0], [0, back])])
+    }
+
     /// Take over what an update event tells; what it leaves out stays. (`ctnetlink_conntrack_event` sends an
     /// attribute only when its event bit is set.)
     pub fn merge(&mut self, newer: Entry) {

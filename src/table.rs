@@ -62,6 +62,8 @@ bitflags! {
         const ORPHAN = 1 << 20;
         /// An expectation that the kernel holds under a backup's lease.
         const LEASED = 1 << 21;
+        /// In the list of GRE entries of PPTP calls.
+        const CALL = 1 << 22;
     }
 }
 

@@ -632,6 +632,7 @@ impl Replica {
             | Flags::FORGOTTEN
             | Flags::WATCHED
             | Flags::ORPHAN
+            | Flags::CALL
             | Flags::READ_BACK;
         let (dumping, dump_number) = (self.dumping, self.dump_number);
         let forgettable = self.table.get(id).is_some_and(|slot| {

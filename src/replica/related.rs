@@ -1,10 +1,12 @@
 //! Helpers and what they bring: masters go before their children, a child waits for its master, and entries that a
-//! helper watches are read again, because no event tells when NAT begins to adjust their sequence numbers.
+//! helper watches are read again, because no event tells when NAT begins to adjust their sequence numbers. PPTP's calls are
+//! taken over under the keys that a kernel meets which has not seen them being set up.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use super::{Cache, Changes, Replica, Request};
+use crate::entry::{Entry, proto};
 use crate::table::{Flags, SlotId};
 
 /// Between two slices of reading again.
@@ -25,6 +27,8 @@ pub(super) struct Related {
     next_slice: Instant,
     /// Children whose masters this kernel lacks.
     orphans: Vec<SlotId>,
+    /// GRE entries of PPTP calls.
+    calls: Vec<SlotId>,
     /// A master was installed since the orphans were looked at.
     master_came: bool,
     /// Expectations in the table.
@@ -37,6 +41,7 @@ impl Related {
             watched: VecDeque::new(),
             next_slice: now,
             orphans: Vec::new(),
+            calls: Vec::new(),
             master_came: false,
             expected: 0,
         }
@@ -56,6 +61,41 @@ impl Replica {
             slot.flags |= Flags::WATCHED;
             self.related.watched.push_back(id);
         }
+        let Some(slot) = self.table.get_mut(id) else { return };
+        if slot.entry.orig.proto == proto::GRE
+            && !slot.flags.contains(Flags::CALL)
+            && slot.entry.without_keymap().is_some()
+        {
+            slot.flags |= Flags::CALL;
+            self.related.calls.push(id);
+        }
+    }
+
+    /// A claim: this kernel has not seen the PPTP calls being set up, and will meet their packets under other keys.
+    pub(super) fn take_calls_over(&mut self) {
+        for id in std::mem::take(&mut self.related.calls) {
+            let Some(slot) = self.table.get_mut(id) else { continue };
+            slot.flags -= Flags::CALL;
+            let met = slot.entry.without_keymap().filter(|_| slot.flags.contains(Flags::PRESENT));
+            self.release(id);
+            for met in met.into_iter().flatten() {
+                self.install_as_met(met);
+            }
+        }
+    }
+
+    fn install_as_met(&mut self, entry: Entry) {
+        let id = self.slot_for(&entry);
+        let Some(slot) = self.table.get_mut(id) else { return };
+        if slot.flags.contains(Flags::PRESENT) {
+            return;
+        }
+        slot.entry = entry;
+        self.births = self.births.wrapping_add(1);
+        slot.birth = self.births;
+        self.set_present(id, true);
+        self.mark_dirty(id);
+        self.want_kernel(id, false);
     }
 
     /// A slice of reading again; an owner's expectations are given back their own timers instead.

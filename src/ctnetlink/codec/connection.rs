@@ -11,7 +11,7 @@ use super::uapi::*;
 use super::{CodecError, Install, parse_name};
 use crate::ctnetlink::nla::Writer;
 use crate::entry::{
-    CARRIED_STATUS, DccpInfo, Entry, Key, L4, LABELS, Rare, SctpInfo, SeqAdj, Synproxy, TcpInfo,
+    CARRIED_STATUS, DccpInfo, Entry, Key, L4, LABELS, Rare, SctpInfo, SeqAdj, Synproxy, TcpInfo, proto,
 };
 
 /// The attributes of one conntrack message.
@@ -176,7 +176,12 @@ pub(super) fn emit_key(writer: &mut Writer, key: &Key) {
 /// What a create needs: the reply tuple is the plain inverse of the original and the translation travels as NAT
 /// attributes.
 pub(super) fn emit_new(writer: &mut Writer, entry: &Entry, how: Install) {
-    let inverse = entry.orig.inverse();
+    let mut inverse = entry.orig.inverse();
+    if entry.orig.proto == proto::GRE {
+        // The kernel translates a GRE key only of an entry that has its master, which it reads after the translation
+        // (`nf_nat_l4proto_unique_tuple`): the key stands in the tuple, the address in the NAT attribute.
+        inverse.l4 = entry.reply.l4;
+    }
     match entry.rare.as_ref().and_then(|rare| rare.reply_zone) {
         // A zone of one direction stands in its tuple (`ctnetlink_parse_tuple_zone`).
         Some(reply) => {
@@ -317,6 +322,7 @@ fn emit_nat(writer: &mut Writer, kind: u16, address: IpAddr, port: Option<u16>) 
 
 fn translated_source(entry: &Entry) -> Option<u16> {
     match entry.reply.l4 {
+        L4::Ports { .. } if entry.orig.proto == proto::GRE => None,
         L4::Ports { dst, .. } => Some(dst),
         L4::Icmp { id, .. } => Some(id),
         L4::Nothing => None,
@@ -325,6 +331,7 @@ fn translated_source(entry: &Entry) -> Option<u16> {
 
 fn translated_destination(entry: &Entry) -> Option<u16> {
     match entry.reply.l4 {
+        L4::Ports { .. } if entry.orig.proto == proto::GRE => None,
         L4::Ports { src, .. } => Some(src),
         // The id belongs to the source's side.
         L4::Icmp { .. } | L4::Nothing => None,

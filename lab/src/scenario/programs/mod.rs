@@ -97,7 +97,7 @@ async fn across(pair: &mut Pair, checks: &mut Checks<'_>) -> Result<Seen> {
     let ends = Ends { client: &topology.client, server: &topology.server };
     let mut flows: Vec<Box<dyn Flow>> = Vec::new();
     flows.extend(ftp::begin(&ends).context("FTP before the takeover")?);
-    flows.push(sip::begin(&ends, topology).context("SIP before the takeover")?);
+    flows.push(sip::begin(&ends, topology).await.context("SIP before the takeover")?);
     flows.extend(plain::begin(&ends).context("TCP and UDP before the takeover")?);
     flows.extend(raw::begin(&ends).context("raw protocols before the takeover")?);
     if topology.options.sync {

@@ -7,10 +7,10 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 
-use super::{Ends, Flow};
+use super::{Ends, Flow, PATIENCE};
 use crate::node::Node;
 use crate::topology::{CLIENT, SERVER, Topology};
-use crate::wait::now;
+use crate::wait::{now, until};
 
 /// The media port of the invitation, which is translated to the same one.
 const MEDIA: u16 = 7078;
@@ -24,7 +24,7 @@ pub fn start_server(server: &mut Node) -> Result<()> {
 }
 
 /// Call, and listen for media.
-pub fn begin(ends: &Ends<'_>, topology: &Topology) -> Result<Box<dyn Flow>> {
+pub async fn begin(ends: &Ends<'_>, topology: &Topology) -> Result<Box<dyn Flow>> {
     let scenario = topology.directory.join("call.xml");
     std::fs::write(&scenario, include_str!("call.xml"))?;
     let file = scenario.to_string_lossy();
@@ -43,7 +43,16 @@ pub fn begin(ends: &Ends<'_>, topology: &Topology) -> Result<Box<dyn Flow>> {
     let near = ends.client.net.run(|| Ok(UdpSocket::bind((CLIENT, MEDIA))?))?;
     let far = ends.server.net.run(|| Ok(UdpSocket::bind((SERVER, 0))?))?;
     near.set_read_timeout(Some(Duration::from_secs(1)))?;
-    Ok(Box::new(Call { call, near, far }))
+    let call = Call { call, near, far };
+    let first = &topology.router(1)?.node;
+    until("router1 foresees the call's media", PATIENCE, async || {
+        let expected = first.output("conntrack", &["-L", "expect"])?;
+        let media = expected.lines().filter(|line| line.contains("helper=sip")).count();
+        ensure!(media >= 2, "sipp says {}", ends.client.log_tail("sipp")?);
+        Ok(Some(()))
+    })
+    .await?;
+    Ok(Box::new(call))
 }
 
 struct Call {
