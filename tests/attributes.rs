@@ -87,7 +87,7 @@ fn extensions() -> Attributes {
 
 fn connection(v6: bool, proto: u8, l4: Attributes, back: Attributes, protoinfo: Attributes) -> Attributes {
     let mut all = vec![
-        tuple("CTA_TUPLE_ORIG", v6, [1, 2], proto, l4.clone()),
+        tuple("CTA_TUPLE_ORIG", v6, [1, 2], proto, l4),
         // Translated at both ends.
         tuple("CTA_TUPLE_REPLY", v6, [20, 10], proto, back),
         be32("CTA_STATUS", 0x0e),

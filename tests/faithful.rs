@@ -302,7 +302,7 @@ fn what_one_kernel_knows_arrives_in_the_other() {
     let expectations = ours.dump(EXP_GET);
     let expected = table("CTA_EXPECT", &expectations);
     println!(
-        "seed {seed}: {by_packets} entries by packets, {} written, {} expectations",
+        "{by_packets} entries by packets, {} written, {} expectations (seed {seed})",
         connections.len() - by_packets,
         expected.len()
     );

@@ -9,7 +9,7 @@ use std::process::Command;
 use anyhow::{Context, Result, bail};
 
 /// Program, Debian package.
-const NEEDED: [(&str, &str); 13] = [
+const NEEDED: [(&str, &str); 14] = [
     ("keepalived", "keepalived"),
     ("nft", "nftables"),
     ("conntrack", "conntrack"),
@@ -22,6 +22,7 @@ const NEEDED: [(&str, &str); 13] = [
     ("prometheus", "prometheus"),
     ("man", "man-db"),
     ("vsftpd", "vsftpd"),
+    ("iperf3", "iperf3"),
     ("sipp", "sip-tester"),
 ];
 

@@ -39,6 +39,15 @@ pub enum Soak {
         /// Only those whose names contain one of these.
         names: Vec<String>,
     },
+    /// A scenario, many times.
+    Run {
+        /// Which.
+        #[arg(value_enum)]
+        scenario: crate::scenario::Scenario,
+        /// How often.
+        #[arg(long, default_value_t = 10)]
+        runs: u32,
+    },
     /// The simulation with many seeds.
     Sim {
         /// Seeds.
@@ -54,6 +63,7 @@ pub fn run(what: &Soak) -> Result<ExitCode> {
         Soak::Example { runs, advert, jobs } => example(*runs, *advert, *jobs),
         Soak::Costs { entries } => costs(*entries),
         Soak::Faults { names } => crate::planted::run(names),
+        Soak::Run { scenario, runs } => repeat(*scenario, *runs),
         Soak::Sim { seeds } => simulate(*seeds),
     }
 }
@@ -195,6 +205,24 @@ fn costs(entries: u32) -> Result<ExitCode> {
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// A scenario, again and again; a line each.
+fn repeat(scenario: crate::scenario::Scenario, runs: u32) -> Result<ExitCode> {
+    let name = clap::ValueEnum::to_possible_value(&scenario).context("a scenario without a name")?;
+    let mut bad = 0;
+    for number in 1..=runs {
+        let began = now();
+        let told = match told_by("run", &[name.get_name()]) {
+            Ok(facts) if facts["good"] == true => "ok".to_owned(),
+            Ok(facts) => facts["failed"].to_string(),
+            Err(error) => format!("{error:#}"),
+        };
+        bad += u32::from(told != "ok");
+        println!("{} {number:>2}  {:.0} s  {told}", name.get_name(), began.elapsed().as_secs_f64());
+    }
+    println!("{runs} runs, {bad} not as they should be");
+    Ok(if bad == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 /// The checkout this lab was built from.

@@ -168,7 +168,7 @@ pub fn number(name: &str) -> u16 {
 
 /// The enum that a nested attribute's contents are of.
 pub fn inside(name: &str) -> &'static str {
-    let known = HEADER.iter().map(|(prefix, _)| *prefix).filter(|prefix| {
+    let mut known = HEADER.iter().map(|(prefix, _)| *prefix).filter(|prefix| {
         *prefix == name
             || match name {
                 "CTA_TUPLE_ORIG"
@@ -187,7 +187,7 @@ pub fn inside(name: &str) -> &'static str {
                 _ => false,
             }
     });
-    known.last().unwrap_or("CTA_UNKNOWN")
+    known.next_back().unwrap_or("CTA_UNKNOWN")
 }
 
 /// Every leaf by its path of names, `CTA_TUPLE_ORIG CTA_TUPLE_IP CTA_IP_V4_SRC`.

@@ -5,10 +5,13 @@
 mod clients;
 mod commands;
 mod idle;
+mod iperf3;
 mod key;
 mod layouts;
 mod metrics;
+mod noise;
 mod programs;
+mod stream;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -36,6 +39,12 @@ pub enum Scenario {
     Key,
     /// Connections that say nothing for a minute around a takeover speak again.
     Idle,
+    /// iperf3 at full rate goes on across a takeover.
+    Iperf3,
+    /// Connections of the routers themselves are not counted.
+    Noise,
+    /// UDP exchanges under a short timeout, long before a takeover.
+    Stream,
     /// FTP, SIP, TFTP, PPTP, SCTP, ESP, NAT66, zones, marks and fragments across a takeover.
     Programs,
     /// Prometheus scrapes both routers while router1 dies and returns; it knows the verdict.
@@ -61,6 +70,9 @@ pub async fn run(scenario: Scenario, stage: &Stage<'_>, narrator: &mut Narrator)
         Scenario::Clients => clients::run(stage, narrator).await,
         Scenario::Key => key::run(stage, narrator).await,
         Scenario::Idle => idle::run(stage, narrator).await,
+        Scenario::Iperf3 => iperf3::run(stage, narrator).await,
+        Scenario::Noise => noise::run(stage, narrator).await,
+        Scenario::Stream => stream::run(stage, narrator).await,
         Scenario::Programs => programs::run(stage, narrator).await,
         Scenario::Metrics => metrics::run(stage, narrator).await,
     }
