@@ -301,3 +301,24 @@ fn the_table_of_attributes_is_true() {
     assert!(wrong.is_empty(), "{} attributes are not as the document says", wrong.len());
     assert_eq!(told.len(), found.len(), "the document names attributes that the header lacks");
 }
+
+/// nfs and sqlnet have user-space helpers, which not every kernel can run: their expectations on constructed messages.
+#[test]
+fn expectations_of_user_space_helpers_are_taken_by_the_users_words() {
+    let filter = |word: &str| ctsync::filter::Filter { expect: vec![word.into()], ..Default::default() };
+    let (_, _, sample) = samples().pop().unwrap();
+    for (word, helper) in [("nfs", "rpc\0"), ("sqlnet", "tns\0"), ("h323", "Q.931\0"), ("ftp", "ftp\0")] {
+        let mut attributes = sample.clone();
+        for (kind, value) in &mut attributes {
+            if *kind == number("CTA_EXPECT_HELP_NAME") {
+                *value = Value::Leaf(helper.as_bytes().to_vec());
+            }
+        }
+        let entry = parse(true, &attributes).unwrap();
+        for other in ["nfs", "sqlnet", "h323", "ftp", "sip"] {
+            assert_eq!(filter(other).accepts(&entry), other == word, "{helper} and {other}");
+        }
+        assert!(filter("all").accepts(&entry));
+        assert!(!ctsync::filter::Filter::default().accepts(&entry), "off unless asked for");
+    }
+}

@@ -4,6 +4,7 @@
 
 mod demo;
 mod documented;
+mod incumbent;
 mod judge;
 mod load;
 mod narrator;

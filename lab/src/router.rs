@@ -10,6 +10,7 @@ use ctsync::control::{self, Request};
 use serde_json::Value;
 
 use crate::documented::{Description, split_address};
+use crate::incumbent;
 use crate::net::Links;
 use crate::node::Node;
 
@@ -20,6 +21,8 @@ pub struct Options {
     pub advert: f64,
     /// Start ctsync at all.
     pub sync: bool,
+    /// conntrackd in ctsync's place.
+    pub incumbent: bool,
     /// Install entries at once; else only after the VIP has moved.
     pub install: bool,
     /// Let keepalived see readiness.
@@ -44,6 +47,7 @@ impl Options {
         Options {
             advert: 0.2,
             sync: true,
+            incumbent: false,
             install: true,
             gate: true,
             invalid_drop_on_input: true,
@@ -175,6 +179,15 @@ impl Router {
         self.node.start("ctsync", &binary, &["run", "--config", &config])
     }
 
+    /// Start conntrackd in its place.
+    pub async fn start_incumbent(&mut self) -> Result<()> {
+        // Its own addresses, not the virtual ones: what is translated to those would be left out too.
+        let own = self.told.addresses.iter().map(|(_, address)| Ok(split_address(address)?.0.to_string()));
+        let own: Vec<String> = own.collect::<Result<_>>()?;
+        let address = own.first().cloned().context("no address")?;
+        incumbent::start(&mut self.node, &address, &own).await
+    }
+
     fn key_path(&self) -> PathBuf {
         self.node.directory.join("key")
     }
@@ -213,6 +226,12 @@ impl Router {
         if self.gated() {
             // Without this keepalived ignores the weight and goes to FAULT when the value drops.
             text += "  sync_group_tracking_weight\n  track_file { ctsync weight 1 }\n";
+        }
+        if self.options.incumbent {
+            let script = incumbent::script(&self.node);
+            for (event, role) in [("master", "primary"), ("backup", "backup"), ("fault", "fault")] {
+                text += &format!("  notify_{event} \"{script} {role}\"\n");
+            }
         }
         text += "}\n";
         for instance in instances {

@@ -83,6 +83,9 @@ impl Topology {
         for number in [1, 2] {
             self.router(number)?.load_firewall()?;
             self.router_mut(number)?.start_ctsync()?;
+            if self.options.incumbent {
+                self.router_mut(number)?.start_incumbent().await?;
+            }
         }
         for number in [1, 2] {
             if self.options.sync {

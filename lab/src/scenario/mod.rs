@@ -141,6 +141,15 @@ impl Pair {
 
     /// Both routers boot anew without ctsync: what happens then is what ctsync is for.
     async fn start_control(&mut self) -> Result<()> {
+        self.start_without(false).await
+    }
+
+    /// Both routers boot anew with conntrackd instead.
+    async fn start_incumbent(&mut self) -> Result<()> {
+        self.start_without(true).await
+    }
+
+    async fn start_without(&mut self, incumbent: bool) -> Result<()> {
         self.clients.clear();
         for number in [1, 2] {
             if self.topology.router(number).is_ok() {
@@ -148,6 +157,7 @@ impl Pair {
             }
         }
         self.topology.options.sync = false;
+        self.topology.options.incumbent = incumbent;
         for number in [1, 2] {
             self.topology.boot_router(number).await?;
         }

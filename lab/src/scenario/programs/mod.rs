@@ -17,6 +17,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 
 use super::{Checks, PATIENCE, Pair, Stage};
+use crate::incumbent;
 use crate::narrator::Narrator;
 use crate::net::Links;
 use crate::node::Node;
@@ -68,6 +69,20 @@ pub async fn run(stage: &Stage<'_>, narrator: &mut Narrator) -> Result<bool> {
         };
         checks.note(&format!("{name} is dead"), dead);
     }
+    checks.narrator.chapter("The same with conntrackd, for comparison");
+    pair.start_incumbent().await?;
+    let seen = across(&mut pair, &mut checks).await?;
+    let mut lives = Vec::new();
+    for (name, result) in seen {
+        match result {
+            Ok(seen) => {
+                lives.push(name);
+                checks.narrator.say(&format!("lives: {name}: {seen}"));
+            }
+            Err(error) => checks.narrator.say(&format!("dead:  {name}: {error:#}")),
+        }
+    }
+    checks.narrator.fact("conntrackd-keeps", lives);
     Ok(checks.end())
 }
 
@@ -105,6 +120,8 @@ async fn across(pair: &mut Pair, checks: &mut Checks<'_>) -> Result<Seen> {
     flows.extend(raw::begin(&ends).context("raw protocols before the takeover")?);
     if topology.options.sync {
         settle(pair).await?;
+    } else if topology.options.incumbent {
+        settle_incumbent(topology).await?;
     }
     checks.narrator.typed("lab", "destroy router1's namespace");
     pair.topology.power_off(1).await?;
@@ -133,6 +150,17 @@ async fn across(pair: &mut Pair, checks: &mut Checks<'_>) -> Result<Seen> {
             .collect()
     });
     Ok(seen)
+}
+
+/// conntrackd's caches are alike, as far as it says.
+async fn settle_incumbent(topology: &Topology) -> Result<()> {
+    let (one, two) = (&topology.router(1)?.node, &topology.router(2)?.node);
+    until("conntrackd's caches are alike", PATIENCE, async || {
+        let ([internal, _], [_, external]) = (incumbent::numbers(one)?, incumbent::numbers(two)?);
+        ensure!(internal > 10 && internal == external, "internal {internal}, external {external}");
+        Ok(Some(()))
+    })
+    .await
 }
 
 /// Everything that router1's kernel knows is in router2's: entries, expectations, sequence numbers.

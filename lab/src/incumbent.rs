@@ -1,0 +1,85 @@
+//! conntrackd in ctsync's place, as its manual sets it up: FTFW over the same channel, expectations on, and the script that
+//! keepalived calls. Called by scenarios that put its result beside ours.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+
+use crate::node::Node;
+use crate::wait::until;
+
+/// Its own requests, as its `primary-backup.sh` makes them.
+const SCRIPT: &str = "#!/bin/sh
+ask() { conntrackd -C CONFIG \"$@\"; }
+case \"$1\" in
+primary) ask -c; ask -f; ask -R; ask -B ;;
+backup) ask -t; ask -n ;;
+fault) ask -t ;;
+esac
+";
+
+/// Write its files into the node's directory and start it.
+pub async fn start(node: &mut Node, address: &str, own: &[String]) -> Result<()> {
+    let family = |text: &str| if text.contains(':') { "IPv6_address" } else { "IPv4_address" };
+    let ignored: String = own
+        .iter()
+        .map(|address| format!("            {} {address}\n", family(address)))
+        .chain(["            IPv4_address 127.0.0.1\n".to_owned()])
+        .collect();
+    let config = format!(
+        "Sync {{
+    Mode FTFW {{
+    }}
+    Multicast {{
+        IPv4_address 225.0.0.50
+        Group 3780
+        IPv4_interface {address}
+        Interface eth0
+        SndSocketBuffer 1249280
+        RcvSocketBuffer 1249280
+        Checksum on
+    }}
+    Options {{
+        ExpectationSync On
+    }}
+}}
+General {{
+    HashSize 32768
+    HashLimit 131072
+    Syslog off
+    LockFile /run/conntrackd.lock
+    UNIX {{
+        Path /run/conntrackd.ctl
+    }}
+    NetlinkBufferSize 2097152
+    NetlinkBufferSizeMaxGrowth 8388608
+    Filter From Kernelspace {{
+        Address Ignore {{
+{ignored}        }}
+    }}
+}}
+"
+    );
+    let path = node.directory.join("conntrackd.conf");
+    std::fs::write(&path, config)?;
+    let path = path.to_string_lossy().into_owned();
+    let script = script(node);
+    std::fs::write(&script, SCRIPT.replace("CONFIG", &path))?;
+    std::fs::set_permissions(&script, std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
+    node.start("conntrackd", "conntrackd", &["-C", &path])?;
+    until("conntrackd answers", Duration::from_secs(20), async || Ok(numbers(node).ok().map(|_| ()))).await
+}
+
+/// What keepalived calls with `primary`, `backup` or `fault`.
+pub fn script(node: &Node) -> String {
+    node.directory.join("primary-backup.sh").to_string_lossy().into_owned()
+}
+
+/// Entries in its internal and in its external cache.
+pub fn numbers(node: &Node) -> Result<[u64; 2]> {
+    let path = node.directory.join("conntrackd.conf").to_string_lossy().into_owned();
+    let shown = node.output("conntrackd", &["-C", &path, "-s"])?;
+    let mut active = shown.lines().filter_map(|line| line.strip_prefix("current active connections:"));
+    let mut next = || active.next().and_then(|number| number.trim().parse().ok()).context("its statistics");
+    Ok([next()?, next()?])
+}
