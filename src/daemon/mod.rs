@@ -14,7 +14,7 @@ mod start;
 use std::collections::VecDeque;
 use std::io;
 use std::path::PathBuf;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use serde_json::{Map, Value};
 use thiserror::Error;
@@ -46,6 +46,8 @@ const DATAGRAMS_IN: usize = 1024;
 const DATAGRAMS_OUT: usize = 64;
 /// Events read in a turn.
 const EVENTS: usize = 4096;
+/// Between two looks at the kernel's settings.
+const REMARKS: Duration = Duration::from_secs(10);
 /// Batches of requests in a turn; a fence is not held up by a limit.
 const BATCHES: usize = 8;
 
@@ -113,6 +115,9 @@ struct Daemon {
     /// Kinds of refused datagrams that have been complained about.
     complained: [bool; 4],
     state: RunState,
+    /// What would make a takeover fail, as last told; and when to look again.
+    remarks: Vec<String>,
+    remarks_due: Instant,
     /// When the role became primary, until the fence that follows is reported.
     told_primary: Option<Instant>,
     last_fence: Option<LastFence>,
@@ -238,6 +243,8 @@ impl Daemon {
             told: VecDeque::new(),
             complained: [false; 4],
             state,
+            remarks: Vec::new(),
+            remarks_due: clock(),
             told_primary: None,
             last_fence: None,
             shown: None,

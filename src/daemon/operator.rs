@@ -261,7 +261,8 @@ impl Daemon {
     }
 
     /// Everything `status` shows.
-    pub(super) fn status(&self, now: Instant) -> Value {
+    pub(super) fn status(&mut self, now: Instant) -> Value {
+        let remarks = self.remarks(now);
         let view = self.replica.view(now);
         json!({
             "version": crate::rows::VERSION,
@@ -276,6 +277,7 @@ impl Daemon {
             "event-buffer-bytes": self.events.get_ref().buffer_size(),
             "overruns": self.replica.counters().overruns,
             "last-fence": self.last_fence,
+            "remarks": remarks,
             "state": view,
         })
     }

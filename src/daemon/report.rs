@@ -2,7 +2,9 @@
 
 use std::time::Instant;
 
-use super::{Daemon, DaemonError, LastFence, clock, rfc3339};
+use super::start::{kernel_settings, netfilter_sysctl};
+use super::{Daemon, DaemonError, LastFence, REMARKS, clock, rfc3339};
+use crate::precheck;
 
 impl Daemon {
     /// Tell whoever should know what changed: log, `/run`, track file, waiting clients.
@@ -41,9 +43,30 @@ impl Daemon {
             tracing::info!(peer, "{}", if here { "peer heard" } else { "peer lost" });
         }
         self.complain();
+        self.look_at_kernel(now);
         self.answer_waiting(readiness.in_step());
         self.tell_watchers();
         Ok(())
+    }
+
+    /// What would make a takeover fail is told when it is noticed.
+    fn look_at_kernel(&mut self, now: Instant) {
+        if now < self.remarks_due {
+            return;
+        }
+        self.remarks_due = now + REMARKS;
+        let remarks = self.remarks(now);
+        for remark in remarks.iter().filter(|remark| !self.remarks.contains(remark)) {
+            tracing::warn!("{remark}");
+        }
+        self.remarks = remarks;
+    }
+
+    /// What would make a takeover fail, now.
+    pub(super) fn remarks(&mut self, now: Instant) -> Vec<String> {
+        let kernel = kernel_settings();
+        self.replica.set_kernel(kernel);
+        precheck::remarks(&kernel, netfilter_sysctl("nf_conntrack_count"), &self.replica.view(now))
     }
 
     fn answer_waiting(&mut self, ready: bool) {

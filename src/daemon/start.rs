@@ -7,7 +7,7 @@ use crate::config::{Config, Mechanism};
 use crate::filter::Filter;
 use crate::replica::{Role, Settings, Tunables};
 use crate::runstate::RunState;
-use crate::wire::{Incarnation, NodeId};
+use crate::wire::{Incarnation, KernelSettings, NodeId};
 
 pub(super) fn settings(config: &Config, mtu: usize, state: &RunState) -> Settings {
     Settings {
@@ -25,6 +25,7 @@ pub(super) fn settings(config: &Config, mtu: usize, state: &RunState) -> Setting
         sweep: SWEEP,
         flush_wait: FLUSH_WAIT,
         gate_limit: config.gate_timeout,
+        kernel: kernel_settings(),
         restored: state.restored(),
     }
 }
@@ -82,6 +83,22 @@ pub(super) fn check_events_enabled() {
              neither updates nor their end; set it to 1 at boot",
             if now.trim().is_empty() { "absent" } else { now.trim() }
         );
+    }
+}
+
+/// A number under `net.netfilter`; 0 when it is not there.
+pub(super) fn netfilter_sysctl(name: &str) -> u32 {
+    let text = std::fs::read_to_string(format!("/proc/sys/net/netfilter/{name}")).unwrap_or_default();
+    text.trim().parse().unwrap_or(0)
+}
+
+/// What this kernel is set to now.
+pub(super) fn kernel_settings() -> KernelSettings {
+    KernelSettings {
+        max: netfilter_sysctl("nf_conntrack_max"),
+        loose: netfilter_sysctl("nf_conntrack_tcp_loose") == 1,
+        events: netfilter_sysctl("nf_conntrack_events") == 1,
+        timestamps: netfilter_sysctl("nf_conntrack_timestamp") == 1,
     }
 }
 

@@ -9,8 +9,8 @@ use crate::seal::Replays;
 use crate::stream::Place;
 use crate::table::{Flags, SlotId};
 use crate::wire::{
-    self, Alive, Body, Claim, Header, Incarnation, Listed, Message, Messages, Node, NodeId, StreamHead, Want,
-    WireError,
+    self, Alive, Body, Claim, Header, Incarnation, KernelSettings, Listed, Message, Messages, Node, NodeId,
+    StreamHead, Want, WireError,
 };
 
 /// A gap is nacked again after this long.
@@ -212,6 +212,7 @@ impl Replica {
             primary: false,
             ready: false,
             count: 0,
+            kernel: KernelSettings::default(),
             behind: 0,
             lag: Duration::ZERO,
             equal_since: None,
@@ -253,6 +254,7 @@ impl Replica {
             peer.primary = alive.primary;
             peer.ready = alive.ready;
             peer.count = alive.count;
+            peer.kernel = alive.kernel;
             known
         });
         self.note_lag(from, alive, now);

@@ -33,7 +33,7 @@ use crate::reconcile::{Op, Standing};
 use crate::seal::{Key as SealKey, Replays, Seal};
 use crate::stream::{Receiver, Sender};
 use crate::table::{Flags, SlotId, Table};
-use crate::wire::{Claim, GroupId, Header, Incarnation, NodeId, Want, packed};
+use crate::wire::{Claim, GroupId, Header, Incarnation, KernelSettings, NodeId, Want, packed};
 
 pub use comparison::{Compared, Differing};
 pub use operator::{Cache, Change, Listing, Refill, Tunables, Verb};
@@ -76,6 +76,8 @@ pub struct Settings {
     pub flush_wait: Duration,
     /// After this long without progress towards readiness the gate opens.
     pub gate_limit: Duration,
+    /// What this node's kernel is set to, for the peer.
+    pub kernel: KernelSettings,
     /// What the last run on this node left behind.
     pub restored: Restored,
 }
@@ -119,6 +121,7 @@ pub(crate) struct Peer {
     primary: bool,
     ready: bool,
     count: u32,
+    kernel: KernelSettings,
     /// Datagrams of our stream that it had not applied when last heard, and for how long the oldest had waited.
     behind: u64,
     lag: Duration,

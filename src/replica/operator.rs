@@ -9,6 +9,7 @@ use crate::entry::Entry;
 use crate::filter::Filter;
 use crate::seal::Key;
 use crate::table::{Flags, SlotId};
+use crate::wire::KernelSettings;
 
 /// Changes kept for an operator who watches; past it they are counted and not shown.
 const JOURNAL: usize = 16_384;
@@ -238,6 +239,11 @@ impl Replica {
                 self.release(id);
             }
         }
+    }
+
+    /// What this node's kernel is set to now.
+    pub fn set_kernel(&mut self, kernel: KernelSettings) {
+        self.settings.kernel = kernel;
     }
 
     /// Other keys of the channel from now on, or none.

@@ -6,9 +6,10 @@ use serde::Serialize;
 
 use super::{Counters, Readiness, Replica, Role};
 use crate::reconcile::Failure;
+use crate::wire::KernelSettings;
 
 /// A peer, as `status` shows it.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Default, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct PeerView {
     /// Configured name.
@@ -29,10 +30,12 @@ pub struct PeerView {
     pub behind: u64,
     /// For how long the oldest of them had been sent then.
     pub lag_seconds: f64,
+    /// What its kernel is set to.
+    pub kernel: KernelSettings,
 }
 
 /// The replica's state at one moment.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Default, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct View {
     /// This node.
@@ -107,6 +110,7 @@ impl Replica {
                 entries: peer.count,
                 behind: peer.behind,
                 lag_seconds: peer.lag.as_secs_f64(),
+                kernel: peer.kernel,
             })
             .collect();
         let protected = match readiness {

@@ -45,6 +45,9 @@ pub fn status(value: &Value) -> String {
         "channel",
         if value["authenticated"] == true { "authenticated" } else { "NOT authenticated: no key" }.into(),
     );
+    for remark in value["remarks"].as_array().into_iter().flatten() {
+        line("to be changed", plain(Some(remark)));
+    }
     out
 }
 

@@ -65,6 +65,19 @@ pub struct StreamHead {
     pub root: u64,
 }
 
+/// What a node's kernel is set to, as far as it decides over a takeover.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, serde::Serialize)]
+pub struct KernelSettings {
+    /// `nf_conntrack_max`; 0: no limit.
+    pub max: u32,
+    /// `nf_conntrack_tcp_loose`.
+    pub loose: bool,
+    /// `nf_conntrack_events` is 1.
+    pub events: bool,
+    /// `nf_conntrack_timestamp`.
+    pub timestamps: bool,
+}
+
 /// "I am here", every alive interval and at every change of a claim.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct Alive {
@@ -96,6 +109,8 @@ pub struct Alive {
     pub count: u32,
     /// On a backup: the number of the owner's stream that it applies next, 0 when it follows none.
     pub next: u64,
+    /// The sender's kernel.
+    pub kernel: KernelSettings,
 }
 
 /// What a backup asks its owner for, to repair a difference.
@@ -305,11 +320,22 @@ pub fn emit_body(out: &mut Vec<u8>, header: &Header, body: &Body<'_>) {
             out.push(alive.group.0);
             out.extend_from_slice(&alive.claim.epoch.to_be_bytes());
             out.extend_from_slice(&alive.claim.node.0.to_be_bytes());
-            let flags = [alive.owner, alive.primary, alive.survived, alive.fresh, alive.ready];
+            let kernel = &alive.kernel;
+            let flags = [
+                alive.owner,
+                alive.primary,
+                alive.survived,
+                alive.fresh,
+                alive.ready,
+                kernel.loose,
+                kernel.events,
+                kernel.timestamps,
+            ];
             out.push(flags.iter().enumerate().fold(0, |bits, (at, set)| bits | u8::from(*set) << at));
             out.extend_from_slice(&alive.root.to_be_bytes());
             out.extend_from_slice(&alive.count.to_be_bytes());
             out.extend_from_slice(&alive.next.to_be_bytes());
+            out.extend_from_slice(&kernel.max.to_be_bytes());
         }
         Body::Nack { to, from, until } => {
             emit_header(out, header, KIND_NACK);
@@ -478,6 +504,7 @@ fn parse_alive(reader: &mut Reader<'_>) -> Result<Alive, WireError> {
         root: reader.u64()?,
         count: reader.u32()?,
         next: reader.u64()?,
+        kernel: KernelSettings { max: reader.u32()?, loose: bit(5), events: bit(6), timestamps: bit(7) },
     })
 }
 

@@ -216,6 +216,7 @@ fn every_body_comes_back() {
         ready: true,
         root: 0xdead_beef,
         count: 223,
+        kernel: KernelSettings { max: 262_144, loose: true, events: false, timestamps: true },
         ..Alive::default()
     };
     let node = Node { level: 3, index: 0xabc };

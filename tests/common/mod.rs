@@ -8,7 +8,7 @@ use ctsync::entry::{Entry, L4, Status, Tuple, proto};
 use ctsync::filter::Filter;
 use ctsync::replica::{Replica, Restored, Role, Settings};
 use ctsync::seal::Key;
-use ctsync::wire::{Incarnation, NodeId};
+use ctsync::wire::{Incarnation, KernelSettings, NodeId};
 
 /// Started, its (empty) kernel read, its role told.
 pub fn replica(number: u64, role: Role, hot: bool, now: Instant) -> Replica {
@@ -32,6 +32,7 @@ pub fn keyed(number: u64, role: Role, hot: bool, keys: Vec<Key>, now: Instant) -
         sweep: Duration::from_secs(600),
         flush_wait: Duration::from_millis(100),
         gate_limit: Duration::from_secs(30),
+        kernel: KernelSettings::default(),
         restored: Restored::default(),
     };
     let mut replica = Replica::new(settings, Filter::default(), now);

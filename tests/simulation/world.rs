@@ -8,7 +8,7 @@ use ctsync::filter::Filter;
 use ctsync::reconcile::Op;
 use ctsync::replica::{Compared, Persist, Refill, Replica, Restored, Role, Settings};
 use ctsync::seal::Key as SealKey;
-use ctsync::wire::{Incarnation, NodeId};
+use ctsync::wire::{Incarnation, KernelSettings, NodeId};
 use fastrand::Rng;
 
 use crate::kernel::{Kernel, ghost};
@@ -190,6 +190,7 @@ impl World {
             sweep: Duration::from_secs(5),
             flush_wait: Duration::from_millis(100),
             gate_limit: Duration::from_secs(30),
+            kernel: KernelSettings::default(),
             restored,
         };
         let filter = Filter { channel_port: 3780, ..Filter::default() };
