@@ -131,6 +131,8 @@ impl TcpInfo {
     pub const CARRIED_FLAGS: u8 = 0x01 | 0x02 | 0x04;
     /// `IP_CT_TCP_FLAG_BE_LIBERAL`: set on every installed entry, since ctnetlink carries no window edges.
     pub const BE_LIBERAL: u8 = 0x08;
+    /// `IP_CT_TCP_FLAG_MAXACK_SET`: an acknowledgement of this side has been noted since the entry is here.
+    pub const MAXACK_SET: u8 = 0x20;
 }
 
 /// SCTP's part of an entry (`CTA_PROTOINFO_SCTP_*`).

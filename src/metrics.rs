@@ -309,9 +309,10 @@ impl Snapshot {
 }
 
 /// Counters of the replica with a name of their own: also what `statistics --json` tells.
-pub fn named_counters(counters: &Counters) -> [(&'static str, &'static str, u64); 24] {
+pub fn named_counters(counters: &Counters) -> [(&'static str, &'static str, u64); 25] {
     [
         ("requests", "Requests to the kernel", counters.requests),
+        ("tracked_entries", "TCP entries that got their window tracking back", counters.tracked),
         ("ignored_events", "Kernel events of entries that are not synchronised", counters.ignored),
         ("overruns", "Times the kernel dropped events", counters.overruns),
         ("dumps", "Times the kernel table was read", counters.dumps),

@@ -22,6 +22,8 @@ pub enum Op {
     Get,
     /// Renew the lease; tells whether the entry exists.
     Renew,
+    /// Give it its window tracking back; tells whether the entry exists.
+    Track,
 }
 
 /// Why the kernel will not hold an entry.
@@ -186,7 +188,7 @@ pub fn note_answer(slot: &mut Slot, op: Op, errno: i32) -> Outcome {
             slot.failure = None;
             if op == Op::Create && needs_update(slot) { Outcome::Again } else { Outcome::Settled }
         }
-        (Op::Renew, None) => Outcome::Settled,
+        (Op::Renew | Op::Track, None) => Outcome::Settled,
         (Op::Destroy, None | Some(Errno::ENOENT)) => {
             slot.flags -= Flags::INSTALLED | Flags::MINE | Flags::REPLACE | Flags::STRAY;
             slot.flags -= Flags::HELPLESS | Flags::UNLABELLED;
@@ -203,7 +205,7 @@ pub fn note_answer(slot: &mut Slot, op: Op, errno: i32) -> Outcome {
             Outcome::Again
         }
         (Op::Create, Some(Errno::ENOENT)) => Outcome::Failed(Failure::NoMaster),
-        (Op::Update | Op::Renew, Some(Errno::ENOENT)) => {
+        (Op::Update | Op::Renew | Op::Track, Some(Errno::ENOENT)) => {
             slot.tries += 1;
             slot.flags -= Flags::INSTALLED | Flags::MINE;
             if slot.tries >= CLASH_AFTER { Outcome::Failed(Failure::NatClash) } else { Outcome::Again }

@@ -64,6 +64,8 @@ bitflags! {
         const LEASED = 1 << 21;
         /// In the list of GRE entries of PPTP calls.
         const CALL = 1 << 22;
+        /// Its window tracking is to come back.
+        const TRACK = 1 << 23;
     }
 }
 

@@ -250,3 +250,45 @@ fn reused_tuples_do_not_use_up_the_queue_of_destroys() {
     assert_eq!(pair.owner.counters().dropped_destroys, 0);
     assert_eq!(pair.backup.entries().count(), 0);
 }
+
+/// Window tracking comes back after a takeover for connections seen to speak both ways, not for silent ones.
+#[test]
+fn window_tracking_comes_back_for_those_that_speak() {
+    use ctsync::entry::TcpInfo;
+    let liberal = |more: u8| {
+        let flags = TcpInfo::BE_LIBERAL | more;
+        Some(TcpInfo { state: 3, wscale_orig: 7, wscale_reply: 7, flags_orig: flags, flags_reply: flags })
+    };
+    for (on, expected) in [(true, vec![1]), (false, vec![])] {
+        let mut pair = Pair::start(3);
+        pair.backup.tune(ctsync::replica::Tunables {
+            alive: Duration::from_millis(250),
+            lost_after: Duration::from_secs(1),
+            gate_limit: Duration::from_secs(30),
+            hot: true,
+            track_windows: on,
+        });
+        pair.backup.handle_role(Role::Primary, pair.now);
+        let mut tracked = Vec::new();
+        for _ in 0..600 {
+            pair.now += Duration::from_millis(10);
+            let now = pair.now;
+            pair.backup.handle_events_empty();
+            pair.backup.handle_timeout(now);
+            if pair.backup.poll_dump() {
+                // 0 is no TCP, 1 speaks, 2 is silent.
+                for (number, tcp) in [(0, None), (1, liberal(TcpInfo::MAXACK_SET)), (2, liberal(0))] {
+                    pair.backup.handle_dump_entry(Entry { tcp, ..entry(number, 1) });
+                }
+                pair.backup.handle_dump_end(true, now);
+            }
+            for (op, entry) in pair.batch(&[]) {
+                if let (Op::Track, ctsync::entry::L4::Ports { src, .. }) = (op, entry.orig.l4) {
+                    tracked.push(src);
+                }
+            }
+        }
+        assert!(pair.backup.owner());
+        assert_eq!(tracked, expected, "window-tracking {on}");
+    }
+}

@@ -256,6 +256,7 @@ fn batch(backup: &mut Replica, kernel: &mut RequestSocket, now: Instant) -> u32 
                         Op::Destroy => codec::emit_destroy(writer, next, &entry.key()),
                         Op::Get => codec::emit_get(writer, next, &entry.key()),
                         Op::Renew => codec::emit_renew(writer, next, entry, how),
+                        Op::Track => codec::emit_track(writer, next, entry),
                     }
                     next = next.wrapping_add(1);
                 });

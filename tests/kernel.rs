@@ -282,6 +282,24 @@ fn a_renewal_changes_lease_and_window_tracking_alone() {
 
 #[test]
 #[ignore = "needs root for a network namespace; `cargo lab test` runs it"]
+fn window_tracking_is_switched_on_alone() {
+    in_namespace(|| {
+        let mut socket = RequestSocket::open().unwrap();
+        create(&mut socket, &[tcp(1)]);
+        let before = dump().remove(0);
+        let mut old = tcp(1);
+        old.tcp.as_mut().unwrap().state = 1;
+        let fill = |writer: &mut Writer, sequence, _| codec::emit_track(writer, sequence, &old);
+        assert_eq!(request(&mut socket, fill, 1), [0]);
+        let found = dump().remove(0);
+        let info = found.tcp.unwrap();
+        assert_eq!((info.flags_orig | info.flags_reply) & TcpInfo::BE_LIBERAL, 0);
+        assert_eq!(canonical(&found), canonical(&before));
+    });
+}
+
+#[test]
+#[ignore = "needs root for a network namespace; `cargo lab test` runs it"]
 fn our_own_echo_is_not_heard_others_are() {
     in_namespace(|| {
         let (mut ours, mut other) = (RequestSocket::open().unwrap(), RequestSocket::open().unwrap());

@@ -33,6 +33,8 @@ pub struct Options {
     pub metrics: bool,
     /// Synchronise every protocol, and expectations: the documented file names a few protocols only.
     pub everything: bool,
+    /// `window-tracking`.
+    pub window_tracking: bool,
     /// Rules beside the documented ones.
     pub rules: &'static str,
     /// What the daemon's key file holds; none: the channel is open.
@@ -53,6 +55,7 @@ impl Options {
             invalid_drop_on_input: true,
             metrics: false,
             everything: false,
+            window_tracking: false,
             rules: "",
             key: None,
             ctsync,
@@ -148,6 +151,9 @@ impl Router {
             lines.push(format!("key-file {}", self.key_path().display()));
         }
         let mut text = self.told.text.clone();
+        if self.options.window_tracking {
+            lines.push("window-tracking".into());
+        }
         if self.options.everything {
             lines.push("expect-sync all".into());
             text = text

@@ -69,6 +69,8 @@ pub struct Config {
     pub ignore_address: Vec<IpNet>,
     /// The users' words of `expect-sync`; empty: off.
     pub expect_sync: Vec<String>,
+    /// Give TCP entries their window tracking back after a takeover.
+    pub window_tracking: bool,
     /// Synchronise also what cannot fail over.
     pub include_local: bool,
     /// Bytes the event buffer may grow to.
@@ -229,6 +231,7 @@ struct Given {
     disable_syslog: bool,
     key_file: Option<PathBuf>,
     standby: String,
+    window_tracking: bool,
     include_local: bool,
     alive_interval: u64,
     peer_timeout: u64,
@@ -456,6 +459,7 @@ fn combine(values: Map<String, Json>, source: &Source, remarks: &mut Vec<String>
         mechanism,
         hot: given.standby == "hot",
         include_local: given.include_local,
+        window_tracking: given.window_tracking,
         alive: Duration::from_millis(given.alive_interval),
         peer_timeout: Duration::from_millis(given.peer_timeout),
         gate_timeout: Duration::from_secs(given.gate_timeout),

@@ -231,6 +231,14 @@ pub const OPTIONS: &[Opt] = &[
     )
     .reloads(),
     ours(
+        "window-tracking",
+        Shape::Flag,
+        "false",
+        "After a takeover TCP entries get the kernel's window tracking back, as soon as packets were seen both ways. Without \
+         it they stay be-liberal, as installed, for the rest of their life here.",
+    )
+    .reloads(),
+    ours(
         "include-local",
         Shape::Flag,
         "false",

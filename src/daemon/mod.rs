@@ -490,6 +490,7 @@ fn emit(writer: &mut Writer, sequence: u32, request: crate::replica::Request<'_>
         Op::Destroy => codec::emit_destroy(writer, sequence, &entry.key()),
         Op::Get => codec::emit_get(writer, sequence, &entry.key()),
         Op::Renew => codec::emit_renew(writer, sequence, entry, install),
+        Op::Track => codec::emit_track(writer, sequence, entry),
     }
 }
 

@@ -22,6 +22,7 @@ pub(super) fn settings(config: &Config, mtu: usize, state: &RunState) -> Setting
         lost_after: config.peer_timeout,
         lease: LEASE,
         hot: config.hot,
+        track_windows: config.window_tracking,
         sweep: SWEEP,
         flush_wait: FLUSH_WAIT,
         gate_limit: config.gate_timeout,
@@ -128,6 +129,7 @@ impl Daemon {
         config.key_file.clone_from(&new.key_file);
         config.event_buffer = new.event_buffer;
         config.hot = new.hot;
+        config.window_tracking = new.window_tracking;
         config.alive = new.alive;
         config.peer_timeout = new.peer_timeout;
         config.gate_timeout = new.gate_timeout;
@@ -136,6 +138,7 @@ impl Daemon {
             lost_after: config.peer_timeout,
             gate_limit: config.gate_timeout,
             hot: config.hot,
+            track_windows: config.window_tracking,
         });
         self.events.get_mut().set_limit(config.event_buffer);
         let filter = filter(config, self.replica.filter().local.clone());

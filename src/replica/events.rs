@@ -285,6 +285,7 @@ impl Replica {
         if self.left_out(id, &entry) {
             return;
         }
+        self.judge_window(id, &entry);
         let (dump_number, trusted) = (self.dump_number, self.trusts_kernel());
         let Some(slot) = self.table.get_mut(id) else { return };
         slot.flags |= Flags::LISTED;

@@ -6,6 +6,7 @@
 //! - `outgoing`: the owner's stream, repairs, alives.
 //! - `incoming`: the peer's datagrams.
 //! - `takeover`: roles, claims, yields, the fence, readiness.
+//! - `windows`: TCP window tracking after a takeover.
 //! - `operator`: what an operator asks for: resets, reloads, listings, live changes.
 //! - `related`: masters, children, helpers.
 //! - `comparison`: where this table and a peer's differ.
@@ -22,6 +23,7 @@ mod related;
 mod requests;
 mod takeover;
 pub mod view;
+mod windows;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::{Duration, Instant};
@@ -70,6 +72,8 @@ pub struct Settings {
     pub lease: u32,
     /// Install at once, not only at a takeover.
     pub hot: bool,
+    /// Give TCP entries their window tracking back after a takeover.
+    pub track_windows: bool,
     /// Time in which a sweep visits every entry once.
     pub sweep: Duration,
     /// How long a takeover waits for a peer that still talks.
@@ -186,6 +190,8 @@ pub struct Counters {
     pub failures: [u64; crate::reconcile::Failure::ALL.len()],
     /// Requests sent to the kernel.
     pub requests: u64,
+    /// TCP entries that got their window tracking back.
+    pub tracked: u64,
     /// Events ignored as not worth synchronising.
     pub ignored: u64,
     /// Times the event socket overran.
@@ -317,6 +323,7 @@ pub struct Replica {
     failed: usize,
     sweep: requests::Sweep,
     related: related::Related,
+    windows: windows::Windows,
 
     // the operator
     journal: operator::Journal,
@@ -410,6 +417,7 @@ impl Replica {
             failed: 0,
             sweep: requests::Sweep::new(now),
             related: related::Related::new(now),
+            windows: windows::Windows::default(),
             journal: operator::Journal::default(),
             comparison: None,
             look_credit: comparison::ANSWERS,
@@ -462,7 +470,7 @@ impl Replica {
             consider(comparison.next_step());
         }
         consider(self.sweep.next(now));
-        self.next_reread().into_iter().for_each(&mut consider);
+        self.next_reread().into_iter().chain(self.next_window_step()).for_each(&mut consider);
         consider(self.gate.next());
         next.max(now)
     }
@@ -475,6 +483,7 @@ impl Replica {
         self.chase_gap(now);
         self.run_sweep(now);
         self.reread(now);
+        self.step_windows(now);
         self.step_takeover(now);
         self.judge_gate(now);
         self.chase_comparison(now);
@@ -636,6 +645,7 @@ impl Replica {
             | Flags::WATCHED
             | Flags::ORPHAN
             | Flags::CALL
+            | Flags::TRACK
             | Flags::READ_BACK;
         let (dumping, dump_number) = (self.dumping, self.dump_number);
         let forgettable = self.table.get(id).is_some_and(|slot| {

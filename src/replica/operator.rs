@@ -87,6 +87,8 @@ pub struct Tunables {
     pub gate_limit: Duration,
     /// Install at once, not only at a takeover.
     pub hot: bool,
+    /// Give TCP entries their window tracking back after a takeover.
+    pub track_windows: bool,
 }
 
 /// How long changes wait for the channel.
@@ -207,12 +209,13 @@ impl Replica {
 
     /// Other settings, from now on.
     pub fn tune(&mut self, tunables: Tunables) {
-        let Tunables { alive, lost_after, gate_limit, hot } = tunables;
+        let Tunables { alive, lost_after, gate_limit, hot, track_windows } = tunables;
         let warmer = hot && !self.settings.hot;
         self.settings.alive = alive;
         self.settings.lost_after = lost_after;
         self.settings.gate_limit = gate_limit;
         self.settings.hot = hot;
+        self.settings.track_windows = track_windows;
         self.alive_due = self.alive_due.min(self.now + alive);
         if warmer {
             self.queue_what_is_not_installed();

@@ -126,11 +126,20 @@ impl Replica {
         let Some(slot) = self.table.get_mut(id) else { return };
         slot.flags -= Flags::RENEW;
         if !slot.flags.contains(Flags::PRESENT | Flags::INSTALLED) || slot.flags.contains(Flags::PENDING) {
+            slot.flags -= Flags::TRACK;
             self.release(id);
             return;
         }
         slot.asked = event_turn;
         slot.touched = dump_number;
+        if owner && slot.flags.contains(Flags::TRACK) {
+            slot.flags -= Flags::TRACK;
+            self.counters.tracked += 1;
+            send(Request { op: Op::Track, entry: &slot.entry, install: Install::whole(lease) });
+            self.counters.requests += 1;
+            self.in_flight.push((id, Op::Track));
+            return;
+        }
         let timeout = match (owner, slot.entry.expectation()) {
             (false, _) => Some(outlives(&slot.entry, lease)),
             (true, None) => None,

@@ -29,6 +29,7 @@ pub fn keyed(number: u64, role: Role, hot: bool, keys: Vec<Key>, now: Instant) -
         lost_after: Duration::from_secs(1),
         lease: 3600,
         hot,
+        track_windows: false,
         sweep: Duration::from_secs(600),
         flush_wait: Duration::from_millis(100),
         gate_limit: Duration::from_secs(30),

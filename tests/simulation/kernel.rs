@@ -103,7 +103,7 @@ impl Kernel {
             }
             Op::Destroy => self.table.swap_remove(&key).map(|_| None).ok_or(Errno::ENOENT),
             Op::Get => self.table.get(&key).cloned().map(Some).ok_or(Errno::ENOENT),
-            Op::Renew => self.table.get(&key).map(|_| None).ok_or(Errno::ENOENT),
+            Op::Renew | Op::Track => self.table.get(&key).map(|_| None).ok_or(Errno::ENOENT),
         }
     }
 }

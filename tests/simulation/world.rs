@@ -187,6 +187,7 @@ impl World {
             lost_after: Duration::from_secs(1),
             lease: 1,
             hot,
+            track_windows: false,
             sweep: Duration::from_secs(5),
             flush_wait: Duration::from_millis(100),
             gate_limit: Duration::from_secs(30),

@@ -1,22 +1,31 @@
 //! iperf3 at full rate across a takeover: the transfer goes on and does not stall. What the survivor sees first is mostly a
-//! retransmission, and an acknowledgement beyond what it knows: without be-liberal the transfer would stand for ever.
+//! retransmission, and an acknowledgement beyond what it knows: without be-liberal the transfer would stand for ever. With
+//! `window-tracking` it is tracked again a few seconds later, and goes on.
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
 use super::{Checks, PATIENCE, Pair, Stage};
 use crate::narrator::Narrator;
+use crate::router::Options;
 use crate::topology::SERVER;
+use crate::traffic::{Clients, Kind};
 use crate::wait::until;
 
 /// Seconds of the transfer; router1 ends in the fourth.
 const SECONDS: usize = 14;
+/// Connections beside it that say nothing across the takeover.
+const SILENT: usize = 20;
 /// Seconds at the end in each of which bytes must arrive.
 const LAST: usize = 5;
 
 pub async fn run(stage: &Stage<'_>, narrator: &mut Narrator) -> Result<bool> {
     narrator.chapter("iperf3 at full rate across a takeover");
-    let mut pair = Pair::start(stage, 0).await?;
+    let options = Options { window_tracking: true, ..Options::usual(stage.ctsync.clone()) };
+    let mut pair = Pair::start_with(stage, options, 0).await?;
+    pair.clients.push(Clients::open(&pair.topology.client.net, Kind::Tcp, SERVER.parse()?, SILENT)?);
+    pair.wait_alive().await?;
+    pair.clients.iter().for_each(|clients| clients.hush(true));
     let mut checks = Checks::new(narrator);
     pair.topology.server.start("iperf3", "iperf3", &["-s", "-1"])?;
     let server = &pair.topology.server;
@@ -47,6 +56,7 @@ pub async fn run(stage: &Stage<'_>, narrator: &mut Narrator) -> Result<bool> {
     checks.note("it did not stall", judge(&std::fs::read_to_string(&report)?));
     let carried = pair.topology.router(2)?.carried()?;
     checks.note("router2 carried it", more_than(carried, 1000));
+    checks.note("windows of connections that speak are tracked again", tracked(&pair).await);
     checks.note("router2 found nothing invalid", invalid(&pair));
     Ok(checks.end())
 }
@@ -77,6 +87,16 @@ fn judge(report: &str) -> Result<String> {
     let stalled = rates.iter().rev().take(LAST).any(|rate| *rate <= 0.0);
     ensure!(!stalled, "{told}");
     Ok(told)
+}
+
+/// iperf3's two connections, and none of the silent ones.
+async fn tracked(pair: &Pair) -> Result<String> {
+    let statistics = pair.topology.router(2)?.statistics().await?;
+    let counters = statistics["counters"].as_array().cloned().unwrap_or_default();
+    let count = counters.iter().find(|pair| pair[0] == "tracked_entries").and_then(|pair| pair[1].as_u64());
+    let count = count.context("no such counter")?;
+    ensure!((1..=2).contains(&count), "{count} entries, {SILENT} others are silent");
+    Ok(format!("{count}, {SILENT} silent ones are left alone"))
 }
 
 /// The rule that drops invalid packets of the forward chain has met none.

@@ -221,14 +221,24 @@ pub(super) fn emit_renewal(writer: &mut Writer, entry: &Entry, how: Install) {
         writer.attribute(CTA_TIMEOUT, &timeout.to_be_bytes());
     }
     if entry.tcp.is_some() && how.be_liberal {
-        let outer = writer.begin_nested(CTA_PROTOINFO);
-        let inner = writer.begin_nested(CTA_PROTOINFO_TCP);
-        for kind in [CTA_PROTOINFO_TCP_FLAGS_ORIGINAL, CTA_PROTOINFO_TCP_FLAGS_REPLY] {
-            writer.attribute(kind, &[TcpInfo::BE_LIBERAL, TcpInfo::BE_LIBERAL]);
-        }
-        writer.end_nested(inner);
-        writer.end_nested(outer);
+        emit_liberal(writer, TcpInfo::BE_LIBERAL);
     }
+}
+
+/// Not be-liberal any more, on either side.
+pub(super) fn emit_tracking(writer: &mut Writer, entry: &Entry) {
+    emit_key(writer, &entry.key());
+    emit_liberal(writer, 0);
+}
+
+fn emit_liberal(writer: &mut Writer, flags: u8) {
+    let outer = writer.begin_nested(CTA_PROTOINFO);
+    let inner = writer.begin_nested(CTA_PROTOINFO_TCP);
+    for kind in [CTA_PROTOINFO_TCP_FLAGS_ORIGINAL, CTA_PROTOINFO_TCP_FLAGS_REPLY] {
+        writer.attribute(kind, &[flags, TcpInfo::BE_LIBERAL]);
+    }
+    writer.end_nested(inner);
+    writer.end_nested(outer);
 }
 
 fn emit_common(writer: &mut Writer, entry: &Entry, how: Install, status: Status) {

@@ -284,6 +284,13 @@ pub fn emit_renew(writer: &mut Writer, sequence: u32, entry: &Entry, how: Instal
     writer.end_message(mark);
 }
 
+/// Switches window tracking on again for a TCP entry that exists, and changes nothing else.
+pub fn emit_track(writer: &mut Writer, sequence: u32, entry: &Entry) {
+    let mark = begin_new(writer, NLM_F_REQUEST, sequence, entry);
+    connection::emit_tracking(writer, entry);
+    writer.end_message(mark);
+}
+
 /// Ends a batch: the kernel acknowledges this message when it has worked off all before it (`netlink_rcv_skb`
 /// skips a no-op and answers it). Requests themselves are not acknowledged: only failures answer.
 pub fn emit_barrier(writer: &mut Writer, sequence: u32) {
