@@ -66,6 +66,8 @@ bitflags! {
         const CALL = 1 << 22;
         /// Its window tracking is to come back.
         const TRACK = 1 << 23;
+        /// Waits for room in the kernel's table.
+        const NO_ROOM = 1 << 24;
     }
 }
 

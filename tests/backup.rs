@@ -292,3 +292,37 @@ fn window_tracking_comes_back_for_those_that_speak() {
         assert_eq!(tracked, expected, "window-tracking {on}");
     }
 }
+
+/// A kernel table that is nearly full: destroys first, then assured entries; the others wait, counted, and come in when
+/// there is room, or when this node takes over.
+#[test]
+fn a_nearly_full_table_takes_assured_entries_first() {
+    use ctsync::entry::Status;
+    let held = |pair: &Pair| pair.backup.entries().filter(|(_, installed)| *installed).count();
+    for take_over in [false, true] {
+        let mut pair = Pair::start(3);
+        pair.backup.handle_fill(900, 1000);
+        for number in 10..14u16 {
+            let assured = if number == 13 { Status::Assured | Status::SeenReply } else { Status::empty() };
+            let entry = entry(number, 1);
+            let entry = Entry { status: entry.status | assured, ..entry };
+            pair.owner.handle_event(Incoming::New(entry), pair.now);
+        }
+        pair.owner.handle_event(Incoming::Destroy(entry(0, 1)), pair.now);
+        pair.exchange();
+        pair.backup.handle_fill(900, 1000);
+        assert_eq!(pair.batches(), [[Op::Destroy, Op::Create]], "the assured one alone");
+        let view = pair.backup.view(pair.now);
+        assert_eq!((view.failed, held(&pair)), (3, 3));
+        assert!(view.failures.contains(&("table-full", 3)) && !view.protected, "{:?}", view.failures);
+        pair.run(1000);
+        assert_eq!(held(&pair), 3, "no loop");
+        if take_over {
+            pair.backup.handle_role(Role::Primary, pair.now);
+        } else {
+            pair.backup.handle_fill(899, 1000);
+        }
+        pair.run(500);
+        assert_eq!((pair.backup.view(pair.now).failed, held(&pair)), (0, 6));
+    }
+}

@@ -46,6 +46,8 @@ const DATAGRAMS_IN: usize = 1024;
 const DATAGRAMS_OUT: usize = 64;
 /// Events read in a turn.
 const EVENTS: usize = 4096;
+/// Between two looks at how full the kernel's table is.
+const FILL: Duration = Duration::from_secs(1);
 /// Between two looks at the kernel's settings.
 const REMARKS: Duration = Duration::from_secs(10);
 /// Batches of requests in a turn; a fence is not held up by a limit.
@@ -118,6 +120,8 @@ struct Daemon {
     /// What would make a takeover fail, as last told; and when to look again.
     remarks: Vec<String>,
     remarks_due: Instant,
+    /// When to look how full the kernel's table is.
+    fill_due: Instant,
     /// When the role became primary, until the fence that follows is reported.
     told_primary: Option<Instant>,
     last_fence: Option<LastFence>,
@@ -245,6 +249,7 @@ impl Daemon {
             state,
             remarks: Vec::new(),
             remarks_due: clock(),
+            fill_due: clock(),
             told_primary: None,
             last_fence: None,
             shown: None,
@@ -310,6 +315,11 @@ impl Daemon {
         if drained {
             // Silence is judged only when nothing is left to be heard: a stopped process wakes up to full sockets.
             self.replica.handle_timeout(now);
+        }
+        if now >= self.fill_due {
+            self.fill_due = now + FILL;
+            let [in_use, max] = ["nf_conntrack_count", "nf_conntrack_max"].map(start::netfilter_sysctl);
+            self.replica.handle_fill(in_use, max);
         }
         self.replica.step_takeover(now);
         self.send_requests(now)?;

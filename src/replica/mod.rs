@@ -6,6 +6,7 @@
 //! - `outgoing`: the owner's stream, repairs, alives.
 //! - `incoming`: the peer's datagrams.
 //! - `takeover`: roles, claims, yields, the fence, readiness.
+//! - `fullness`: a kernel table that is nearly full.
 //! - `windows`: TCP window tracking after a takeover.
 //! - `operator`: what an operator asks for: resets, reloads, listings, live changes.
 //! - `related`: masters, children, helpers.
@@ -16,6 +17,7 @@
 
 mod comparison;
 mod events;
+mod fullness;
 mod incoming;
 mod operator;
 mod outgoing;
@@ -324,6 +326,7 @@ pub struct Replica {
     sweep: requests::Sweep,
     related: related::Related,
     windows: windows::Windows,
+    fullness: fullness::Fullness,
 
     // the operator
     journal: operator::Journal,
@@ -418,6 +421,7 @@ impl Replica {
             sweep: requests::Sweep::new(now),
             related: related::Related::new(now),
             windows: windows::Windows::default(),
+            fullness: fullness::Fullness::default(),
             journal: operator::Journal::default(),
             comparison: None,
             look_credit: comparison::ANSWERS,
@@ -646,6 +650,7 @@ impl Replica {
             | Flags::ORPHAN
             | Flags::CALL
             | Flags::TRACK
+            | Flags::NO_ROOM
             | Flags::READ_BACK;
         let (dumping, dump_number) = (self.dumping, self.dump_number);
         let forgettable = self.table.get(id).is_some_and(|slot| {

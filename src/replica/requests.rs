@@ -105,6 +105,7 @@ impl Replica {
             // What the kernel holds is not known yet.
             return 0;
         }
+        self.order_for_room();
         let mut waiting = self.pending.len();
         while self.in_flight.len() < limit && waiting > 0 {
             waiting -= 1;
@@ -184,6 +185,10 @@ impl Replica {
                 return;
             }
         };
+        if self.waits_for_room(id, op) {
+            return;
+        }
+        let Some(slot) = self.table.get_mut(id) else { return };
         if op == Op::Create && slot.entry.master.is_some() {
             self.request_master_first(id, generation, send);
         }
@@ -256,7 +261,7 @@ impl Replica {
         }
     }
 
-    fn count_failure(&mut self, failure: Failure) {
+    pub(super) fn count_failure(&mut self, failure: Failure) {
         if let Some(counter) = self.counters.failures.get_mut(failure as usize) {
             *counter += 1;
         }

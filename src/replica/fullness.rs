@@ -1,0 +1,80 @@
+//! A kernel table that is nearly full: destroys go first, then assured entries; the others wait until there is room, or
+//! until this node owns the group and they are wanted whatever it costs.
+
+use super::Replica;
+use crate::reconcile::{Failure, Op};
+use crate::table::{Flags, SlotId};
+
+/// Above this share of `nf_conntrack_max` entries that are not assured wait, in percent.
+const NEARLY_FULL: u64 = 90;
+
+/// What waits for room.
+#[derive(Default)]
+pub(super) struct Fullness {
+    nearly: bool,
+    /// The queue is put in order before it goes on.
+    order_due: bool,
+    waiting: Vec<SlotId>,
+}
+
+impl Replica {
+    /// The kernel's table holds so many entries of at most `max` (0: no limit).
+    pub fn handle_fill(&mut self, in_use: u32, max: u32) {
+        let nearly = max > 0 && u64::from(in_use) * 100 >= u64::from(max) * NEARLY_FULL;
+        self.fullness.nearly = nearly;
+        self.fullness.order_due = nearly;
+        if !nearly {
+            self.let_in();
+        }
+    }
+
+    /// There is room, or there must be.
+    pub(super) fn let_in(&mut self) {
+        for id in std::mem::take(&mut self.fullness.waiting) {
+            let Some(slot) = self.table.get_mut(id) else { continue };
+            slot.flags -= Flags::NO_ROOM;
+            if slot.flags.contains(Flags::PRESENT) && !slot.flags.contains(Flags::INSTALLED) {
+                self.want_kernel(id, false);
+            } else {
+                self.release(id);
+            }
+        }
+    }
+
+    /// Destroys first, then assured entries, then the rest.
+    pub(super) fn order_for_room(&mut self) {
+        if !std::mem::take(&mut self.fullness.order_due) {
+            return;
+        }
+        let table = &self.table;
+        let rank = |id: &SlotId| match table.get(*id) {
+            Some(slot) if slot.flags.contains(Flags::PRESENT) && slot.entry.assured() => 1,
+            Some(slot) if slot.flags.contains(Flags::PRESENT) => 2,
+            _ => 0,
+        };
+        self.pending.make_contiguous().sort_by_key(rank);
+    }
+
+    /// Whether this key has to wait instead of asking the kernel; noted and counted then.
+    pub(super) fn waits_for_room(&mut self, id: SlotId, op: Op) -> bool {
+        if !self.fullness.nearly || op != Op::Create || self.group.owner {
+            return false;
+        }
+        let Some(slot) = self.table.get_mut(id) else { return false };
+        if slot.entry.assured() {
+            return false;
+        }
+        slot.flags -= Flags::PENDING;
+        if !slot.flags.contains(Flags::FAILED) {
+            slot.flags |= Flags::FAILED;
+            slot.failure = Some(Failure::TableFull);
+            self.failed += 1;
+        }
+        if !slot.flags.contains(Flags::NO_ROOM) {
+            slot.flags |= Flags::NO_ROOM;
+            self.fullness.waiting.push(id);
+            self.count_failure(Failure::TableFull);
+        }
+        true
+    }
+}
