@@ -291,6 +291,15 @@ impl Entry {
         self.reply.src != plain.src || ports(&self.reply).0 != ports(&plain).0
     }
 
+    /// Whether no update makes the kernel's entry of this key the other: it has another translation, or is another
+    /// expectation, of which only the timeout can change.
+    pub fn must_be_replaced_by(&self, other: &Entry) -> bool {
+        let expected = self.expectation();
+        self.reply != other.reply
+            || expected != other.expectation()
+            || expected.is_some() && (&self.master, self.helper()) != (&other.master, other.helper())
+    }
+
     /// The GRE entry of a PPTP call as a kernel needs it that has not seen the call being set up: one entry a direction.
     ///
     /// A GRE packet names the call of its receiver; the other key of its tuple comes from a map that the PPTP helper fills

@@ -131,7 +131,7 @@ pub fn decide(slot: &Slot, standing: Standing) -> Decision {
 /// another connection, to be destroyed before the wanted one is created (2).
 pub fn note_found(slot: &mut Slot, found: &Entry) {
     slot.flags |= Flags::INSTALLED;
-    let other = slot.flags.contains(Flags::PRESENT) && slot.entry.reply != found.reply;
+    let other = slot.flags.contains(Flags::PRESENT) && found.must_be_replaced_by(&slot.entry);
     slot.flags.set(Flags::REPLACE, other);
 }
 

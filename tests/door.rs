@@ -178,3 +178,17 @@ fn a_restarted_backup_takes_nothing_from_before() {
     assert_eq!(pair.backup.counters().replayed, before.len() as u64);
     assert!(pair.backup.readiness(pair.now).is_ready() && pair.held() == 10);
 }
+
+/// A sign of life that was overtaken, late or sent again by somebody, says nothing: with a key and without.
+#[test]
+fn an_overtaken_alive_is_not_heard() {
+    for keys in [&[][..], &[1]] {
+        let mut pair = Pair::start(keys, keys);
+        assert!(pair.backup.readiness(pair.now).is_ready());
+        // The first ones are of before the claim.
+        for datagram in pair.seen.iter().take(10).cloned().collect::<Vec<_>>() {
+            pair.backup.handle_datagram(&datagram, pair.now);
+        }
+        assert!(pair.backup.readiness(pair.now).is_ready(), "{:?}", pair.backup.readiness(pair.now));
+    }
+}

@@ -21,7 +21,7 @@ use ctsync::entry::Entry;
 use world::{Totals, Violation, World};
 
 /// Seeds in an ordinary test run.
-const SEEDS: u64 = 1500;
+const SEEDS: u64 = 5_000;
 /// Quiet points per seed.
 const ROUNDS: usize = 3;
 /// Steps of faults before each.
@@ -94,6 +94,7 @@ fn replicas_converge_and_lose_nothing() {
         ("overruns", totals.overruns, 1),
         ("partitions", totals.partitions, 1),
         ("repairs", totals.repairs, 3),
+        ("expectations", totals.foreseen, 10),
         ("resets", totals.resets, 1),
         ("replayed datagrams", totals.replayed, 3),
         ("comparisons", totals.comparisons, 3),

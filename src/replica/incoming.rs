@@ -213,6 +213,7 @@ impl Replica {
             ready: false,
             count: 0,
             kernel: KernelSettings::default(),
+            turn: 0,
             behind: 0,
             lag: Duration::ZERO,
             equal_since: None,
@@ -246,6 +247,10 @@ impl Replica {
     fn handle_alive(&mut self, header: &Header, alive: &Alive, now: Instant) {
         let (from, incarnation) = (header.sender, header.incarnation);
         let Alive { claim, owner, .. } = *alive;
+        // One that came late, or was kept and sent again by somebody: what it says has been overtaken.
+        if self.peers.get(&from).is_some_and(|peer| alive.turn <= peer.turn) {
+            return;
+        }
         let known = self.peers.get_mut(&from).map(|peer| {
             let known = peer.heard_of;
             peer.heard_of = true;
@@ -255,6 +260,7 @@ impl Replica {
             peer.ready = alive.ready;
             peer.count = alive.count;
             peer.kernel = alive.kernel;
+            peer.turn = alive.turn;
             known
         });
         self.note_lag(from, alive, now);
@@ -495,7 +501,7 @@ impl Replica {
             // Whether the kernel's is another connection has to be seen (again).
             slot.flags -= Flags::REPLACE;
             slot.flags |= Flags::READ_BACK;
-        } else if slot.flags.contains(Flags::INSTALLED) && slot.entry.reply != entry.reply {
+        } else if slot.flags.contains(Flags::INSTALLED) && slot.entry.must_be_replaced_by(&entry) {
             slot.flags |= Flags::REPLACE;
         }
         slot.flags -= Flags::FORGOTTEN;

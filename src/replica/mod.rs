@@ -128,6 +128,8 @@ pub(crate) struct Peer {
     ready: bool,
     count: u32,
     kernel: KernelSettings,
+    /// Its last alive.
+    turn: u32,
     /// Datagrams of our stream that it had not applied when last heard, and for how long the oldest had waited.
     behind: u64,
     lag: Duration,
@@ -301,6 +303,7 @@ pub struct Replica {
     job_credit: u32,
     job_refill: Instant,
     alive_due: Instant,
+    alive_turn: u32,
     flush_token: u32,
     repair: Repair,
     nack: Option<(u64, Instant)>,
@@ -400,6 +403,7 @@ impl Replica {
             job_credit: 0,
             job_refill: now,
             alive_due: now,
+            alive_turn: 0,
             flush_token: 0,
             repair: Repair::default(),
             nack: None,

@@ -254,8 +254,10 @@ impl Replica {
 
     fn alive(&mut self, now: Instant) -> Vec<u8> {
         let token = if self.group.owner { std::mem::take(&mut self.flush_token) } else { 0 };
+        self.alive_turn += 1;
         let alive = Alive {
             name: self.settings.name.clone(),
+            turn: self.alive_turn,
             last: self.sender.last(),
             oldest: self.sender.oldest(),
             token,

@@ -5,8 +5,11 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
+use super::requests::outlives;
 use super::{Cache, Changes, Replica, Request};
+use crate::ctnetlink::codec::Install;
 use crate::entry::{Entry, proto};
+use crate::reconcile::{Failure, Op};
 use crate::table::{Flags, SlotId};
 
 /// Between two slices of reading again.
@@ -17,6 +20,10 @@ const SLICES: usize = 5;
 const SLICE: usize = 256;
 /// Children waiting for their masters; past it the sweep tries them again.
 const ORPHANS: usize = 65536;
+/// Expectations created again in the batch that replaces their master; helpers foresee fewer.
+const FORESEEN: usize = 16;
+/// How long an owner waits for the master of an entry that it was offered.
+const OWNERS_PATIENCE: Duration = Duration::from_secs(3);
 /// Generations of masters: a call that H.323's gatekeeper announced has three.
 const GENERATIONS: u8 = 4;
 
@@ -25,8 +32,8 @@ pub(super) struct Related {
     /// Entries with a helper, and expectations.
     watched: VecDeque<SlotId>,
     next_slice: Instant,
-    /// Children whose masters this kernel lacks.
-    orphans: Vec<SlotId>,
+    /// Children whose masters this kernel lacks, and since when.
+    orphans: Vec<(SlotId, Instant)>,
     /// GRE entries of PPTP calls.
     calls: Vec<SlotId>,
     /// A master was installed since the orphans were looked at.
@@ -51,7 +58,8 @@ impl Related {
 impl Replica {
     /// When the next slice is due: only the owner's kernel changes by itself.
     pub(super) fn next_reread(&self) -> Option<Instant> {
-        (self.group.owner && !self.related.watched.is_empty()).then_some(self.related.next_slice)
+        let idle = self.related.watched.is_empty() && self.related.orphans.is_empty();
+        (self.group.owner && !idle).then_some(self.related.next_slice)
     }
 
     /// The table took an entry: is it one to watch?
@@ -104,6 +112,7 @@ impl Replica {
             return;
         }
         self.related.next_slice = now + TICK;
+        self.give_orphans_up(now);
         for _ in 0..self.related.watched.len().div_ceil(SLICES).min(SLICE) {
             let Some(id) = self.related.watched.pop_front() else { break };
             let Some(slot) = self.table.get_mut(id) else { continue };
@@ -113,8 +122,12 @@ impl Replica {
                 continue;
             }
             self.related.watched.push_back(id);
+            // What waits for its install is not there to be read.
+            let settled = slot.flags.contains(Flags::INSTALLED) && !slot.flags.contains(Flags::PENDING);
             if slot.entry.expectation().is_none() {
-                self.want_kernel(id, true);
+                if settled {
+                    self.want_kernel(id, true);
+                }
             } else if slot.flags.contains(Flags::LEASED) {
                 self.want_renewal(id);
             }
@@ -123,9 +136,11 @@ impl Replica {
 
     /// An expectation came up: its helper may just have changed its master's packets.
     pub(super) fn reread_master(&mut self, id: SlotId) {
-        if let Some(master) = self.master_of(id)
-            && self.table.get(id).is_some_and(|slot| slot.entry.expectation().is_some())
-        {
+        if self.table.get(id).is_none_or(|slot| slot.entry.expectation().is_none()) {
+            return;
+        }
+        let Some(master) = self.master_of(id) else { return };
+        if self.table.get(master).is_some_and(|slot| slot.flags.contains(Flags::INSTALLED)) {
             self.want_kernel(master, true);
         }
     }
@@ -157,12 +172,43 @@ impl Replica {
         }
     }
 
+    /// A master is replaced: the kernel forgets what its helper foresaw (`nf_ct_remove_expectations`), which is created again
+    /// in the same batch, as the master is: a daemon that dies in between would have removed the only copies.
+    pub(super) fn foresee_again(&mut self, id: SlotId, send: &mut impl FnMut(Request<'_>)) {
+        let Some(slot) = self.table.get(id).filter(|slot| slot.flags.contains(Flags::WATCHED)) else {
+            return;
+        };
+        let master = Some(slot.entry.key());
+        let (event_turn, dump_number, lease) = (self.event_turn, self.dump_number, self.settings.lease);
+        let mut sent = 0;
+        for at in 0..self.related.watched.len() {
+            let Some(&id) = self.related.watched.get(at) else { break };
+            let Some(slot) = self.table.get_mut(id) else { continue };
+            let child = slot.entry.expectation().is_some() && slot.entry.master_key() == master;
+            if !child || !slot.flags.contains(Flags::PRESENT | Flags::INSTALLED) {
+                continue;
+            }
+            slot.flags -= Flags::INSTALLED;
+            if sent == FORESEEN {
+                self.want_kernel(id, false);
+                continue;
+            }
+            sent += 1;
+            slot.asked = event_turn;
+            slot.touched = dump_number;
+            let install = Install::whole(outlives(&slot.entry, lease));
+            send(Request { op: Op::Create, entry: &slot.entry, install });
+            self.counters.requests += 1;
+            self.in_flight.push((id, Op::Create));
+        }
+    }
+
     /// The kernel lacks the master of this entry: it waits. False: there is no room to wait.
     pub(super) fn wait_for_master(&mut self, id: SlotId) -> bool {
         let Some(slot) = self.table.get_mut(id) else { return false };
         if !slot.flags.contains(Flags::ORPHAN) && self.related.orphans.len() < ORPHANS {
             slot.flags |= Flags::ORPHAN;
-            self.related.orphans.push(id);
+            self.related.orphans.push((id, self.now));
         }
         self.table.get(id).is_some_and(|slot| slot.flags.contains(Flags::ORPHAN))
     }
@@ -179,13 +225,13 @@ impl Replica {
         if !std::mem::take(&mut self.related.master_came) {
             return;
         }
-        for id in std::mem::take(&mut self.related.orphans) {
+        for (id, since) in std::mem::take(&mut self.related.orphans) {
             let master = self.master_of(id).and_then(|master| self.table.get(master));
             let there = master.is_some_and(|slot| slot.flags.contains(Flags::INSTALLED));
             let Some(slot) = self.table.get_mut(id) else { continue };
             let wanted = slot.flags.contains(Flags::PRESENT) && !slot.flags.contains(Flags::INSTALLED);
             if wanted && !there {
-                self.related.orphans.push(id);
+                self.related.orphans.push((id, since));
                 continue;
             }
             slot.flags -= Flags::ORPHAN;
@@ -194,6 +240,25 @@ impl Replica {
             } else {
                 self.release(id);
             }
+        }
+    }
+
+    /// An owner's table is its kernel: a child whose master was not offered either is not there.
+    fn give_orphans_up(&mut self, now: Instant) {
+        let (waiting, given_up): (Vec<_>, Vec<_>) = std::mem::take(&mut self.related.orphans)
+            .into_iter()
+            .partition(|(_, since)| now < *since + OWNERS_PATIENCE);
+        self.related.orphans = waiting;
+        for (id, _) in given_up {
+            let Some(slot) = self.table.get_mut(id) else { continue };
+            slot.flags -= Flags::ORPHAN;
+            let missing = slot.flags.contains(Flags::PRESENT) && !slot.flags.contains(Flags::INSTALLED);
+            self.clear_failure(id);
+            if missing {
+                self.count_failure(Failure::NoMaster);
+                self.refuse(id);
+            }
+            self.release(id);
         }
     }
 

@@ -209,6 +209,7 @@ impl Replica {
             send(Request { op: Op::Create, entry: &slot.entry, install });
             self.counters.requests += 1;
             self.in_flight.push((id, Op::Create));
+            self.foresee_again(id, send);
         }
     }
 
@@ -240,7 +241,7 @@ impl Replica {
                 }
             }
             Outcome::Again => self.want_kernel(id, false),
-            Outcome::Failed(failure) if self.group.owner => {
+            Outcome::Failed(failure) if self.group.owner && failure != Failure::NoMaster => {
                 // An owner's table is its kernel: what cannot be installed is not there (an offer, mostly).
                 slot.tries = 0;
                 self.count_failure(failure);
@@ -254,8 +255,12 @@ impl Replica {
                 if !failed_before {
                     self.failed += 1;
                 }
-                if failure != Failure::NoMaster || !self.wait_for_master(id) {
-                    self.count_failure(failure);
+                if failure == Failure::NoMaster && self.wait_for_master(id) {
+                    return;
+                }
+                self.count_failure(failure);
+                if self.group.owner {
+                    self.refuse(id);
                 }
             }
         }
@@ -269,7 +274,7 @@ impl Replica {
 
     /// The kernel will not hold this entry: it leaves the table, and whoever offered it is told so, by a destroy of
     /// just this birth.
-    fn refuse(&mut self, id: SlotId) {
+    pub(super) fn refuse(&mut self, id: SlotId) {
         let Some(slot) = self.table.get_mut(id) else { return };
         slot.flags -= Flags::PENDING | Flags::READ_BACK;
         if slot.flags.contains(Flags::PRESENT) {
@@ -370,6 +375,6 @@ impl Replica {
 
 /// The lease: a backup hears no packet, so its copy must outlive the owner's timer; the first packet after a
 /// takeover resets it to the protocol's own.
-fn outlives(entry: &Entry, lease: u32) -> u32 {
+pub(super) fn outlives(entry: &Entry, lease: u32) -> u32 {
     entry.timeout.unwrap_or(0).max(lease)
 }

@@ -87,6 +87,8 @@ pub struct Alive {
     pub last: u64,
     /// Oldest sequence number still in the ring; `last + 1` when the ring is empty.
     pub oldest: u64,
+    /// Counts the alives of a run: one that was overtaken says nothing any more.
+    pub turn: u32,
     /// The token of the flush that this answers, 0 for none.
     pub token: u32,
     /// The group.
@@ -316,6 +318,7 @@ pub fn emit_body(out: &mut Vec<u8>, header: &Header, body: &Body<'_>) {
             out.extend_from_slice(name.get(..length).unwrap_or_default());
             out.extend_from_slice(&alive.last.to_be_bytes());
             out.extend_from_slice(&alive.oldest.to_be_bytes());
+            out.extend_from_slice(&alive.turn.to_be_bytes());
             out.extend_from_slice(&alive.token.to_be_bytes());
             out.push(alive.group.0);
             out.extend_from_slice(&alive.claim.epoch.to_be_bytes());
@@ -484,7 +487,8 @@ pub fn parse(bytes: &[u8]) -> Result<(Header, Body<'_>), WireError> {
 fn parse_alive(reader: &mut Reader<'_>) -> Result<Alive, WireError> {
     let length = usize::from(reader.u8()?);
     let name = String::from_utf8_lossy(reader.bytes(length)?).into_owned();
-    let (last, oldest, token) = (reader.u64()?, reader.u64()?, reader.u32()?);
+    let (last, oldest) = (reader.u64()?, reader.u64()?);
+    let (turn, token) = (reader.u32()?, reader.u32()?);
     let group = GroupId(reader.u8()?);
     let claim = Claim { epoch: reader.u64()?, node: NodeId(reader.u64()?) };
     let flags = reader.u8()?;
@@ -493,6 +497,7 @@ fn parse_alive(reader: &mut Reader<'_>) -> Result<Alive, WireError> {
         name,
         last,
         oldest,
+        turn,
         token,
         group,
         claim,

@@ -209,6 +209,7 @@ fn every_body_comes_back() {
         name: "router1".into(),
         last: 10,
         oldest: 3,
+        turn: 5,
         token: 77,
         claim: Claim { epoch: 4, node: NodeId(5) },
         owner: true,

@@ -47,9 +47,9 @@ impl Kernel {
         self.events.clear();
     }
 
-    /// A packet opens a connection; false when either tuple is taken.
+    /// A packet opens a connection, or a helper foresees one; false when a tuple is taken, or its master is missing.
     pub fn open(&mut self, entry: Entry) -> bool {
-        if self.table.contains_key(&entry.key()) || self.reply_taken(&entry) {
+        if self.table.contains_key(&entry.key()) || self.reply_taken(&entry) || self.orphan(&entry) {
             return false;
         }
         self.table.insert(entry.key(), entry.clone());
@@ -66,15 +66,37 @@ impl Kernel {
         }
     }
 
-    /// The connection ends, or an operator removes it.
-    pub fn end(&mut self, key: &Key) {
-        if let Some(entry) = self.table.swap_remove(key) {
-            self.tell(Incoming::Destroy(entry));
+    /// The connection ends, or an operator removes it; what its helper foresaw goes with it. Which those were.
+    pub fn end(&mut self, key: &Key) -> Vec<Entry> {
+        let Some(entry) = self.table.swap_remove(key) else { return Vec::new() };
+        let gone = self.forget_children(&entry);
+        self.tell(Incoming::Destroy(entry));
+        gone
+    }
+
+    /// `nf_ct_remove_expectations`: nobody's request, so everybody hears of it.
+    fn forget_children(&mut self, master: &Entry) -> Vec<Entry> {
+        let of_it =
+            |entry: &&Entry| entry.master_key() == Some(master.key()) && entry.expectation().is_some();
+        let gone: Vec<Entry> = self.table.values().filter(of_it).cloned().collect();
+        for entry in &gone {
+            self.table.swap_remove(&entry.key());
+            self.tell(Incoming::Destroy(entry.clone()));
         }
+        gone
+    }
+
+    fn orphan(&self, entry: &Entry) -> bool {
+        entry.master_key().is_some_and(|master| !self.table.contains_key(&master))
     }
 
     fn reply_taken(&self, entry: &Entry) -> bool {
-        self.table.values().any(|other| other.reply == entry.reply && other.key() != entry.key())
+        let connection = |entry: &Entry| entry.expectation().is_none();
+        connection(entry)
+            && self
+                .table
+                .values()
+                .any(|other| other.reply == entry.reply && other.key() != entry.key() && connection(other))
     }
 
     /// A request of the daemon's: an errno, or the entry read back. Causes no event: the echo is filtered.
@@ -84,6 +106,9 @@ impl Kernel {
             Op::Create => {
                 if self.table.contains_key(&key) || self.reply_taken(request.entry) {
                     return Err(Errno::EEXIST);
+                }
+                if self.orphan(request.entry) {
+                    return Err(Errno::ENOENT);
                 }
                 let timeout = request.install.timeout;
                 self.table.insert(key, Entry { timeout, ..request.entry.clone() });
@@ -101,7 +126,11 @@ impl Kernel {
                 entry.timeout = request.install.timeout;
                 Ok(None)
             }
-            Op::Destroy => self.table.swap_remove(&key).map(|_| None).ok_or(Errno::ENOENT),
+            Op::Destroy => {
+                let gone = self.table.swap_remove(&key).ok_or(Errno::ENOENT)?;
+                self.forget_children(&gone);
+                Ok(None)
+            }
             Op::Get => self.table.get(&key).cloned().map(Some).ok_or(Errno::ENOENT),
             Op::Renew | Op::Track => self.table.get(&key).map(|_| None).ok_or(Errno::ENOENT),
         }

@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::time::{Duration, Instant};
 
-use ctsync::entry::{Entry, Key, L4, Status, TcpInfo, Tuple, proto};
+use ctsync::entry::{Entry, Expectation, Key, L4, Rare, Status, TcpInfo, Tuple, proto};
 use ctsync::filter::Filter;
 use ctsync::reconcile::Op;
 use ctsync::replica::{Compared, Persist, Refill, Replica, Restored, Role, Settings};
@@ -36,6 +36,7 @@ pub struct Totals {
     pub yields: u64,
     pub offers: u64,
     pub strays: u64,
+    pub foreseen: u64,
     pub resets: u64,
     pub corrupted: u64,
     pub replayed: u64,
@@ -51,7 +52,7 @@ impl Totals {
         }
     }
 
-    fn all_mut(&mut self) -> [&mut u64; 19] {
+    fn all_mut(&mut self) -> [&mut u64; 20] {
         [
             &mut self.opened,
             &mut self.ended,
@@ -66,6 +67,7 @@ impl Totals {
             &mut self.yields,
             &mut self.offers,
             &mut self.strays,
+            &mut self.foreseen,
             &mut self.resets,
             &mut self.corrupted,
             &mut self.replayed,
@@ -105,6 +107,8 @@ pub struct World {
     /// Datagrams that an attacker has seen, and to whom they went.
     recorded: Vec<(usize, Vec<u8>)>,
     connections: u32,
+    /// The connection that an expectation belongs to.
+    masters: HashMap<u32, (Key, u32)>,
     /// Connections that packets have ended.
     dead: HashSet<u32>,
     /// Connections that nobody promised to keep.
@@ -146,6 +150,7 @@ impl World {
             connections: 0,
             dead: HashSet::new(),
             unprotected: HashSet::new(),
+            masters: HashMap::new(),
             shared: HashMap::new(),
             powered_off: [false; 2],
             totals: Totals::default(),
@@ -194,7 +199,7 @@ impl World {
             kernel: KernelSettings::default(),
             restored,
         };
-        let filter = Filter { channel_port: 3780, ..Filter::default() };
+        let filter = Filter { channel_port: 3780, expect: vec!["all".into()], ..Filter::default() };
         let mut replica = Replica::new(settings, filter, now);
         replica.handle_role(node.role, now);
         node.kernel.heard = true;
@@ -291,7 +296,54 @@ impl World {
             mark: None,
             tcp: Some(tcp),
             master: None,
-            rare: None,
+            rare: Rare { helper: number.is_multiple_of(3).then(|| "ftp".into()), ..Rare::default() }.boxed(),
+        }
+    }
+
+    /// A connection that the helper of connection `number` foresees.
+    fn expectation(&mut self, number: u16, master: &Entry) -> Entry {
+        self.connections += 1;
+        let port = 7000 + 2 * number + self.rng.u16(0..2);
+        let (src, dst) = ([10, 0, 0, 100].into(), [10, 0, 1, 100].into());
+        let orig = Tuple { src, dst, proto: proto::TCP, l4: L4::Ports { src: 0, dst: port } };
+        let flags = self.rng.u32(0..2);
+        let own = Expectation { mask: orig, flags, class: 0, function: None, nat: None };
+        let rare = Rare { helper: Some("ftp".into()), expectation: Some(own), ..Rare::default() };
+        Entry {
+            orig,
+            reply: orig.inverse(),
+            zone: 0,
+            status: Status::Confirmed,
+            timeout: Some(10_000 + self.connections),
+            mark: None,
+            tcp: None,
+            master: Some(Box::new(master.orig)),
+            rare: rare.boxed(),
+        }
+    }
+
+    /// A helper foresees a connection, or what it foresaw comes true or is given up.
+    fn foresee(&mut self, x: usize, number: u16, master: &Entry) {
+        let entry = self.expectation(number, master);
+        let (key, id) = (entry.key(), ghost(&entry));
+        if let Some(known) = self.nodes[x].kernel.table.get(&key).map(ghost) {
+            self.dead.insert(known);
+            self.nodes[x].kernel.end(&key);
+            self.note(|| format!("the expectation {known} of {number} ends on {x}"));
+            return;
+        }
+        let owns = self.nodes[x].replica.as_ref().is_some_and(Replica::owner);
+        let elsewhere: Vec<u32> =
+            self.nodes.iter().filter_map(|node| node.kernel.table.get(&key)).map(ghost).collect();
+        if !owns || !elsewhere.is_empty() {
+            self.unprotected.insert(id);
+        }
+        self.unprotected.extend(elsewhere);
+        self.masters.insert(id, (master.key(), ghost(master)));
+        if self.nodes[x].kernel.open(entry) {
+            self.totals.foreseen += 1;
+            self.unprotected.extend(self.shared.get(&key).copied());
+            self.note(|| format!("{number} ({}) foresees {id} on {x}", ghost(master)));
         }
     }
 
@@ -306,10 +358,13 @@ impl World {
         let id = ghost(&entry);
         let owns = self.nodes[x].replica.as_ref().is_some_and(Replica::owner);
         if let Some(known) = self.nodes[x].kernel.table.get(&key).cloned() {
-            if self.rng.u32(0..3) == 0 {
+            if number.is_multiple_of(3) && self.rng.bool() {
+                self.foresee(x, number, &known);
+            } else if self.rng.u32(0..3) == 0 {
                 self.totals.ended += 1;
                 self.dead.insert(ghost(&known));
-                self.nodes[x].kernel.end(&key);
+                let foreseen = self.nodes[x].kernel.end(&key);
+                self.dead.extend(foreseen.iter().map(ghost));
                 self.note(|| format!("end {number} ({}) on {x}", ghost(&known)));
             } else {
                 self.nodes[x].kernel.advance(&key, |entry| {
@@ -754,15 +809,28 @@ impl World {
         Ok(())
     }
 
-    /// Refused for good: its reply tuple belongs to a stray of the backup's kernel.
+    /// Refused for good: its reply tuple belongs to a stray of the backup's kernel, or its master was refused.
     fn refused(&self, x: usize, key: &Key) -> bool {
         let node = &self.nodes[x];
         let Some(replica) = &node.replica else { return false };
         replica.entries().any(|(entry, installed)| {
             entry.key() == *key
                 && !installed
-                && node.kernel.table.values().any(|other| other.reply == entry.reply && other.key() != *key)
+                && match entry.master_key() {
+                    Some(master) => !node.kernel.table.contains_key(&master),
+                    None => {
+                        let mut others = node.kernel.table.values();
+                        others.any(|other| other.reply == entry.reply && other.key() != *key)
+                    }
+                }
         })
+    }
+
+    /// An expectation goes with its connection, which is judged by itself.
+    fn gone_with_master(&self, expectation: &u32, primary: usize) -> bool {
+        let Some((key, master)) = self.masters.get(expectation) else { return false };
+        let kept = |held: Option<u32>| held == Some(*master);
+        !kept(self.nodes[primary].kernel.table.get(key).map(ghost)) || !kept(self.shared.get(key).copied())
     }
 
     /// Whatever both kernels held at the last quiet point and no packet ended is still there.
@@ -771,7 +839,8 @@ impl World {
             let lost = self.nodes[primary].kernel.table.get(key).map(ghost) != Some(*connection);
             let both = self.powered_off == [true, true];
             self.totals.checks += 1;
-            if lost && !self.dead.contains(connection) && !self.unprotected.contains(connection) && !both {
+            let excused = |id: &u32| self.dead.contains(id) || self.unprotected.contains(id);
+            if lost && !excused(connection) && !self.gone_with_master(connection, primary) && !both {
                 return Err(format!("I7: connection {connection} was lost, {key:?}"));
             }
         }
