@@ -64,6 +64,8 @@ pub struct Snapshot {
     pub timings: Timings,
     /// Bytes that the event socket may hold.
     pub event_buffer: usize,
+    /// Messages of the kernel that could not be read.
+    pub unreadable: u64,
     /// The channel has a key.
     pub authenticated: bool,
 }
@@ -133,6 +135,8 @@ impl Collector for Snapshot {
         self.encode_state(&mut encoder)?;
         self.encode_peers(&mut encoder)?;
         self.encode_counters(&mut encoder)?;
+        let help = "Messages of the kernel that could not be read, and were left out";
+        counter(&mut encoder, "unreadable_kernel_messages", help, self.unreadable)?;
         self.encode_channel(&mut encoder)?;
         for (name, help, histogram) in [
             ("lag_seconds", "From reading a kernel event to sending it to the peer", &self.timings.lag),

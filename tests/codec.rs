@@ -135,3 +135,18 @@ fn any_flipped_byte_is_survived() {
         }
     }
 }
+
+/// A message that cannot be read costs nobody else anything: it is counted, its neighbours are read.
+#[test]
+fn an_unreadable_message_leaves_its_neighbours_alone() {
+    const NLA_HEADER_AT: usize = 20;
+    let all = recorded();
+    let mut spoilt = all[1].clone();
+    // Its first attribute, the original tuple, becomes one that nobody knows: the tuple is missing.
+    spoilt[NLA_HEADER_AT + 2] = 60;
+    let together = [all[0].clone(), spoilt, all[2].clone()].concat();
+    let mut read = Vec::new();
+    let unreadable = codec::parse(&together, |_, message| read.push(message)).unwrap();
+    assert_eq!(unreadable, 1);
+    assert_eq!(read, [parse(&all[0]), parse(&all[2])]);
+}

@@ -86,6 +86,7 @@ pub struct EventSocket {
     buffer: Vec<u8>,
     received: usize,
     limit: usize,
+    unreadable: u64,
 }
 
 impl EventSocket {
@@ -106,7 +107,7 @@ impl EventSocket {
             socket.add_membership(group).map_err(failed("join the event groups of"))?;
         }
         let received = grow(&socket, start);
-        Ok(EventSocket { socket, buffer: vec![0; READ_BUFFER], received, limit })
+        Ok(EventSocket { socket, buffer: vec![0; READ_BUFFER], received, limit, unreadable: 0 })
     }
 
     /// Bytes the kernel may queue for us.
@@ -126,11 +127,17 @@ impl EventSocket {
         }
     }
 
+    /// Events so far that could not be read.
+    pub fn unreadable(&self) -> u64 {
+        self.unreadable
+    }
+
     /// One datagram of the kernel: usually one event.
     pub fn read(&mut self, mut each: impl FnMut(Incoming)) -> Result<Read, DoorError> {
         match recv(self.socket.as_raw_fd(), &mut self.buffer, MsgFlags::MSG_DONTWAIT) {
             Ok(length) => {
-                codec::parse(self.buffer.get(..length).unwrap_or_default(), |_, message| each(message))?;
+                let bytes = self.buffer.get(..length).unwrap_or_default();
+                self.unreadable += codec::parse(bytes, |_, message| each(message))?;
                 Ok(Read::Messages)
             }
             Err(Errno::EAGAIN) => Ok(Read::Empty),
@@ -240,13 +247,14 @@ impl RequestSocket {
 pub struct DumpSocket {
     socket: Socket,
     buffer: Vec<u8>,
+    unreadable: u64,
 }
 
 impl DumpSocket {
     /// A socket for one dump at a time.
     pub fn open() -> Result<DumpSocket, DoorError> {
         let (socket, _) = open(4 * READ_BUFFER)?;
-        Ok(DumpSocket { socket, buffer: vec![0; READ_BUFFER] })
+        Ok(DumpSocket { socket, buffer: vec![0; READ_BUFFER], unreadable: 0 })
     }
 
     /// Ask for all of a table, of one family or of both.
@@ -261,6 +269,11 @@ impl DumpSocket {
         Ok(())
     }
 
+    /// Entries so far that could not be read.
+    pub fn unreadable(&self) -> u64 {
+        self.unreadable
+    }
+
     /// One buffer of entries, each with the kernel's id. `None`: nothing there yet; `Some(true)`: the last one.
     pub fn read(&mut self, each: impl FnMut(u32, Entry)) -> Result<Option<bool>, DoorError> {
         let length = match recv(self.socket.as_raw_fd(), &mut self.buffer, MsgFlags::MSG_DONTWAIT) {
@@ -268,7 +281,9 @@ impl DumpSocket {
             Err(Errno::EAGAIN | Errno::EINTR) => return Ok(None),
             Err(errno) => return Err(failed("read")(errno.into())),
         };
-        match codec::parse_dump(self.buffer.get(..length).unwrap_or_default(), each)? {
+        let (state, unreadable) = codec::parse_dump(self.buffer.get(..length).unwrap_or_default(), each)?;
+        self.unreadable += unreadable;
+        match state {
             DumpState::More => Ok(Some(false)),
             DumpState::Done => Ok(Some(true)),
             DumpState::Refused(errno) => Err(failed("dump through")(io::Error::from_raw_os_error(errno))),

@@ -275,6 +275,7 @@ impl Daemon {
             "expect-sync": self.config.expect_sync,
             "authenticated": self.replica.sealed(),
             "event-buffer-bytes": self.events.get_ref().buffer_size(),
+            "unreadable-kernel-messages": self.unreadable(),
             "overruns": self.replica.counters().overruns,
             "last-fence": self.last_fence,
             "remarks": remarks,
@@ -323,6 +324,7 @@ impl Daemon {
             traffic: self.channel.traffic,
             timings: self.timings.clone(),
             event_buffer: self.events.get_ref().buffer_size(),
+            unreadable: self.unreadable(),
             authenticated: self.replica.sealed(),
         };
         let text = render(snapshot, scrape.format);

@@ -66,7 +66,20 @@ impl Daemon {
     pub(super) fn remarks(&mut self, now: Instant) -> Vec<String> {
         let kernel = kernel_settings();
         self.replica.set_kernel(kernel);
-        precheck::remarks(&kernel, netfilter_sysctl("nf_conntrack_count"), &self.replica.view(now))
+        let in_use = netfilter_sysctl("nf_conntrack_count");
+        let mut remarks = precheck::remarks(&kernel, in_use, &self.replica.view(now));
+        if self.unreadable() > 0 {
+            remarks.push(
+                "messages of the kernel could not be read and were left out: is this kernel newer than this ctsync?"
+                    .into(),
+            );
+        }
+        remarks
+    }
+
+    /// Messages of the kernel that could not be read.
+    pub(super) fn unreadable(&self) -> u64 {
+        self.events.get_ref().unreadable() + self.dump.get_ref().unreadable()
     }
 
     fn answer_waiting(&mut self, ready: bool) {

@@ -61,8 +61,12 @@ pub enum CodecError {
 
 /// Take a received buffer of events or answers apart.
 ///
-/// `each` gets the message and the sequence number of the request that it answers (0 for events).
-pub fn parse(bytes: &[u8], mut each: impl FnMut(u32, Incoming)) -> Result<(), CodecError> {
+/// `each` gets the message and the sequence number of the request that it answers (0 for events). How many messages could
+/// not be read: their neighbours are not affected.
+///
+/// # Errors
+/// The buffer is no sequence of messages.
+pub fn parse(bytes: &[u8], mut each: impl FnMut(u32, Incoming)) -> Result<u64, CodecError> {
     for_each_message(bytes, |message| {
         let sequence = message.sequence_number();
         if message.message_type() == NLMSG_ERROR {
@@ -93,10 +97,14 @@ pub enum DumpState {
     Refused(i32),
 }
 
-/// Take a buffer of a dump apart: `each` gets the kernel's id (`CTA_ID`, for people to read only) and the entry.
-pub fn parse_dump(bytes: &[u8], mut each: impl FnMut(u32, Entry)) -> Result<DumpState, CodecError> {
+/// Take a buffer of a dump apart: `each` gets the kernel's id (`CTA_ID`, for people to read only) and the entry. How far the
+/// dump is, and how many messages could not be read.
+///
+/// # Errors
+/// The buffer is no sequence of messages.
+pub fn parse_dump(bytes: &[u8], mut each: impl FnMut(u32, Entry)) -> Result<(DumpState, u64), CodecError> {
     let mut state = DumpState::More;
-    for_each_message(bytes, |message| {
+    let unreadable = for_each_message(bytes, |message| {
         match message.message_type() {
             NLMSG_DONE => state = DumpState::Done,
             NLMSG_ERROR => state = DumpState::Refused(parse_errno(message)?),
@@ -108,20 +116,21 @@ pub fn parse_dump(bytes: &[u8], mut each: impl FnMut(u32, Entry)) -> Result<Dump
         }
         Ok(())
     })?;
-    Ok(state)
+    Ok((state, unreadable))
 }
 
 fn for_each_message(
     mut bytes: &[u8],
     mut each: impl FnMut(&NetlinkBuffer<&[u8]>) -> Result<(), CodecError>,
-) -> Result<(), CodecError> {
+) -> Result<u64, CodecError> {
+    let mut unreadable = 0;
     while bytes.len() >= NLMSG_HEADER {
         let message = NetlinkBuffer::new_checked(bytes)?;
-        each(&message)?;
+        unreadable += u64::from(each(&message).is_err());
         let advance = (message.length() as usize).div_ceil(4) * 4;
         bytes = bytes.get(advance..).unwrap_or_default();
     }
-    Ok(())
+    Ok(unreadable)
 }
 
 /// The entry or expectation that a message is about, and whether it exists (else it is gone).
