@@ -326,3 +326,26 @@ fn a_nearly_full_table_takes_assured_entries_first() {
         assert_eq!((pair.backup.view(pair.now).failed, held(&pair)), (0, 6));
     }
 }
+
+/// What a helper watched is forgotten on a backup when it has ended: no list grows with what ever was.
+#[test]
+fn ended_entries_with_a_helper_leave_nothing() {
+    use ctsync::entry::Rare;
+    let helped = |number: u16| Entry {
+        rare: Rare { helper: Some("ftp".into()), ..Rare::default() }.boxed(),
+        ..entry(number, 1)
+    };
+    let mut pair = Pair::start(0);
+    for round in 0..20u16 {
+        for number in 0..500 {
+            pair.owner.handle_event(Incoming::New(helped(round * 500 + number)), pair.now);
+        }
+        pair.run(300);
+        for number in 0..500 {
+            pair.owner.handle_event(Incoming::Destroy(helped(round * 500 + number)), pair.now);
+        }
+        pair.run(300);
+    }
+    let slots = pair.backup.slots();
+    assert!(slots < 2500, "{slots} slots remember {} entries", pair.backup.entries().count());
+}

@@ -23,7 +23,10 @@ impl Replica {
         let nearly = max > 0 && u64::from(in_use) * 100 >= u64::from(max) * NEARLY_FULL;
         self.fullness.nearly = nearly;
         self.fullness.order_due = nearly;
-        if !nearly {
+        if nearly {
+            let waiting = std::mem::take(&mut self.fullness.waiting);
+            self.fullness.waiting = self.keep_present(waiting, Flags::NO_ROOM);
+        } else {
             self.let_in();
         }
     }

@@ -20,6 +20,8 @@ const SLICES: usize = 5;
 const SLICE: usize = 256;
 /// Children waiting for their masters; past it the sweep tries them again.
 const ORPHANS: usize = 65536;
+/// Entries in a list before those that ended are looked for.
+const PRUNE: usize = 1024;
 /// Expectations created again in the batch that replaces their master; helpers foresee fewer.
 const FORESEEN: usize = 16;
 /// How long an owner waits for the master of an entry that it was offered.
@@ -36,6 +38,8 @@ pub(super) struct Related {
     orphans: Vec<(SlotId, Instant)>,
     /// GRE entries of PPTP calls.
     calls: Vec<SlotId>,
+    /// Length of the lists at which those that ended are taken out.
+    prune_at: usize,
     /// A master was installed since the orphans were looked at.
     master_came: bool,
     /// Expectations in the table.
@@ -49,6 +53,7 @@ impl Related {
             next_slice: now,
             orphans: Vec::new(),
             calls: Vec::new(),
+            prune_at: PRUNE,
             master_came: false,
             expected: 0,
         }
@@ -77,6 +82,32 @@ impl Replica {
             slot.flags |= Flags::CALL;
             self.related.calls.push(id);
         }
+        if self.related.watched.len() + self.related.calls.len() >= self.related.prune_at {
+            self.prune_related();
+        }
+    }
+
+    /// The lists grow with the entries that live, not with those that ever were.
+    fn prune_related(&mut self) {
+        let calls = std::mem::take(&mut self.related.calls);
+        self.related.calls = self.keep_present(calls, Flags::CALL);
+        let watched = std::mem::take(&mut self.related.watched).into();
+        self.related.watched = self.keep_present(watched, Flags::WATCHED).into();
+        self.related.prune_at = PRUNE + 2 * (self.related.watched.len() + self.related.calls.len());
+    }
+
+    /// Those of a list that are in the table; the others lose the list's flag, and their slot when nothing else holds it.
+    pub(super) fn keep_present(&mut self, list: Vec<SlotId>, flag: Flags) -> Vec<SlotId> {
+        let present =
+            |id: &SlotId| self.table.get(*id).is_some_and(|slot| slot.flags.contains(Flags::PRESENT));
+        let (kept, ended): (Vec<SlotId>, Vec<SlotId>) = list.into_iter().partition(present);
+        for id in ended {
+            if let Some(slot) = self.table.get_mut(id) {
+                slot.flags -= flag;
+                self.release(id);
+            }
+        }
+        kept
     }
 
     /// A claim: this kernel has not seen the PPTP calls being set up, and will meet their packets under other keys.
@@ -205,6 +236,11 @@ impl Replica {
 
     /// The kernel lacks the master of this entry: it waits. False: there is no room to wait.
     pub(super) fn wait_for_master(&mut self, id: SlotId) -> bool {
+        if self.related.orphans.len() >= ORPHANS {
+            // Some may have ended meanwhile.
+            self.related.master_came = true;
+            self.call_orphans();
+        }
         let Some(slot) = self.table.get_mut(id) else { return false };
         if !slot.flags.contains(Flags::ORPHAN) && self.related.orphans.len() < ORPHANS {
             slot.flags |= Flags::ORPHAN;

@@ -142,7 +142,11 @@ impl Replica {
             return;
         }
         let timeout = match (owner, slot.entry.expectation()) {
-            (false, _) => Some(outlives(&slot.entry, lease)),
+            (false, expectation) => {
+                let expected = expectation.is_some();
+                slot.flags.set(Flags::LEASED, expected);
+                Some(outlives(&slot.entry, lease))
+            }
             (true, None) => None,
             (true, Some(_)) => {
                 slot.flags -= Flags::LEASED;

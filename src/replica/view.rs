@@ -176,6 +176,11 @@ impl Replica {
         self.group.role
     }
 
+    /// Keys of which anything is remembered.
+    pub fn slots(&self) -> usize {
+        self.table.len()
+    }
+
     /// Every entry in the table, with whether it is believed to be in the kernel.
     pub fn entries(&self) -> impl Iterator<Item = (&crate::entry::Entry, bool)> + '_ {
         use crate::table::Flags;

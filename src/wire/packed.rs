@@ -5,7 +5,7 @@
 //!
 //! Layout: presence bits (u16), protocol (u8), original source and destination address, layer 4, then each field
 //! whose bit is set, in the order of the bits. The reply tuple is told by what differs from the plain inverse. What few
-//! entries have is a second such layout within the first ([`emit_rare`]).
+//! entries have is a second such layout within the first.
 
 use std::net::IpAddr;
 
