@@ -23,6 +23,7 @@ pub fn begin(ends: &Ends<'_>) -> Result<Vec<Box<dyn Flow>>> {
         // Listened to on the LAN, connected to by the VIP.
         Box::new(Tcp::connect("TCP through destination NAT", server, client, VIP, 7003)?),
         Box::new(Tcp::connect("TCP in a zone", client, server, SERVER, 7005)?),
+        Box::new(Tcp::connect("TCP in a zone of one direction", client, server, SERVER, 7011)?),
         Box::new(Tcp::connect("TCP routed by its mark", client, server, MARKED, 7002)?),
         Box::new(Tcp::connect("TCP that a label lets pass", client, server, SERVER, 7006)?),
         Box::new(Udp::exchange("UDP in fragments", client, server, 7007, b"?", 4000)?),

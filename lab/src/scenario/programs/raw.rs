@@ -13,6 +13,7 @@ use crate::node::Node;
 use crate::topology::SERVER;
 use crate::wait::now;
 
+const ICMP: u8 = 1;
 const ESP: u8 = 50;
 const GRE: u8 = 47;
 const SCTP: u8 = 132;
@@ -23,6 +24,7 @@ const VIP: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 1);
 pub fn begin(ends: &Ends<'_>) -> Result<Vec<Box<dyn Flow>>> {
     Ok(vec![
         Box::new(esp(ends).context("ESP")?),
+        Box::new(echo(ends).context("ICMP")?),
         Box::new(Lite::exchange(ends).context("UDP-Lite")?),
         Box::new(sctp(ends).context("SCTP")?),
         Box::new(pptp(ends).context("PPTP")?),
@@ -107,6 +109,30 @@ fn esp(ends: &Ends<'_>) -> Result<Spoken> {
     far.send(VIP, &packet(2))?;
     near.hear(SOON, |found| found == packet(2))?;
     Ok(Spoken { name: "ESP", near, far, said: packet(3), heard: packet(3), _control: None })
+}
+
+/// RFC 792: an echo whose id is translated; the far end answers once more after the takeover.
+fn echo(ends: &Ends<'_>) -> Result<Spoken> {
+    const ID: [u8; 2] = [0x12, 0x34];
+    let (near, far) = (Raw::open(ends.client, ICMP)?, Raw::open(ends.server, ICMP)?);
+    let message = |kind: u8, id: [u8; 2], tail: &[u8; 4]| {
+        let mut out = vec![kind, 0, 0, 0, id[0], id[1], 0, 1];
+        out.extend(tail);
+        let pairs = out.chunks(2).map(|pair| u32::from(pair[0]) << 8 | u32::from(pair[1]));
+        let sum = pairs.fold(0, |sum, pair| (sum + pair) % 0xffff);
+        let [.., high, low] = (0xffff - sum).to_be_bytes();
+        out.splice(2..4, [high, low]);
+        out
+    };
+    near.send(SERVER.parse()?, &message(8, ID, b"ask?"))?;
+    let asked = far.hear(SOON, |found| found.first() == Some(&8) && found.ends_with(b"ask?"))?;
+    let translated = [asked[4], asked[5]];
+    ensure!(translated != ID, "the id was not translated");
+    // The kernel answers by itself.
+    near.hear(SOON, |found| found.first() == Some(&0) && found.ends_with(b"ask?"))?;
+    let said = message(0, translated, b"tell");
+    let heard = [&ID[..], &[0, 1], b"tell"].concat();
+    Ok(Spoken { name: "ICMP, an echo with a translated id", near, far, said, heard, _control: None })
 }
 
 /// RFC 3828, over sockets of the kernel's.
