@@ -303,7 +303,7 @@ fn window_tracking_is_switched_on_alone() {
 fn our_own_echo_is_not_heard_others_are() {
     in_namespace(|| {
         let (mut ours, mut other) = (RequestSocket::open().unwrap(), RequestSocket::open().unwrap());
-        let mut socket = EventSocket::open(ours.port_id(), &[], 1 << 20).unwrap();
+        let mut socket = EventSocket::open(ours.port_id(), 1 << 20).unwrap();
         create(&mut ours, &[tcp(1)]);
         create(&mut other, &[tcp(2)]);
         let fill = |writer: &mut Writer, sequence, at: u32| {
@@ -326,49 +326,12 @@ fn our_own_echo_is_not_heard_others_are() {
     });
 }
 
-/// Which protocols' events a socket hears: new and gone, IPv4 and IPv6.
-fn heard(socket: &mut EventSocket, entries: &[Entry]) -> Vec<u8> {
-    let mut other = RequestSocket::open().unwrap();
-    create(&mut other, entries);
-    let fill = |writer: &mut Writer, sequence, at: u32| {
-        codec::emit_destroy(writer, sequence, &entries[at as usize].key());
-    };
-    request(&mut other, fill, entries.len() as u32);
-    let (all, overrun) = events(socket);
-    assert!(!overrun);
-    all.iter()
-        .map(|event| match event {
-            Incoming::New(entry) | Incoming::Update(entry) | Incoming::Destroy(entry) => entry.orig.proto,
-            Incoming::Answer { .. } => panic!("an answer among events"),
-        })
-        .collect()
-}
-
-#[test]
-#[ignore = "needs root for a network namespace; `cargo lab test` runs it"]
-fn events_of_other_protocols_are_dropped_in_the_kernel() {
-    in_namespace(|| {
-        let entries: Vec<Entry> = examples();
-        let of = |wanted: &[u8]| -> Vec<u8> {
-            let all = entries.iter().map(|entry| entry.orig.proto);
-            let once: Vec<u8> = all.filter(|proto| wanted.is_empty() || wanted.contains(proto)).collect();
-            [once.clone(), once].concat()
-        };
-        let mut socket = EventSocket::open(0, &[proto::UDP], 1 << 20).unwrap();
-        assert_eq!(heard(&mut socket, &entries), of(&[proto::UDP]));
-        for accepted in [&[proto::TCP, proto::ICMPV6][..], &[]] {
-            socket.set_protocols(accepted).unwrap();
-            assert_eq!(heard(&mut socket, &entries), of(accepted), "{accepted:?}");
-        }
-    });
-}
-
 #[test]
 #[ignore = "needs root for a network namespace; `cargo lab test` runs it"]
 fn a_full_event_buffer_is_noticed() {
     in_namespace(|| {
         let mut other = RequestSocket::open().unwrap();
-        let mut socket = EventSocket::open(0, &[], 64 * 1024).unwrap();
+        let mut socket = EventSocket::open(0, 64 * 1024).unwrap();
         for batch in 0..40u16 {
             let entries: Vec<Entry> = (0..100).map(|number| tcp(1000 + batch * 100 + number)).collect();
             create(&mut other, &entries);

@@ -6,14 +6,13 @@
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 
-use netlink_packet_netfilter::{NetfilterProtoFamily, NetfilterSubsystem};
+use netlink_packet_netfilter::NetfilterProtoFamily;
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_NETFILTER};
 use nix::errno::Errno;
 use nix::sys::socket::{MsgFlags, recv, setsockopt, sockopt};
 use socket2::{SockFilter, SockRef};
 use thiserror::Error;
 
-use super::codec::uapi::{CTA_PROTO_NUM, CTA_TUPLE_ORIG, CTA_TUPLE_PROTO};
 use super::codec::{self, CodecError, DumpState, Incoming, KernelTable};
 use super::nla::Writer;
 use crate::entry::Entry;
@@ -85,20 +84,18 @@ pub enum Read {
 pub struct EventSocket {
     socket: Socket,
     buffer: Vec<u8>,
-    requests: u32,
     received: usize,
     limit: usize,
     unreadable: u64,
 }
 
 impl EventSocket {
-    /// `requests` is the port id of the request socket, whose echo the kernel drops before queueing it, as it drops events of
-    /// entries of other than these `protocols` (none named: of none).
+    /// `requests` is the port id of the request socket, whose echo the kernel drops before queueing it.
     /// `limit` is how far the buffer may grow, in bytes (`event-listen-queue-size`).
-    pub fn open(requests: u32, protocols: &[u8], limit: usize) -> Result<EventSocket, DoorError> {
+    pub fn open(requests: u32, limit: usize) -> Result<EventSocket, DoorError> {
         let start = limit.min(2 * 1024 * 1024);
         let (socket, _) = open(start)?;
-        let filter = filter(requests, protocols);
+        let filter = drop_port_id(requests);
         SockRef::from(&socket).attach_filter(&filter).map_err(failed("filter"))?;
         for group in [
             NFNLGRP_CONNTRACK_NEW,
@@ -110,18 +107,12 @@ impl EventSocket {
             socket.add_membership(group).map_err(failed("join the event groups of"))?;
         }
         let received = grow(&socket, start);
-        Ok(EventSocket { socket, buffer: vec![0; READ_BUFFER], requests, received, limit, unreadable: 0 })
+        Ok(EventSocket { socket, buffer: vec![0; READ_BUFFER], received, limit, unreadable: 0 })
     }
 
     /// Bytes the kernel may queue for us.
     pub fn buffer_size(&self) -> usize {
         self.received
-    }
-
-    /// Events of entries of these protocols from now on (none named: of all).
-    pub fn set_protocols(&self, protocols: &[u8]) -> Result<(), DoorError> {
-        let filter = filter(self.requests, protocols);
-        SockRef::from(&self.socket).attach_filter(&filter).map_err(failed("filter"))
     }
 
     /// How far the buffer may grow from now on.
@@ -169,55 +160,19 @@ impl AsFd for EventSocket {
 }
 
 /// A socket filter that drops messages whose `nlmsg_pid` is `port_id`: the event of a request carries the port id
-/// of the socket that sent it (`ctnetlink_conntrack_event`). With protocols, also events of entries of other ones: nobody
-/// wakes up for what would be ignored.
-fn filter(port_id: u32, protocols: &[u8]) -> Vec<SockFilter> {
+/// of the socket that sent it (`ctnetlink_conntrack_event`).
+fn drop_port_id(port_id: u32) -> [SockFilter; 4] {
     const LOAD_WORD: u16 = 0x20; // BPF_LD | BPF_W | BPF_ABS
-    const LOAD_BYTE: u16 = 0x30; // BPF_LD | BPF_B | BPF_ABS
-    const LOAD_BYTE_AT_X: u16 = 0x50; // BPF_LD | BPF_B | BPF_IND
-    const LOAD_NUMBER: u16 = 0x00; // BPF_LD | BPF_IMM
-    const LOAD_X: u16 = 0x01; // BPF_LDX | BPF_IMM
-    const TO_X: u16 = 0x07; // BPF_MISC | BPF_TAX
     const JUMP_EQUAL: u16 = 0x15; // BPF_JMP | BPF_JEQ | BPF_K
     const RETURN: u16 = 0x06; // BPF_RET | BPF_K
     const NLMSG_PID_OFFSET: u32 = 12;
-    const ATTRIBUTES: u32 = 20; // struct nlmsghdr, struct nfgenmsg
-    const VALUE: u32 = 4; // struct nlattr
-    // linux/filter.h: the attribute X from offset A on, and the one inside the attribute at A; A is 0 when there is none.
-    const FIND: u32 = 0xffff_f000 + 12; // SKF_AD_OFF + SKF_AD_NLATTR
-    const FIND_INSIDE: u32 = 0xffff_f000 + 16; // SKF_AD_OFF + SKF_AD_NLATTR_NEST
-    let subsystem_at = if cfg!(target_endian = "little") { 5 } else { 4 };
-    let mut program = vec![
+    [
         SockFilter::new(LOAD_WORD, 0, 0, NLMSG_PID_OFFSET),
         // BPF loads big endian, the header is in host order.
         SockFilter::new(JUMP_EQUAL, 0, 1, port_id.to_be()),
         SockFilter::new(RETURN, 0, 0, 0),
-    ];
-    let accept = || SockFilter::new(RETURN, 0, 0, u32::MAX);
-    if !protocols.is_empty() {
-        program.push(SockFilter::new(LOAD_BYTE, 0, 0, subsystem_at));
-        program.push(SockFilter::new(JUMP_EQUAL, 1, 0, u32::from(u8::from(NetfilterSubsystem::Conntrack))));
-        // Expectations are judged by their masters.
-        program.push(accept());
-        program.push(SockFilter::new(LOAD_NUMBER, 0, 0, ATTRIBUTES));
-        let tuple = [(CTA_TUPLE_ORIG, FIND), (CTA_TUPLE_PROTO, FIND_INSIDE), (CTA_PROTO_NUM, FIND_INSIDE)];
-        for (attribute, find) in tuple {
-            program.push(SockFilter::new(LOAD_X, 0, 0, u32::from(attribute)));
-            program.push(SockFilter::new(LOAD_WORD, 0, 0, find));
-            // What looks otherwise than known is let through: the codec judges it.
-            program.push(SockFilter::new(JUMP_EQUAL, 0, 1, 0));
-            program.push(accept());
-        }
-        program.push(SockFilter::new(TO_X, 0, 0, 0));
-        program.push(SockFilter::new(LOAD_BYTE_AT_X, 0, 0, VALUE));
-        for protocol in protocols {
-            program.push(SockFilter::new(JUMP_EQUAL, 0, 1, u32::from(*protocol)));
-            program.push(accept());
-        }
-        program.push(SockFilter::new(RETURN, 0, 0, 0));
-    }
-    program.push(accept());
-    program
+        SockFilter::new(RETURN, 0, 0, u32::MAX),
+    ]
 }
 
 /// Sends batches of requests. The kernel works each batch off inside the send call and queues only the failures

@@ -193,7 +193,7 @@ impl Daemon {
         let interface = addresses.interface(&config.interface).await?;
         let channel = Channel::open(&config, interface.index, interface.address)?;
         let requests = RequestSocket::open()?;
-        let events = EventSocket::open(requests.port_id(), &config.accept_protocol, config.event_buffer)?;
+        let events = EventSocket::open(requests.port_id(), config.event_buffer)?;
         if events.buffer_size() < config.event_buffer.min(2 * 1024 * 1024) {
             tracing::warn!(
                 bytes = events.buffer_size(),
@@ -468,11 +468,7 @@ impl Daemon {
                 tracing::warn!(%error, "answers were lost, reading the kernel table");
                 self.replica.handle_overrun();
                 self.requests = RequestSocket::open()?;
-                let events = EventSocket::open(
-                    self.requests.port_id(),
-                    &self.config.accept_protocol,
-                    self.config.event_buffer,
-                )?;
+                let events = EventSocket::open(self.requests.port_id(), self.config.event_buffer)?;
                 self.events = watch_events(events).map_err(failed("register the event socket"))?;
                 Ok(0)
             }

@@ -141,9 +141,6 @@ impl Daemon {
             track_windows: config.window_tracking,
         });
         self.events.get_mut().set_limit(config.event_buffer);
-        if let Err(error) = self.events.get_ref().set_protocols(&config.accept_protocol) {
-            tracing::error!(%error, "events of the old accept-protocol are still all that is heard");
-        }
         let filter = filter(config, self.replica.filter().local.clone());
         if filter != *self.replica.filter() {
             self.replica.set_filter(filter);

@@ -9,7 +9,7 @@
 mod connection;
 mod expectation;
 mod tuple;
-pub(super) mod uapi;
+mod uapi;
 
 use netlink_packet_core::{
     DecodeError, Emitable, NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NLM_F_REQUEST, NetlinkBuffer,
