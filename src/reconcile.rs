@@ -191,7 +191,7 @@ pub fn note_answer(slot: &mut Slot, op: Op, errno: i32) -> Outcome {
         (Op::Renew | Op::Track, None) => Outcome::Settled,
         (Op::Destroy, None | Some(Errno::ENOENT)) => {
             slot.flags -= Flags::INSTALLED | Flags::MINE | Flags::REPLACE | Flags::STRAY;
-            slot.flags -= Flags::HELPLESS | Flags::UNLABELLED;
+            slot.flags -= Flags::HELPLESS | Flags::UNLABELLED | Flags::MASTERLESS;
             if slot.flags.contains(Flags::PRESENT) { Outcome::Again } else { Outcome::Settled }
         }
         (Op::Create, Some(Errno::EEXIST)) => {

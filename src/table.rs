@@ -68,6 +68,8 @@ bitflags! {
         const TRACK = 1 << 23;
         /// Waits for room in the kernel's table.
         const NO_ROOM = 1 << 24;
+        /// Its master has ended before this kernel could have it: installed without.
+        const MASTERLESS = 1 << 25;
     }
 }
 

@@ -349,3 +349,23 @@ fn ended_entries_with_a_helper_leave_nothing() {
     let slots = pair.backup.slots();
     assert!(slots < 2500, "{slots} slots remember {} entries", pair.backup.entries().count());
 }
+
+/// A connection whose master has ended everywhere lives without it; until then it waits, and is shown as waiting.
+#[test]
+fn a_child_outlives_its_master() {
+    let mut pair = Pair::start(0);
+    let child = Entry { master: Some(Box::new(entry(999, 1).orig)), ..entry(1, 1) };
+    pair.owner.handle_event(Incoming::New(child), pair.now);
+    pair.exchange();
+    let absent = nix::errno::Errno::ENOENT as i32;
+    assert_eq!(pair.batch(&[(Op::Create, absent)]).len(), 1);
+    let view = pair.backup.view(pair.now);
+    assert_eq!((view.orphans, view.failed, view.protected), (1, 1, false));
+    pair.run(2000);
+    assert_eq!(pair.backup.view(pair.now).orphans, 1, "its master may still come");
+    pair.run(2000);
+    let view = pair.backup.view(pair.now);
+    assert_eq!((view.orphans, view.failed), (0, 0));
+    assert!(view.failures.contains(&("no-master", 1)), "{:?}", view.failures);
+    assert_eq!(pair.backup.entries().filter(|(_, installed)| *installed).count(), 1);
+}

@@ -150,3 +150,20 @@ fn an_unreadable_message_leaves_its_neighbours_alone() {
     assert_eq!(unreadable, 1);
     assert_eq!(read, [parse(&all[0]), parse(&all[2])]);
 }
+
+/// Who makes an entry be-liberal also forgets that acknowledgements were seen: window tracking would come back with edges
+/// of before another node carried it.
+#[test]
+fn be_liberal_forgets_what_was_seen() {
+    let (_, entry) = created().into_iter().find(|(_, entry)| entry.tcp.is_some()).unwrap();
+    let flags = |emit: &dyn Fn(&mut Writer)| -> usize {
+        let mut writer = Writer::default();
+        emit(&mut writer);
+        // One attribute of two bytes a side: be-liberal, and the mask with MAXACK_SET in it (0x20).
+        writer.as_bytes().windows(2).filter(|pair| pair[0] & 0x28 == 0x08 && pair[1] & 0x28 == 0x28).count()
+    };
+    let how = Install::whole(1);
+    assert_eq!(flags(&|writer| codec::emit_renew(writer, 1, &entry, how)), 2);
+    assert_eq!(flags(&|writer| codec::emit_update(writer, 1, &entry, how)), 2);
+    assert_eq!(flags(&|writer| codec::emit_track(writer, 1, &entry)), 0);
+}

@@ -56,7 +56,10 @@ impl Daemon {
         }
         self.remarks_due = now + REMARKS;
         let remarks = self.remarks(now);
-        for remark in remarks.iter().filter(|remark| !self.remarks.contains(remark)) {
+        // Another number in the same sentence is no news.
+        let kind = |remark: &String| remark.replace(|letter: char| letter.is_ascii_digit(), "");
+        let told: Vec<String> = self.remarks.iter().map(kind).collect();
+        for remark in remarks.iter().filter(|remark| !told.contains(&kind(remark))) {
             tracing::warn!("{remark}");
         }
         self.remarks = remarks;

@@ -309,7 +309,7 @@ impl Replica {
         let as_wanted = present && self.same_content(id, &entry);
         let Some(slot) = self.table.get_mut(id) else { return };
         if as_wanted {
-            if trusted {
+            if trusted && !slot.flags.contains(Flags::LEASED) {
                 slot.entry.timeout = entry.timeout;
             }
         } else if trusted {

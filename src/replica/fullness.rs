@@ -64,7 +64,8 @@ impl Replica {
             return false;
         }
         let Some(slot) = self.table.get_mut(id) else { return false };
-        if slot.entry.assured() {
+        // Expectations have a table of their own.
+        if slot.entry.assured() || slot.entry.expectation().is_some() {
             return false;
         }
         slot.flags -= Flags::PENDING;

@@ -269,7 +269,7 @@ impl Replica {
             fresh: self.fresh,
             ready: self.readiness(now).in_step(),
             root: self.group.sums.root(),
-            count: u32::try_from(self.present).unwrap_or(u32::MAX),
+            count: u32::try_from(self.present - self.related.expected).unwrap_or(u32::MAX),
             kernel: self.settings.kernel,
             next: if self.group.owner { 0 } else { self.group.receiver.expected().unwrap_or(0) },
         };

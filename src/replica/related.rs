@@ -24,8 +24,8 @@ const ORPHANS: usize = 65536;
 const PRUNE: usize = 1024;
 /// Expectations created again in the batch that replaces their master; helpers foresee fewer.
 const FORESEEN: usize = 16;
-/// How long an owner waits for the master of an entry that it was offered.
-const OWNERS_PATIENCE: Duration = Duration::from_secs(3);
+/// How long the master of an entry is waited for, before something else is tried.
+const PATIENCE: Duration = Duration::from_secs(3);
 /// Generations of masters: a call that H.323's gatekeeper announced has three.
 const GENERATIONS: u8 = 4;
 
@@ -61,10 +61,10 @@ impl Related {
 }
 
 impl Replica {
-    /// When the next slice is due: only the owner's kernel changes by itself.
+    /// When the next slice is due: only the owner's kernel changes by itself, but orphans wait everywhere.
     pub(super) fn next_reread(&self) -> Option<Instant> {
-        let idle = self.related.watched.is_empty() && self.related.orphans.is_empty();
-        (self.group.owner && !idle).then_some(self.related.next_slice)
+        let busy = self.group.owner && !self.related.watched.is_empty() || !self.related.orphans.is_empty();
+        busy.then_some(self.related.next_slice)
     }
 
     /// The table took an entry: is it one to watch?
@@ -144,6 +144,9 @@ impl Replica {
         }
         self.related.next_slice = now + TICK;
         self.give_orphans_up(now);
+        if !self.group.owner {
+            return;
+        }
         for _ in 0..self.related.watched.len().div_ceil(SLICES).min(SLICE) {
             let Some(id) = self.related.watched.pop_front() else { break };
             let Some(slot) = self.table.get_mut(id) else { continue };
@@ -196,9 +199,10 @@ impl Replica {
         });
         if waits {
             self.request(master, generation + 1, send);
-            // Its place in the queue stays and finds nothing to do later.
+            // Its place in the queue stays and finds nothing to do later: an answer that leaves something to do asks again.
             if let Some(slot) = self.table.get_mut(master) {
                 slot.flags |= Flags::QUEUED_IN;
+                slot.flags -= Flags::PENDING;
             }
         }
     }
@@ -239,7 +243,6 @@ impl Replica {
         if self.related.orphans.len() >= ORPHANS {
             // Some may have ended meanwhile.
             self.related.master_came = true;
-            self.call_orphans();
         }
         let Some(slot) = self.table.get_mut(id) else { return false };
         if !slot.flags.contains(Flags::ORPHAN) && self.related.orphans.len() < ORPHANS {
@@ -279,22 +282,41 @@ impl Replica {
         }
     }
 
-    /// An owner's table is its kernel: a child whose master was not offered either is not there.
+    /// A claim: whatever waits may be offered its master from now on.
+    pub(super) fn be_patient_again(&mut self, now: Instant) {
+        for (_, since) in &mut self.related.orphans {
+            *since = now;
+        }
+    }
+
+    /// Masters that do not come. A connection whose master has ended everywhere lives without it. What a helper foresees
+    /// cannot; an owner's table is its kernel, so it is not there; a backup waits on.
     fn give_orphans_up(&mut self, now: Instant) {
         let (waiting, given_up): (Vec<_>, Vec<_>) = std::mem::take(&mut self.related.orphans)
             .into_iter()
-            .partition(|(_, since)| now < *since + OWNERS_PATIENCE);
+            .partition(|(_, since)| now < *since + PATIENCE);
         self.related.orphans = waiting;
         for (id, _) in given_up {
+            let master = self.master_of(id).and_then(|master| self.table.get(master));
+            let ended = !master.is_some_and(|slot| slot.flags.contains(Flags::PRESENT));
             let Some(slot) = self.table.get_mut(id) else { continue };
-            slot.flags -= Flags::ORPHAN;
             let missing = slot.flags.contains(Flags::PRESENT) && !slot.flags.contains(Flags::INSTALLED);
-            self.clear_failure(id);
-            if missing {
+            if missing && ended && slot.entry.expectation().is_none() {
+                slot.flags -= Flags::ORPHAN;
+                slot.flags |= Flags::MASTERLESS;
                 self.count_failure(Failure::NoMaster);
-                self.refuse(id);
+                self.want_kernel(id, false);
+            } else if missing && !self.group.owner {
+                self.related.orphans.push((id, now));
+            } else {
+                slot.flags -= Flags::ORPHAN;
+                self.clear_failure(id);
+                if missing {
+                    self.count_failure(Failure::NoMaster);
+                    self.refuse(id);
+                }
+                self.release(id);
             }
-            self.release(id);
         }
     }
 

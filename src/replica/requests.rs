@@ -126,15 +126,15 @@ impl Replica {
         let lease = self.settings.lease;
         let Some(slot) = self.table.get_mut(id) else { return };
         slot.flags -= Flags::RENEW;
+        let track = owner && slot.flags.contains(Flags::TRACK);
+        slot.flags -= Flags::TRACK;
         if !slot.flags.contains(Flags::PRESENT | Flags::INSTALLED) || slot.flags.contains(Flags::PENDING) {
-            slot.flags -= Flags::TRACK;
             self.release(id);
             return;
         }
         slot.asked = event_turn;
         slot.touched = dump_number;
-        if owner && slot.flags.contains(Flags::TRACK) {
-            slot.flags -= Flags::TRACK;
+        if track {
             self.counters.tracked += 1;
             send(Request { op: Op::Track, entry: &slot.entry, install: Install::whole(lease) });
             self.counters.requests += 1;
@@ -203,6 +203,7 @@ impl Replica {
         let install = Install {
             helper: !slot.flags.contains(Flags::HELPLESS),
             labels: !slot.flags.contains(Flags::UNLABELLED),
+            master: !slot.flags.contains(Flags::MASTERLESS),
             ..Install::whole(outlives(&slot.entry, lease))
         };
         send(Request { op, entry: &slot.entry, install });
@@ -228,6 +229,12 @@ impl Replica {
         }
         if op == Op::Create && errno == 0 {
             self.note_installed(id);
+        }
+        let touches = matches!(op, Op::Update | Op::Renew | Op::Track);
+        if self.group.owner && touches && errno == nix::errno::Errno::ENOENT as i32 {
+            // It has just ended, and its event is still to be read: to be asked for, not to be made again.
+            self.want_kernel(id, true);
+            return;
         }
         let Some(slot) = self.table.get_mut(id) else { return };
         let failed_before = slot.flags.contains(Flags::FAILED);
@@ -348,7 +355,9 @@ impl Replica {
             if let Some(slot) = self.table.get_mut(id) {
                 slot.flags |= Flags::INSTALLED;
                 slot.flags -= Flags::STRAY;
-                slot.entry.timeout = entry.timeout.or(slot.entry.timeout);
+                if !slot.flags.contains(Flags::LEASED) {
+                    slot.entry.timeout = entry.timeout.or(slot.entry.timeout);
+                }
             }
             self.clear_failure(id);
             let content = self.content_hash(id);
@@ -369,6 +378,11 @@ impl Replica {
             }
         }
         for (id, _) in std::mem::take(&mut self.in_flight) {
+            let stranded = |flags: Flags| flags.contains(Flags::PENDING) && !flags.contains(Flags::QUEUED_IN);
+            if self.table.get(id).is_some_and(|slot| stranded(slot.flags)) {
+                // Its answer was lost or could not be read.
+                self.want_kernel(id, false);
+            }
             self.release(id);
         }
         self.call_orphans();

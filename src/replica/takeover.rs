@@ -325,6 +325,7 @@ impl Replica {
         self.starting = false;
         self.was_owner = false;
         self.let_in();
+        self.be_patient_again(now);
         self.take_calls_over();
         self.plan_window_tracking(now);
         for id in 0..if self.group.offers > 0 { self.table.end() } else { 0 } {

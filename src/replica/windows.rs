@@ -36,7 +36,9 @@ impl Replica {
 
     /// A claim: connections of another node's begin to pass here.
     pub(super) fn plan_window_tracking(&mut self, now: Instant) {
-        self.windows = Windows::default();
+        for id in std::mem::take(&mut self.windows).found {
+            self.forget_window(id);
+        }
         if self.settings.track_windows {
             self.windows.looks = LOOKS.iter().map(|after| now + *after).collect();
         }
@@ -71,11 +73,11 @@ impl Replica {
             self.windows.next_slice = Some(now + TICK);
             for _ in 0..self.windows.found.len().min(SLICE) {
                 let Some(id) = self.windows.found.pop_front() else { break };
-                let present = self.table.get(id).is_some_and(|slot| slot.flags.contains(Flags::PRESENT));
-                if present {
-                    self.want_renewal(id);
-                } else {
-                    self.forget_window(id);
+                // Without the mark it has been dealt with, and the slot may be another's.
+                match self.table.get(id).map(|slot| slot.flags) {
+                    Some(flags) if flags.contains(Flags::TRACK | Flags::PRESENT) => self.want_renewal(id),
+                    Some(flags) if flags.contains(Flags::TRACK) => self.forget_window(id),
+                    _ => {}
                 }
             }
         }

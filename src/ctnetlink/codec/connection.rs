@@ -197,7 +197,7 @@ pub(super) fn emit_new(writer: &mut Writer, entry: &Entry, how: Install) {
     // EXPECTED may not differ from the entry, which has it only after CTA_TUPLE_MASTER is read.
     let status = (entry.status & (CARRIED_STATUS - Status::Expected)) | Status::Confirmed;
     emit_common(writer, entry, how, status);
-    if let Some(master) = &entry.master {
+    if let Some(master) = entry.master.as_ref().filter(|_| how.master) {
         emit_tuple(writer, CTA_TUPLE_MASTER, master);
     }
     if entry.source_nat() {
@@ -211,7 +211,9 @@ pub(super) fn emit_new(writer: &mut Writer, entry: &Entry, how: Install) {
 /// What an update may change: NAT and master cannot (`ctnetlink_change_conntrack` refuses them).
 pub(super) fn emit_change(writer: &mut Writer, entry: &Entry, how: Install) {
     emit_key(writer, &entry.key());
-    emit_common(writer, entry, how, (entry.status & CARRIED_STATUS) | Status::Confirmed);
+    // EXPECTED may not differ from the kernel's entry, which has it with its master alone.
+    let status = if how.master { entry.status } else { entry.status - Status::Expected };
+    emit_common(writer, entry, how, (status & CARRIED_STATUS) | Status::Confirmed);
 }
 
 /// Timeout and window tracking alone.
@@ -221,21 +223,23 @@ pub(super) fn emit_renewal(writer: &mut Writer, entry: &Entry, how: Install) {
         writer.attribute(CTA_TIMEOUT, &timeout.to_be_bytes());
     }
     if entry.tcp.is_some() && how.be_liberal {
-        emit_liberal(writer, TcpInfo::BE_LIBERAL);
+        emit_liberal(writer, TcpInfo::BE_LIBERAL, TcpInfo::BE_LIBERAL | TcpInfo::MAXACK_SET);
     }
 }
 
 /// Not be-liberal any more, on either side.
 pub(super) fn emit_tracking(writer: &mut Writer, entry: &Entry) {
     emit_key(writer, &entry.key());
-    emit_liberal(writer, 0);
+    emit_liberal(writer, 0, TcpInfo::BE_LIBERAL);
 }
 
-fn emit_liberal(writer: &mut Writer, flags: u8) {
+/// Both sides alike. Whoever is made be-liberal forgets that acknowledgements were seen here: from now on they are seen
+/// elsewhere, and what is known of the windows grows old.
+fn emit_liberal(writer: &mut Writer, flags: u8, mask: u8) {
     let outer = writer.begin_nested(CTA_PROTOINFO);
     let inner = writer.begin_nested(CTA_PROTOINFO_TCP);
     for kind in [CTA_PROTOINFO_TCP_FLAGS_ORIGINAL, CTA_PROTOINFO_TCP_FLAGS_REPLY] {
-        writer.attribute(kind, &[flags, TcpInfo::BE_LIBERAL]);
+        writer.attribute(kind, &[flags, mask]);
     }
     writer.end_nested(inner);
     writer.end_nested(outer);
@@ -256,7 +260,7 @@ fn emit_common(writer: &mut Writer, entry: &Entry, how: Install, status: Status)
         writer.attribute(CTA_PROTOINFO_TCP_WSCALE_ORIGINAL, &[tcp.wscale_orig]);
         writer.attribute(CTA_PROTOINFO_TCP_WSCALE_REPLY, &[tcp.wscale_reply]);
         let liberal = if how.be_liberal { TcpInfo::BE_LIBERAL } else { 0 };
-        let mask = TcpInfo::CARRIED_FLAGS | TcpInfo::BE_LIBERAL;
+        let mask = TcpInfo::CARRIED_FLAGS | TcpInfo::BE_LIBERAL | TcpInfo::MAXACK_SET;
         for (kind, flags) in [
             (CTA_PROTOINFO_TCP_FLAGS_ORIGINAL, tcp.flags_orig),
             (CTA_PROTOINFO_TCP_FLAGS_REPLY, tcp.flags_reply),

@@ -102,8 +102,11 @@ pub(super) fn emit_renewal(writer: &mut Writer, entry: &Entry, how: Install) {
 /// that hand a helper on, and those that use classes.
 fn handed_on<'a>(entry: &'a Entry, expectation: &Expectation) -> Option<&'a str> {
     match (entry.helper()?, entry.orig.proto) {
-        ("Q.931", proto::TCP) if expectation.function.is_none() => Some("H.245"),
-        (name @ ("RAS" | "Q.931"), _) => Some(name),
+        ("RAS", proto::UDP) => Some("RAS"),
+        // A call that is forwarded. The other children of H.323 have helpers that are not looked up under their master's
+        // protocol: they go without.
+        ("Q.931", _) if expectation.function.is_some() => Some("Q.931"),
+        ("RAS" | "Q.931" | "H.245", _) => None,
         (name, _) => (name.starts_with("sip") || expectation.class != 0).then_some(name),
     }
 }

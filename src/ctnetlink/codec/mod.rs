@@ -249,6 +249,8 @@ pub struct Install {
     pub be_liberal: bool,
     /// Name its helper; false where this kernel does not know it.
     pub helper: bool,
+    /// Name its master; false where that has ended and is nowhere any more.
+    pub master: bool,
     /// Set its labels; false where no rule of this kernel uses labels.
     pub labels: bool,
 }
@@ -256,7 +258,7 @@ pub struct Install {
 impl Install {
     /// Everything, for so many seconds.
     pub const fn whole(timeout: u32) -> Install {
-        Install { timeout: Some(timeout), be_liberal: true, helper: true, labels: true }
+        Install { timeout: Some(timeout), be_liberal: true, helper: true, master: true, labels: true }
     }
 }
 
