@@ -34,8 +34,10 @@ mod raw;
 
 use raw::{Attributes, leaves, message, messages};
 
-/// Of each half.
+/// Of each half, at least.
 const CASES: u32 = 10_000;
+/// Packets that are sent for them: some meet an entry that is there.
+const PACKETS: u32 = 10_500;
 
 const CT_NEW: u16 = 0x0100;
 const CT_GET: u16 = 0x0101;
@@ -284,7 +286,7 @@ fn what_one_kernel_knows_arrives_in_the_other() {
     let seed = std::env::var("CTSYNC_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(1);
     let mut ours = node(move || {
         let mut sender = packets::Sender::new(seed);
-        (0..CASES).for_each(|_| sender.send());
+        (0..PACKETS).for_each(|_| sender.send());
     });
     let mut theirs = node(|| {});
     let by_packets = ours.dump(CT_GET).len();
@@ -307,7 +309,8 @@ fn what_one_kernel_knows_arrives_in_the_other() {
         connections.len() - by_packets,
         expected.len()
     );
-    assert!(by_packets > 9_000 && connections.len() > 19_000 && expected.len() > 100);
+    let written = connections.len() - by_packets;
+    assert!(by_packets >= CASES as usize && written >= CASES as usize && expected.len() > 100);
     entries.extend(expectations);
     let backup = replicate(&entries, &mut theirs.requests);
     let arrived = table("CTA", &theirs.dump(CT_GET));
