@@ -237,7 +237,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
         }
         Verb::Run { scenario, json, ctsync } => {
             if !sandbox::is_inside() {
-                setup::ensure()?;
+                setup::ensure_all()?;
             }
             in_sandbox(None, async |sandbox| {
                 let mut narrator = Narrator::new(json, false);

@@ -8,8 +8,8 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
-/// Program, Debian package.
-const NEEDED: [(&str, &str); 14] = [
+/// Program, Debian package: what every lab needs.
+const NEEDED: [(&str, &str); 8] = [
     ("keepalived", "keepalived"),
     ("nft", "nftables"),
     ("conntrack", "conntrack"),
@@ -18,6 +18,9 @@ const NEEDED: [(&str, &str); 14] = [
     ("sshd", "openssh-server"),
     ("ssh", "openssh-client"),
     ("ssh-keygen", "openssh-client"),
+];
+/// What scenarios need beside it.
+const BESIDE: [(&str, &str); 6] = [
     ("conntrackd", "conntrackd"),
     ("prometheus", "prometheus"),
     ("man", "man-db"),
@@ -26,15 +29,21 @@ const NEEDED: [(&str, &str); 14] = [
     ("sipp", "sip-tester"),
 ];
 
-/// Install what is missing, build the daemon.
+/// Install what is missing for the demo, build the daemon.
 pub fn ensure() -> Result<()> {
-    ensure_packages()?;
+    ensure_packages(&NEEDED)?;
     build_ctsync()
 }
 
-fn ensure_packages() -> Result<()> {
+/// The same for everything that the lab can do.
+pub fn ensure_all() -> Result<()> {
+    ensure_packages(&[&NEEDED[..], &BESIDE].concat())?;
+    build_ctsync()
+}
+
+fn ensure_packages(needed: &[(&'static str, &'static str)]) -> Result<()> {
     let mut missing: Vec<&str> =
-        NEEDED.iter().filter(|(program, _)| !found(program)).map(|(_, p)| *p).collect();
+        needed.iter().filter(|(program, _)| !found(program)).map(|(_, p)| *p).collect();
     missing.dedup();
     if missing.is_empty() {
         return Ok(());

@@ -58,7 +58,7 @@ pub enum Soak {
 
 /// Repeat.
 pub fn run(what: &Soak) -> Result<ExitCode> {
-    setup::ensure()?;
+    setup::ensure_all()?;
     match what {
         Soak::Example { runs, advert, jobs } => example(*runs, *advert, *jobs),
         Soak::Costs { entries } => costs(*entries),

@@ -38,7 +38,7 @@ impl Tally {
 /// Run it all. Cargo's own tests print their own lines; the lab's are counted below.
 pub fn run() -> Result<ExitCode> {
     let root = checkout()?;
-    setup::ensure()?;
+    setup::ensure_all()?;
     let cargo = |arguments: &[&str]| -> Result<bool> {
         let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
         Ok(Command::new(cargo)
