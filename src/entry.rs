@@ -319,9 +319,13 @@ impl Entry {
                 ..self.clone()
             }
         };
-        // Already of this form: one of its keys is 0.
-        let keyed = self.orig.proto == proto::GRE && self.master.is_some() && near != 0 && call != 0;
-        keyed.then(|| [of([0, call], [call, 0]), of([near, 0], [0, back])])
+        self.is_call().then(|| [of([0, call], [call, 0]), of([near, 0], [0, back])])
+    }
+
+    /// The GRE entry of a PPTP call, both of its keys known.
+    pub fn is_call(&self) -> bool {
+        let keyed = matches!(self.orig.l4, L4::Ports { src: 1.., dst: 1.. });
+        keyed && self.orig.proto == proto::GRE && self.master.is_some()
     }
 
     /// Take over what an update event tells; what it leaves out stays. (`ctnetlink_conntrack_event` sends an

@@ -57,8 +57,8 @@ impl Filter {
             return false;
         }
         let channel = matches!(orig.l4, L4::Ports { dst, .. } if dst == self.channel_port);
-        let from_here = self.local.contains(&orig.src) || self.local.contains(&orig.dst);
-        if channel && orig.proto == proto::UDP && (orig.dst.is_multicast() || from_here) {
+        let ours = || self.local.contains(&orig.src) || self.local.contains(&orig.dst);
+        if channel && orig.proto == proto::UDP && (orig.dst.is_multicast() || ours()) {
             return false;
         }
         let ends = [orig.src, orig.dst, entry.reply.src, entry.reply.dst];

@@ -5,11 +5,9 @@
 //! its alives.
 
 use crate::reconcile::Failure;
+use crate::replica::nearly_full;
 use crate::replica::view::View;
 use crate::wire::KernelSettings;
-
-/// Above this share of `nf_conntrack_max` a table is nearly full, in percent.
-const NEARLY_FULL: u64 = 90;
 
 /// One sentence for each thing that an operator should change; none when all is well.
 pub fn remarks(own: &KernelSettings, in_use: u32, view: &View) -> Vec<String> {
@@ -21,7 +19,7 @@ pub fn remarks(own: &KernelSettings, in_use: u32, view: &View) -> Vec<String> {
                 .to_owned(),
         );
     }
-    if own.max > 0 && u64::from(in_use) * 100 >= u64::from(own.max) * NEARLY_FULL {
+    if nearly_full(in_use, own.max) {
         all.push(format!(
             "the kernel's table holds {in_use} entries of at most {}: raise net.netfilter.nf_conntrack_max",
             own.max

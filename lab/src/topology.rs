@@ -20,6 +20,8 @@ const START: std::time::Duration = std::time::Duration::from_secs(60);
 pub const CLIENT: &str = "10.0.1.100";
 /// LAN client, IPv6.
 pub const CLIENT6: &str = "fd00:0:0:b::100";
+/// The WAN side's virtual address: how the WAN sees the LAN.
+pub const VIP: &str = "10.0.0.1";
 /// WAN server.
 pub const SERVER: &str = "10.0.0.100";
 /// WAN server, IPv6.

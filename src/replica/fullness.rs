@@ -8,6 +8,11 @@ use crate::table::{Flags, SlotId};
 /// Above this share of `nf_conntrack_max` entries that are not assured wait, in percent.
 const NEARLY_FULL: u64 = 90;
 
+/// Whether a table of so many entries, of at most `max` (0: no limit), has little room left.
+pub fn nearly_full(in_use: u32, max: u32) -> bool {
+    max > 0 && u64::from(in_use) * 100 >= u64::from(max) * NEARLY_FULL
+}
+
 /// What waits for room.
 #[derive(Default)]
 pub(super) struct Fullness {
@@ -20,7 +25,7 @@ pub(super) struct Fullness {
 impl Replica {
     /// The kernel's table holds so many entries of at most `max` (0: no limit).
     pub fn handle_fill(&mut self, in_use: u32, max: u32) {
-        let nearly = max > 0 && u64::from(in_use) * 100 >= u64::from(max) * NEARLY_FULL;
+        let nearly = nearly_full(in_use, max);
         self.fullness.nearly = nearly;
         self.fullness.order_due = nearly;
         if nearly {

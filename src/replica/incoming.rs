@@ -505,6 +505,10 @@ impl Replica {
             slot.flags |= Flags::REPLACE;
         }
         slot.flags -= Flags::FORGOTTEN;
+        if slot.birth != birth {
+            // What the kernel did not take of the last one may go into this one.
+            slot.flags -= Flags::HELPLESS | Flags::UNLABELLED | Flags::MASTERLESS;
+        }
         slot.entry = entry;
         slot.birth = birth;
         let before = slot.sent;

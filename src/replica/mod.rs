@@ -40,6 +40,7 @@ use crate::table::{Flags, SlotId, Table};
 use crate::wire::{Claim, GroupId, Header, Incarnation, KernelSettings, NodeId, Want, packed};
 
 pub use comparison::{Compared, Differing};
+pub use fullness::nearly_full;
 pub use operator::{Cache, Change, Listing, Refill, Tunables, Verb};
 pub use requests::Request;
 pub use takeover::{FenceReport, Readiness, Role};

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use super::requests::outlives;
 use super::{Cache, Changes, Replica, Request};
 use crate::ctnetlink::codec::Install;
-use crate::entry::{Entry, proto};
+use crate::entry::Entry;
 use crate::reconcile::{Failure, Op};
 use crate::table::{Flags, SlotId};
 
@@ -74,11 +74,7 @@ impl Replica {
             slot.flags |= Flags::WATCHED;
             self.related.watched.push_back(id);
         }
-        let Some(slot) = self.table.get_mut(id) else { return };
-        if slot.entry.orig.proto == proto::GRE
-            && !slot.flags.contains(Flags::CALL)
-            && slot.entry.without_keymap().is_some()
-        {
+        if slot.entry.is_call() && !slot.flags.contains(Flags::CALL) {
             slot.flags |= Flags::CALL;
             self.related.calls.push(id);
         }

@@ -103,20 +103,9 @@ fn sctp((src, dst): (u16, u16), tag: u32) -> Vec<u8> {
     out.extend([1, 0, 0, 20]);
     out.extend(tag.to_be_bytes());
     out.extend([0, 1, 0, 0, 0, 10, 0, 10, 0, 0, 0, 1]);
-    let sum = crc32c(&out).to_le_bytes();
+    let sum = crc32c::crc32c(&out).to_le_bytes();
     out[8..12].copy_from_slice(&sum);
     out
-}
-
-fn crc32c(bytes: &[u8]) -> u32 {
-    let mut crc = u32::MAX;
-    for byte in bytes {
-        crc ^= u32::from(*byte);
-        for _ in 0..8 {
-            crc = if crc & 1 == 1 { (crc >> 1) ^ 0x82f6_3b78 } else { crc >> 1 };
-        }
-    }
-    !crc
 }
 
 /// RFC 1071 over pseudo header and payload, where the protocol wants one.

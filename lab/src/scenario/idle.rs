@@ -44,14 +44,8 @@ pub async fn run(stage: &Stage<'_>, narrator: &mut Narrator) -> Result<bool> {
 /// Silence, router1's end, and the rest of the silence.
 async fn lose_router1(pair: &mut Pair, checks: &mut Checks<'_>, silence: Duration) -> Result<()> {
     pair.clients.iter().for_each(|clients| clients.hush(true));
-    checks.narrator.typed("lab", "destroy router1's namespace");
-    pair.topology.power_off(1).await?;
     let began = now();
-    let second = pair.topology.router(2)?;
-    until("router2 holds the virtual addresses", PATIENCE, async || {
-        Ok(second.has_vip().await?.then_some(()))
-    })
-    .await?;
+    pair.lose_router1(checks.narrator).await?;
     until("the silence is over", silence + PATIENCE, async || Ok((began.elapsed() > silence).then_some(())))
         .await?;
     pair.clients.iter().for_each(|clients| clients.hush(false));

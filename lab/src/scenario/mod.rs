@@ -184,6 +184,17 @@ impl Pair {
         .await
     }
 
+    /// Router1's namespace is destroyed; until router2 holds the virtual addresses.
+    async fn lose_router1(&mut self, narrator: &Narrator) -> Result<()> {
+        narrator.typed("lab", "destroy router1's namespace");
+        self.topology.power_off(1).await?;
+        let second = self.topology.router(2)?;
+        until("router2 holds the virtual addresses", PATIENCE, async || {
+            Ok(second.has_vip().await?.then_some(()))
+        })
+        .await
+    }
+
     async fn wait_ready(&self, number: u8) -> Result<()> {
         let router = self.topology.router(number)?;
         until(&format!("router{number} is ready to take over"), PATIENCE, async || {

@@ -85,13 +85,7 @@ async fn across(pair: &mut Pair, checks: &mut Checks<'_>, before: Duration) -> R
     if pair.topology.options.sync {
         pair.wait_ready(2).await?;
     }
-    checks.narrator.typed("lab", "destroy router1's namespace");
-    pair.topology.power_off(1).await?;
-    let second = pair.topology.router(2)?;
-    until("router2 holds the virtual addresses", PATIENCE, async || {
-        Ok(second.has_vip().await?.then_some(()))
-    })
-    .await?;
+    pair.lose_router1(checks.narrator).await?;
     let mut reached = vec![false; exchanges.len()];
     // A neighbour may have to be found first, which costs the first datagram.
     for _ in 0..3 {

@@ -119,19 +119,13 @@ async fn across(pair: &mut Pair, checks: &mut Checks<'_>) -> Result<Seen> {
     flows.extend(plain::begin(&ends).context("TCP and UDP before the takeover")?);
     flows.extend(raw::begin(&ends).context("raw protocols before the takeover")?);
     if topology.options.sync {
-        settle(pair).await?;
+        settle(pair, checks).await?;
     } else if topology.options.incumbent {
         settle_incumbent(topology).await?;
     }
-    checks.narrator.typed("lab", "destroy router1's namespace");
-    pair.topology.power_off(1).await?;
-    let second = pair.topology.router(2)?;
-    until("router2 holds the virtual addresses", PATIENCE, async || {
-        Ok(second.has_vip().await?.then_some(()))
-    })
-    .await?;
-    let sync = pair.topology.options.sync;
-    if sync {
+    pair.lose_router1(checks.narrator).await?;
+    if pair.topology.options.sync {
+        let second = pair.topology.router(2)?;
         until("router2's fence is closed", PATIENCE, async || {
             Ok((!second.status().await?["last-fence"].is_null()).then_some(()))
         })
@@ -164,7 +158,7 @@ async fn settle_incumbent(topology: &Topology) -> Result<()> {
 }
 
 /// Everything that router1's kernel knows is in router2's: entries, expectations, sequence numbers.
-async fn settle(pair: &Pair) -> Result<()> {
+async fn settle(pair: &Pair, checks: &Checks<'_>) -> Result<()> {
     pair.wait_equal().await?;
     pair.wait_ready(2).await?;
     let (one, two) = (pair.topology.router(1)?, pair.topology.router(2)?);
@@ -182,6 +176,8 @@ async fn settle(pair: &Pair) -> Result<()> {
         Ok(Some(()))
     })
     .await;
-    let _ = waited;
+    if let Err(error) = waited {
+        checks.narrator.say(&format!("{error:#}"));
+    }
     Ok(())
 }

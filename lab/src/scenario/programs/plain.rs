@@ -7,14 +7,12 @@ use anyhow::{Context, Result, ensure};
 
 use super::{Ends, Flow, SPEAKS};
 use crate::node::Node;
-use crate::topology::{SERVER, SERVER6};
+use crate::topology::{SERVER, SERVER6, VIP};
 
 /// Only packets with this mark are routed to [`MARKED`].
 pub const MARK: u32 = 0x66;
 /// Another address of the server.
 pub const MARKED: &str = "10.0.0.101";
-/// Where the LAN is seen from the WAN.
-const VIP: &str = "10.0.0.1";
 
 pub fn begin(ends: &Ends<'_>) -> Result<Vec<Box<dyn Flow>>> {
     let (client, server) = (ends.client, ends.server);

@@ -10,7 +10,7 @@ use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
 use super::{Ends, Flow, SPEAKS};
 use crate::node::Node;
-use crate::topology::SERVER;
+use crate::topology::{SERVER, VIP};
 use crate::wait::now;
 
 const ICMP: u8 = 1;
@@ -18,8 +18,6 @@ const ESP: u8 = 50;
 const GRE: u8 = 47;
 const SCTP: u8 = 132;
 const UDPLITE: u8 = 136;
-/// Where the LAN is seen from the WAN.
-const VIP: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 1);
 
 pub fn begin(ends: &Ends<'_>) -> Result<Vec<Box<dyn Flow>>> {
     Ok(vec![
@@ -91,7 +89,7 @@ impl Flow for Spoken {
 
     fn after(&mut self) -> Result<String> {
         for tries in 1..=SPEAKS.as_secs() / 2 {
-            self.far.send(VIP, &self.said)?;
+            self.far.send(VIP.parse()?, &self.said)?;
             if self.near.hear(SOON, |payload| payload.ends_with(&self.heard)).is_ok() {
                 return Ok(format!("the far end spoke first and was heard, {tries} packets sent"));
             }
@@ -106,7 +104,7 @@ fn esp(ends: &Ends<'_>) -> Result<Spoken> {
     let packet = |number: u8| vec![0, 0, 0x12, 0x34, 0, 0, 0, number, 1, 2, 3, 4];
     near.send(SERVER.parse()?, &packet(1))?;
     far.hear(SOON, |found| found == packet(1))?;
-    far.send(VIP, &packet(2))?;
+    far.send(VIP.parse()?, &packet(2))?;
     near.hear(SOON, |found| found == packet(2))?;
     Ok(Spoken { name: "ESP", near, far, said: packet(3), heard: packet(3), _control: None })
 }
@@ -189,7 +187,7 @@ fn sctp(ends: &Ends<'_>) -> Result<Spoken> {
         out.extend(tag.to_be_bytes());
         out.extend([0; 4]);
         out.extend(chunk);
-        let sum = crc32c(&out).to_le_bytes();
+        let sum = crc32c::crc32c(&out).to_le_bytes();
         out.splice(8..12, sum);
         out
     };
@@ -207,27 +205,16 @@ fn sctp(ends: &Ends<'_>) -> Result<Spoken> {
     let seen = far.hear(SOON, |found| found.ends_with(&init))?;
     // The port may have been translated.
     let back = [PORTS[1], u16::from_be_bytes([seen[0], seen[1]])];
-    far.send(VIP, &packet(back, TAGS[0], &init_ack))?;
+    far.send(VIP.parse()?, &packet(back, TAGS[0], &init_ack))?;
     near.hear(SOON, |found| found.ends_with(&init_ack))?;
     near.send(server, &packet(PORTS, TAGS[1], &echo))?;
     far.hear(SOON, |found| found.ends_with(&echo))?;
-    far.send(VIP, &packet(back, TAGS[0], &acknowledged))?;
+    far.send(VIP.parse()?, &packet(back, TAGS[0], &acknowledged))?;
     near.hear(SOON, |found| found.ends_with(&acknowledged))?;
     let mut data = vec![0, 3, 0, 20, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0];
     data.extend(*b"data");
     let said = packet(back, TAGS[0], &data);
     Ok(Spoken { name: "SCTP", near, far, said, heard: data, _control: None })
-}
-
-fn crc32c(bytes: &[u8]) -> u32 {
-    let mut crc = u32::MAX;
-    for byte in bytes {
-        crc ^= u32::from(*byte);
-        for _ in 0..8 {
-            crc = if crc & 1 == 1 { (crc >> 1) ^ 0x82f6_3b78 } else { crc >> 1 };
-        }
-    }
-    !crc
 }
 
 /// RFC 2637: a call is set up over TCP, which names the GRE packets of both directions; then the far end sends one.
@@ -272,7 +259,7 @@ fn pptp(ends: &Ends<'_>) -> Result<Spoken> {
     };
     near.send(SERVER.parse()?, &packet(CALLS[1], b"near"))?;
     far.hear(SOON, |found| found.ends_with(b"near")).context("GRE to the server")?;
-    far.send(VIP, &packet(theirs, b"far!"))?;
+    far.send(VIP.parse()?, &packet(theirs, b"far!"))?;
     let heard = near.hear(SOON, |found| found.ends_with(b"far!")).context("GRE to the client")?;
     ensure!(heard[6..8] == CALLS[0].to_be_bytes(), "the call's number was not translated back");
     Ok(Spoken {

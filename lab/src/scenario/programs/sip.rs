@@ -9,12 +9,11 @@ use anyhow::{Context, Result, bail, ensure};
 
 use super::{Ends, Flow, PATIENCE};
 use crate::node::Node;
-use crate::topology::{CLIENT, SERVER, Topology};
+use crate::topology::{CLIENT, SERVER, Topology, VIP};
 use crate::wait::{now, until};
 
 /// The media port of the invitation, which is translated to the same one.
 const MEDIA: u16 = 7078;
-const VIP: &str = "10.0.0.1";
 /// The call lasts 15 s; a BYE without an answer is given up by then.
 const ENDS: Duration = Duration::from_secs(40);
 
