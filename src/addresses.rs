@@ -1,6 +1,6 @@
 //! The router's own addresses and the channel's interface, by rtnetlink.
 //!
-//! Called by the daemon: at start for the interface, then whenever an address changes. Decides nothing. The
+//! Called by the daemon: at start for the interface, then whenever an address or a link changes. Decides nothing. The
 //! connection of rtnetlink is the one task that is spawned.
 
 use std::collections::HashSet;
@@ -43,7 +43,7 @@ pub struct Interface {
     pub address: Option<Ipv4Addr>,
 }
 
-/// Watches the addresses.
+/// Watches the addresses, and the links that they are on.
 pub struct Addresses {
     handle: Handle,
     changes: Box<dyn Stream<Item = ()> + Unpin>,
@@ -52,7 +52,7 @@ pub struct Addresses {
 impl Addresses {
     /// Start watching.
     pub fn watch() -> Result<Addresses, AddressError> {
-        let groups = [MulticastGroup::Ipv4Ifaddr, MulticastGroup::Ipv6Ifaddr];
+        let groups = [MulticastGroup::Link, MulticastGroup::Ipv4Ifaddr, MulticastGroup::Ipv6Ifaddr];
         let (connection, handle, messages) = new_multicast_connection(&groups).map_err(AddressError::Open)?;
         tokio::spawn(connection);
         Ok(Addresses { handle, changes: Box::new(messages.map(|_| ())) })

@@ -3,18 +3,22 @@
 //! Called by the daemon. Datagrams go in and out whole; what they mean is the replica's. Bound to the interface,
 //! so that nothing from elsewhere is heard.
 
-use std::io;
+use std::io::{self, IoSliceMut};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::os::fd::{AsRawFd, RawFd};
 
-use nix::sys::socket::{setsockopt, sockopt};
+use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg, setsockopt, sockopt};
 use socket2::{Domain, InterfaceIndexOrAddress, Protocol, Socket, Type};
 use thiserror::Error;
+use tokio::io::Interest;
 use tokio::net::UdpSocket;
 
 use crate::config::Config;
 
 /// Routers forward nothing that arrives with 255; RFC 5082.
 const HOP_LIMIT: u32 = 255;
+/// Bytes that the smallest datagram takes of a receive buffer, `struct sk_buff` and its data (`skb->truesize`).
+const LEAST_DATAGRAM: usize = 512;
 
 /// The channel cannot be opened.
 #[derive(Debug, Error)]
@@ -43,10 +47,23 @@ pub struct Traffic {
     pub receive_errors: u64,
 }
 
+/// What waited on the channel.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Received {
+    /// A datagram of so many bytes.
+    Datagram(usize),
+    /// One that came through a router, or from somebody who does not know the protocol.
+    Far,
+    /// Nothing, for now.
+    Nothing,
+}
+
 /// The socket and its counters.
 pub struct Channel {
     socket: UdpSocket,
     target: SocketAddr,
+    /// Bytes of its receive buffer, by the kernel's counting.
+    buffer: usize,
     /// Counters since start.
     pub traffic: Traffic,
 }
@@ -73,6 +90,15 @@ impl Channel {
         if setsockopt(&socket, sockopt::SndBufForce, &config.sync_queue).is_err() {
             let _ = setsockopt(&socket, sockopt::SndBuf, &config.sync_queue);
         }
+        if target.is_ipv4() {
+            setsockopt(&socket, sockopt::Ipv4RecvTtl, &true)
+                .map_err(|error| failed("set up")(error.into()))?;
+            socket.set_ttl_v4(HOP_LIMIT).map_err(failed("set up"))?;
+        } else {
+            setsockopt(&socket, sockopt::Ipv6RecvHopLimit, &true)
+                .map_err(|error| failed("set up")(error.into()))?;
+            socket.set_unicast_hops_v6(HOP_LIMIT).map_err(failed("set up"))?;
+        }
         let any: IpAddr =
             if target.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
         if config.peer.is_none() {
@@ -87,8 +113,9 @@ impl Channel {
         }
         let listen = if config.peer.is_some() { config.listen_address.unwrap_or(any) } else { any };
         socket.bind(&SocketAddr::from((listen, config.port)).into()).map_err(failed("bind"))?;
+        let buffer = socket.recv_buffer_size().map_err(failed("set up"))?;
         let socket = UdpSocket::from_std(socket.into()).map_err(failed("register"))?;
-        Ok(Channel { socket, target, traffic: Traffic::default() })
+        Ok(Channel { socket, target, buffer, traffic: Traffic::default() })
     }
 
     /// Wait until something can be read.
@@ -101,21 +128,28 @@ impl Channel {
         self.socket.writable().await
     }
 
-    /// A waiting datagram's length, if there is one.
-    pub fn receive(&mut self, buffer: &mut [u8]) -> Option<usize> {
-        match self.socket.try_recv(buffer) {
-            Ok(length) => {
+    /// The next datagram that waits.
+    pub fn receive(&mut self, buffer: &mut [u8]) -> Received {
+        let socket = &self.socket;
+        let read = socket.try_io(Interest::READABLE, || receive_with_hop_limit(socket.as_raw_fd(), buffer));
+        match read {
+            Ok((length, hop_limit)) => {
                 self.traffic.received += 1;
                 self.traffic.bytes_received += length as u64;
-                Some(length)
+                if hop_limit == Some(HOP_LIMIT) { Received::Datagram(length) } else { Received::Far }
             }
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => None,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Received::Nothing,
             Err(_) => {
                 // ICMP errors from a peer that is not there yet land here.
                 self.traffic.receive_errors += 1;
-                None
+                Received::Nothing
             }
         }
+    }
+
+    /// Datagrams that can wait here at once, at most.
+    pub fn capacity(&self) -> usize {
+        self.buffer / LEAST_DATAGRAM
     }
 
     /// Send a datagram. False: the socket is full, try again when it is writable. Other errors are counted and
@@ -139,4 +173,18 @@ impl Channel {
     pub fn is_multicast(&self) -> bool {
         self.target.ip().is_multicast()
     }
+}
+
+/// One datagram's length, and the hop limit that it arrived with.
+fn receive_with_hop_limit(socket: RawFd, buffer: &mut [u8]) -> io::Result<(usize, Option<u32>)> {
+    let mut room = nix::cmsg_space!(i32);
+    let mut parts = [IoSliceMut::new(buffer)];
+    let message = recvmsg::<()>(socket, &mut parts, Some(&mut room), MsgFlags::MSG_DONTWAIT)?;
+    let hop_limit = message.cmsgs()?.find_map(|control| match control {
+        ControlMessageOwned::Ipv4Ttl(limit) | ControlMessageOwned::Ipv6HopLimit(limit) => {
+            u32::try_from(limit).ok()
+        }
+        _ => None,
+    });
+    Ok((message.bytes, hop_limit))
 }

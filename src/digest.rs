@@ -3,36 +3,53 @@
 //!
 //! The hash is SipHash-2-4 over the canonical bytes *as sent* ([`crate::wire::packed`]); sums wrap. A change
 //! costs two additions: the root and one bucket. Inner levels are summed when somebody asks. Called by `table`
-//! and the replica; knows nothing of entries or peers.
+//! and the replica; knows nothing of peers.
 
 use std::hash::Hasher;
 
 use siphasher::sip::SipHasher24;
 
-use crate::wire::Node;
+use crate::entry::Key;
+use crate::wire::{Node, packed};
 
 /// Buckets: 16 to the power of [`LEVELS`].
 pub const BUCKETS: usize = 65536;
 /// Levels below the root.
 pub const LEVELS: u8 = 4;
 
-/// The hash of this group of nodes; the same on all of them.
+/// The hash of a group of nodes; the same on all of them that follow one owner.
+///
+/// Keyed by random numbers that no host behind the routers knows: who could choose connections by their hashes would
+/// put them all into one bucket.
 #[derive(Clone, Copy, Debug)]
 pub struct Digester {
-    keys: (u64, u64),
+    hasher: SipHasher24,
 }
 
 impl Digester {
-    /// Keys derived from the group of nodes. The authenticated protocol will derive them from its secret.
-    pub fn new(node_group: u32) -> Digester {
-        Digester { keys: (0x6374_7379_6e63_2d31, u64::from(node_group)) }
+    /// By 128 bits that the owner tells its peers.
+    pub fn new(seed: u128) -> Digester {
+        Digester { hasher: SipHasher24::new_with_key(&seed.to_be_bytes()) }
+    }
+
+    /// A seed to begin with, from a secret that it does not tell.
+    pub fn seed(secret: u128) -> u128 {
+        let half = |number: u128| u128::from(Digester::new(secret).hash(&number.to_be_bytes()));
+        half(1) << 64 | half(2)
     }
 
     /// Hash of canonical bytes or of a key's bytes; never 0, which means "none".
     pub fn hash(&self, bytes: &[u8]) -> u64 {
-        let mut hasher = SipHasher24::new_with_keys(self.keys.0, self.keys.1);
+        let mut hasher = self.hasher;
         hasher.write(bytes);
         hasher.finish().max(1)
+    }
+
+    /// Hash of a key; `scratch` is overwritten.
+    pub fn hash_key(&self, scratch: &mut Vec<u8>, key: &Key) -> u64 {
+        scratch.clear();
+        packed::emit_key(scratch, key);
+        self.hash(scratch)
     }
 }
 

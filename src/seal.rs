@@ -4,6 +4,7 @@
 //! daemon seals under a key of its own, derived from the configured one, the group of nodes and the incarnation, and
 //! counts its datagrams: a nonce never comes again. Called by the replica. No file, no socket, no clock.
 
+use std::borrow::Borrow;
 use std::collections::BTreeMap;
 use std::fmt;
 
@@ -34,11 +35,22 @@ impl fmt::Debug for Key {
 }
 
 impl Key {
-    /// RFC 8439's key for one run of one group of nodes.
-    fn of_run(&self, node_group: u32, incarnation: Incarnation) -> ChaCha20Poly1305 {
-        let mut context = blake3::Hasher::new_derive_key("ctsync 2026-11 channel, one run");
-        context.update(&self.0);
-        context.update(&node_group.to_be_bytes());
+    /// Derives the keys of the runs of one group of nodes.
+    fn of_group(&self, node_group: u32) -> RunKeys {
+        let mut begun = blake3::Hasher::new_derive_key("ctsync 2026-11 channel, one run");
+        begun.update(&self.0);
+        begun.update(&node_group.to_be_bytes());
+        RunKeys(begun)
+    }
+}
+
+/// The derivation of a run's key, up to where the run comes in: a stranger's datagram costs no more than the rest.
+struct RunKeys(blake3::Hasher);
+
+impl RunKeys {
+    /// RFC 8439's key for one run.
+    fn of_run(&self, incarnation: Incarnation) -> ChaCha20Poly1305 {
+        let mut context = self.0.clone();
         context.update(&incarnation.0.to_be_bytes());
         ChaCha20Poly1305::new(&(*context.finalize().as_bytes()).into())
     }
@@ -57,7 +69,7 @@ pub enum SealError {
 
 /// Seals and opens for one run of this node.
 pub struct Seal {
-    keys: Vec<Key>,
+    keys: Vec<RunKeys>,
     node_group: u32,
     own: Incarnation,
     /// Without a key: off.
@@ -77,8 +89,8 @@ impl Seal {
 
     /// Other keys from now on, or none. The counter goes on: a key that comes back never sees a nonce again.
     pub fn replace_keys(&mut self, keys: &[Key]) {
-        self.sealing = keys.first().map(|first| first.of_run(self.node_group, self.own));
-        self.keys = keys.to_vec();
+        self.keys = keys.iter().map(|key| key.of_group(self.node_group)).collect();
+        self.sealing = self.keys.first().map(|first| first.of_run(self.own));
         self.opening.clear();
     }
 
@@ -110,37 +122,50 @@ impl Seal {
         sealed
     }
 
-    /// The plain datagram in a sealed one, and its number.
+    /// The plain datagram in a sealed one, and its number. The ciphers of a `known` run are kept, a stranger's are not.
     ///
     /// # Errors
     /// [`SealError::Forged`].
-    pub fn open(&mut self, sealed: &[u8], from: Incarnation) -> Result<(Vec<u8>, u64), SealError> {
-        let associated = sealed.get(..HEADER + COUNTER).ok_or(SealError::Forged)?;
-        let (header, counter) = associated.split_at(HEADER);
-        let counter = u64::from_be_bytes(counter.try_into().map_err(|_| SealError::Forged)?);
-        let rest = sealed.get(HEADER + COUNTER..).ok_or(SealError::Forged)?;
-        let (body, tag) = rest.split_last_chunk::<TAG>().ok_or(SealError::Forged)?;
-        let tag = Tag::from(*tag);
+    pub fn open(
+        &mut self,
+        sealed: &[u8],
+        from: Incarnation,
+        known: bool,
+    ) -> Result<(Vec<u8>, u64), SealError> {
+        if !known {
+            return open_with(self.keys.iter().map(|key| key.of_run(from)), sealed);
+        }
         if self.opening.len() >= RUNS && !self.opening.contains_key(&from.0) {
             self.opening.clear();
         }
-        let (keys, node_group) = (&self.keys, self.node_group);
-        let ciphers = self
-            .opening
-            .entry(from.0)
-            .or_insert_with(|| keys.iter().map(|key| key.of_run(node_group, from)).collect());
-        let mut plain = Vec::with_capacity(sealed.len());
-        for cipher in ciphers {
-            plain.clear();
-            plain.extend_from_slice(header);
-            plain.extend_from_slice(body);
-            let inside = plain.get_mut(HEADER..).unwrap_or_default();
-            if cipher.decrypt_inout_detached(&nonce(counter), associated, inside.into(), &tag).is_ok() {
-                return Ok((plain, counter));
-            }
-        }
-        Err(SealError::Forged)
+        let keys = &self.keys;
+        let ciphers = self.opening.entry(from.0);
+        let ciphers = ciphers.or_insert_with(|| keys.iter().map(|key| key.of_run(from)).collect());
+        open_with(ciphers.iter(), sealed)
     }
+}
+
+fn open_with(
+    ciphers: impl Iterator<Item = impl Borrow<ChaCha20Poly1305>>,
+    sealed: &[u8],
+) -> Result<(Vec<u8>, u64), SealError> {
+    let associated = sealed.get(..HEADER + COUNTER).ok_or(SealError::Forged)?;
+    let (header, counter) = associated.split_at(HEADER);
+    let counter = u64::from_be_bytes(counter.try_into().map_err(|_| SealError::Forged)?);
+    let rest = sealed.get(HEADER + COUNTER..).ok_or(SealError::Forged)?;
+    let (body, tag) = rest.split_last_chunk::<TAG>().ok_or(SealError::Forged)?;
+    let tag = Tag::from(*tag);
+    let mut plain = Vec::with_capacity(sealed.len());
+    for cipher in ciphers {
+        plain.clear();
+        plain.extend_from_slice(header);
+        plain.extend_from_slice(body);
+        let inside = plain.get_mut(HEADER..).unwrap_or_default();
+        if cipher.borrow().decrypt_inout_detached(&nonce(counter), associated, inside.into(), &tag).is_ok() {
+            return Ok((plain, counter));
+        }
+    }
+    Err(SealError::Forged)
 }
 
 fn nonce(counter: u64) -> Nonce {
@@ -214,7 +239,7 @@ mod tests {
     fn what_was_sealed_opens_and_is_not_readable() {
         let sealed = seal(&[1]).seal(datagram());
         assert_eq!(sealed.len(), datagram().len() + OVERHEAD);
-        assert_eq!(seal(&[1]).open(&sealed, RUN), Ok((datagram(), 1)));
+        assert_eq!(seal(&[1]).open(&sealed, RUN, true), Ok((datagram(), 1)));
         assert!(!sealed.windows(16).any(|part| part == &datagram()[HEADER + 8..HEADER + 24]));
     }
 
@@ -225,12 +250,12 @@ mod tests {
         for at in 0..sealed.len() * 8 {
             let mut changed = sealed.clone();
             changed[at / 8] ^= 1 << (at % 8);
-            assert_eq!(opener.open(&changed, RUN), Err(SealError::Forged), "bit {at}");
+            assert_eq!(opener.open(&changed, RUN, true), Err(SealError::Forged), "bit {at}");
         }
         for length in 0..sealed.len() {
-            assert_eq!(opener.open(&sealed[..length], RUN), Err(SealError::Forged));
+            assert_eq!(opener.open(&sealed[..length], RUN, true), Err(SealError::Forged));
         }
-        assert_eq!(opener.open(&sealed, Incarnation(5)), Err(SealError::Forged), "another run's key");
+        assert_eq!(opener.open(&sealed, Incarnation(5), true), Err(SealError::Forged), "another run's key");
     }
 
     #[test]
@@ -238,9 +263,9 @@ mod tests {
         let (mut old, mut both, mut new) = (seal(&[1]), seal(&[2, 1]), seal(&[2]));
         let (first, second) = (old.seal(datagram()), old.seal(datagram()));
         assert_ne!(first[HEADER + 8..], second[HEADER + 8..]);
-        assert!(both.open(&first, RUN).is_ok(), "the old key opens while both are known");
-        assert!(new.open(&both.seal(datagram()), RUN).is_ok(), "the first key seals");
-        assert_eq!(new.open(&first, RUN), Err(SealError::Forged), "the old key is gone");
+        assert!(both.open(&first, RUN, true).is_ok(), "the old key opens while both are known");
+        assert!(new.open(&both.seal(datagram()), RUN, true).is_ok(), "the first key seals");
+        assert_eq!(new.open(&first, RUN, true), Err(SealError::Forged), "the old key is gone");
         let before = both.seal(datagram());
         both.replace_keys(&[Key([1; 32])]);
         both.replace_keys(&[Key([2; 32])]);
@@ -252,7 +277,7 @@ mod tests {
     fn without_a_key_it_is_off() {
         let mut off = seal(&[]);
         assert_eq!((off.seal(datagram()), off.is_on(), off.overhead()), (datagram(), false, 0));
-        assert_eq!(off.open(&seal(&[1]).seal(datagram()), RUN), Err(SealError::Forged));
+        assert_eq!(off.open(&seal(&[1]).seal(datagram()), RUN, true), Err(SealError::Forged));
     }
 
     #[test]

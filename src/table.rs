@@ -153,8 +153,6 @@ impl Table {
 
     /// A new slot, not yet in the table's contents (no flags).
     pub fn insert(&mut self, key_hash: u64, entry: Entry) -> SlotId {
-        let bucket = usize::from(bucket_of(key_hash));
-        let next = self.heads.get(bucket).copied().unwrap_or(NONE);
         let slot = Slot {
             entry,
             key_hash,
@@ -167,7 +165,7 @@ impl Table {
             tries: 0,
             touched: 0,
             asked: 0,
-            next,
+            next: NONE,
         };
         let id = if let Some(id) = self.free.pop() {
             if let Some(place) = self.slots.get_mut(id as usize) {
@@ -178,13 +176,7 @@ impl Table {
             self.slots.push(Some(slot));
             SlotId::try_from(self.slots.len() - 1).unwrap_or(NONE)
         };
-        if let Some(head) = self.heads.get_mut(bucket) {
-            *head = id;
-        }
-        let slots = &self.slots;
-        let hash_of =
-            |id: &SlotId| slots.get(*id as usize).and_then(Option::as_ref).map_or(0, |slot| slot.key_hash);
-        self.index.insert_unique(key_hash, id, hash_of);
+        self.link(id);
         id
     }
 
@@ -211,6 +203,31 @@ impl Table {
             }
         }
         self.free.push(id);
+    }
+
+    /// Every key gets the hash that `hash` gives it.
+    pub fn rehash(&mut self, mut hash: impl FnMut(&Key) -> u64) {
+        self.index.clear();
+        self.heads.fill(NONE);
+        for at in 0..self.slots.len() {
+            let Some(slot) = self.slots.get_mut(at).and_then(Option::as_mut) else { continue };
+            slot.key_hash = hash(&slot.entry.key());
+            let id = SlotId::try_from(at).unwrap_or(NONE);
+            self.link(id);
+        }
+    }
+
+    /// Put a slot whose hash is known into its bucket and into the index.
+    fn link(&mut self, id: SlotId) {
+        let Some(slot) = self.slots.get_mut(id as usize).and_then(Option::as_mut) else { return };
+        let key_hash = slot.key_hash;
+        if let Some(head) = self.heads.get_mut(usize::from(bucket_of(key_hash))) {
+            slot.next = std::mem::replace(head, id);
+        }
+        let slots = &self.slots;
+        let hash_of =
+            |id: &SlotId| slots.get(*id as usize).and_then(Option::as_ref).map_or(0, |slot| slot.key_hash);
+        self.index.insert_unique(key_hash, id, hash_of);
     }
 
     /// The slots of a bucket.

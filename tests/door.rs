@@ -5,7 +5,7 @@
 use std::time::{Duration, Instant};
 
 use ctsync::ctnetlink::codec::Incoming;
-use ctsync::replica::{Replica, Role};
+use ctsync::replica::{Refused, Replica, Role};
 use ctsync::seal::Key;
 use ctsync::wire::{self, Body, StreamHead};
 
@@ -95,7 +95,7 @@ fn with_a_key_nothing_enters() {
     assert!(pair.seen.iter().all(|datagram| wire::parse(datagram).is_err()));
     let forged = pair.forged();
     pair.backup.handle_datagram(&forged, pair.now);
-    assert_eq!((pair.held(), pair.backup.counters().unsealed), (10, 1));
+    assert_eq!((pair.held(), pair.backup.counters().refused(Refused::Unsealed)), (10, 1));
     // Marked as sealed, and sealed under another key.
     let mut marked = forged.clone();
     wire::mark_sealed(&mut marked);
@@ -104,7 +104,7 @@ fn with_a_key_nothing_enters() {
     for datagram in [marked.clone(), seal.seal(marked)] {
         pair.backup.handle_datagram(&datagram, pair.now);
     }
-    assert_eq!((pair.held(), pair.backup.counters().forged), (10, 2));
+    assert_eq!((pair.held(), pair.backup.counters().refused(Refused::Forged)), (10, 2));
     // Everything that was ever sent, once more, with one bit changed and as it was.
     let seen = pair.seen.clone();
     for datagram in &seen {
@@ -114,9 +114,14 @@ fn with_a_key_nothing_enters() {
         pair.backup.handle_datagram(datagram, pair.now);
     }
     let counters = pair.backup.counters().clone();
-    assert_eq!(counters.forged, 2 + seen.len() as u64);
+    assert_eq!(counters.refused(Refused::Forged), 2 + seen.len() as u64);
     // Not those that came before it had proved itself: they are old, and no more.
-    assert!(counters.replayed + 3 >= seen.len() as u64, "{} of {}", counters.replayed, seen.len());
+    assert!(
+        counters.refused(Refused::Replayed) + 3 >= seen.len() as u64,
+        "{} of {}",
+        counters.refused(Refused::Replayed),
+        seen.len()
+    );
     assert_eq!(pair.held(), 10);
     // And the pair goes on.
     pair.owner.handle_event(Incoming::New(entry(50, 1)), pair.now);
@@ -130,7 +135,11 @@ fn different_keys_or_a_key_on_one_side_only_keep_them_apart() {
         let pair = Pair::start(one, two);
         assert_eq!(pair.held(), 0, "{one:?} {two:?}");
         let counters = pair.backup.counters();
-        let refused = [counters.forged, counters.unsealed, counters.unreadable];
+        let refused = [
+            counters.refused(Refused::Forged),
+            counters.refused(Refused::Unsealed),
+            counters.refused(Refused::Unreadable),
+        ];
         let expected = [two != [0; 0] && one != [0; 0], one.is_empty(), two.is_empty()];
         assert_eq!(refused.map(|count| count > 0), expected, "{one:?} {two:?}");
         assert!(!pair.owner.view(pair.now).protected);
@@ -158,7 +167,9 @@ fn keys_rotate_without_a_gap() {
         pair.run(100);
         assert_eq!(pair.held(), 10, "{step:?}");
     }
-    let refused = |replica: &Replica| replica.counters().forged + replica.counters().unsealed;
+    let refused = |replica: &Replica| {
+        replica.counters().refused(Refused::Forged) + replica.counters().refused(Refused::Unsealed)
+    };
     assert_eq!((refused(&pair.owner), refused(&pair.backup)), (0, 0));
 }
 
@@ -175,7 +186,7 @@ fn a_restarted_backup_takes_nothing_from_before() {
     for datagram in &before {
         pair.backup.handle_datagram(datagram, pair.now);
     }
-    assert_eq!(pair.backup.counters().replayed, before.len() as u64);
+    assert_eq!(pair.backup.counters().refused(Refused::Replayed), before.len() as u64);
     assert!(pair.backup.readiness(pair.now).is_ready() && pair.held() == 10);
 }
 

@@ -22,7 +22,7 @@ use tokio::io::unix::AsyncFd;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::addresses::{AddressError, Addresses};
-use crate::channel::{Channel, ChannelError};
+use crate::channel::{Channel, ChannelError, Received};
 use crate::config::{Config, Loaded, Mechanism};
 use crate::control::{Client, ControlServer, Request};
 use crate::ctnetlink::codec::{self, Incoming, KernelTable};
@@ -31,7 +31,7 @@ use crate::ctnetlink::socket::{BATCH, DoorError, DumpSocket, EventSocket, Read, 
 use crate::ctnetlink::watched::{watch_dump, watch_events};
 use crate::metrics::{MetricsServer, Scrape, Timings};
 use crate::reconcile::Op;
-use crate::replica::{FenceReport, Replica, Role};
+use crate::replica::{FenceReport, Refused, Replica, Role};
 use crate::role::{NotifyFifo, RoleError, Told, TrackFile};
 use crate::runstate::RunState;
 use crate::seal::Key;
@@ -115,7 +115,7 @@ struct Daemon {
     /// Roles told by `notify`, not yet taken.
     told: VecDeque<Role>,
     /// Kinds of refused datagrams that have been complained about.
-    complained: [bool; 4],
+    complained: [bool; 5],
     state: RunState,
     /// What would make a takeover fail, as last told; and when to look again.
     remarks: Vec<String>,
@@ -130,6 +130,8 @@ struct Daemon {
     answered: Vec<bool>,
     /// More waits than one turn reads: the next turn begins at once.
     more: bool,
+    /// Datagrams read since silence could last be judged.
+    unjudged: usize,
 }
 
 /// Run until told to stop.
@@ -208,7 +210,7 @@ impl Daemon {
         };
         let state = RunState::open(&config.state_directory);
         let local = addresses.list().await?;
-        let mut settings = start::settings(&config, interface.mtu, &state);
+        let mut settings = start::settings(&config, interface.mtu, &state)?;
         settings.restored.role = start::check_role(&config, settings.restored.role, &local);
         if keys.is_empty() {
             tracing::warn!("no key is configured: anyone on {} can write to this table", config.interface);
@@ -245,7 +247,7 @@ impl Daemon {
             metrics,
             timings: Timings::default(),
             told: VecDeque::new(),
-            complained: [false; 4],
+            complained: [false; 5],
             state,
             remarks: Vec::new(),
             remarks_due: clock(),
@@ -256,6 +258,7 @@ impl Daemon {
             buffer: vec![0; 65536],
             answered: Vec::new(),
             more: false,
+            unjudged: 0,
         })
     }
 
@@ -289,6 +292,10 @@ impl Daemon {
             Some(()) = self.addresses.changed() => {
                 let local = self.addresses.list().await?;
                 self.replica.handle_addresses(local);
+                // While the interface is gone its last size stands.
+                if let Ok(interface) = self.addresses.interface(&self.config.interface).await {
+                    self.replica.set_datagram(start::datagram(interface.mtu));
+                }
             }
             heard = self.control.next() => self.hear(heard, now),
             scrape = scraped(self.metrics.as_mut()) => self.give_metrics(scrape, now),
@@ -330,11 +337,26 @@ impl Daemon {
 
     fn read_channel(&mut self, now: Instant) -> bool {
         for _ in 0..DATAGRAMS_IN {
-            let Some(length) = self.channel.receive(&mut self.buffer) else { return true };
-            self.replica.handle_datagram(self.buffer.get(..length).unwrap_or_default(), now);
+            match self.channel.receive(&mut self.buffer) {
+                Received::Datagram(length) => {
+                    self.replica.handle_datagram(self.buffer.get(..length).unwrap_or_default(), now);
+                }
+                Received::Far => self.replica.refuse_datagram(Refused::Far),
+                Received::Nothing => {
+                    self.unjudged = 0;
+                    return true;
+                }
+            }
         }
         self.more = true;
-        false
+        // Under a flood the socket is never empty. After as many datagrams as it can hold, everything that waited when
+        // it was last empty has been read.
+        self.unjudged += DATAGRAMS_IN;
+        let all_read = self.unjudged >= self.channel.capacity();
+        if all_read {
+            self.unjudged = 0;
+        }
+        all_read
     }
 
     fn read_events(&mut self, now: Instant) -> Result<(), DaemonError> {

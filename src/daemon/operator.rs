@@ -10,7 +10,7 @@ use crate::config;
 use crate::control::{Client, Heard, Reply, Request};
 use crate::metrics::{Scrape, Snapshot, named_counters, render};
 use crate::replica::view::View;
-use crate::replica::{Cache, Changes, Compared, Refill, Role};
+use crate::replica::{Cache, Changes, Compared, Refill, Refused, Role};
 use crate::rows::Row;
 use crate::show::{CacheStatistics, Statistics};
 use crate::table::SlotId;
@@ -306,7 +306,7 @@ impl Daemon {
             bytes: [traffic.bytes_sent, traffic.bytes_received],
             datagrams: [traffic.sent, traffic.received],
             errors: [traffic.send_errors, traffic.receive_errors],
-            malformed: counters.malformed,
+            malformed: counters.refused(Refused::Malformed),
             lost: counters.lost,
             failures: view.failures.iter().map(|(word, count)| ((*word).to_owned(), *count)).collect(),
             counters: named_counters(counters)
@@ -342,6 +342,9 @@ fn reloading() -> Vec<sd_notify::NotifyState<'static>> {
 
 fn tell_compared(compared: &Compared) -> Reply {
     match compared {
+        Compared::NoOwner { peer } => Reply::Error(format!(
+            "no node has claimed the group since this one and {peer} started: what they hold cannot be compared yet"
+        )),
         Compared::NoPeer => Reply::Error("no peer is heard: there is nothing to compare with".into()),
         Compared::Silent { peer } => Reply::Error(format!("{peer} does not say what it holds")),
         Compared::Done { peer, differing, count, moving, unseen } => {

@@ -5,6 +5,7 @@ use std::time::Instant;
 use super::start::{kernel_settings, netfilter_sysctl};
 use super::{Daemon, DaemonError, LastFence, REMARKS, clock, rfc3339};
 use crate::precheck;
+use crate::replica::Refused;
 
 impl Daemon {
     /// Tell whoever should know what changed: log, `/run`, track file, waiting clients.
@@ -108,17 +109,21 @@ impl Daemon {
     fn complain(&mut self) {
         let counters = self.replica.counters();
         let now = [
-            counters.other_version > 0,
-            counters.same_name > 0,
-            counters.unsealed > 0,
-            counters.unreadable + counters.forged > 0,
-        ];
+            &[Refused::OtherVersion][..],
+            &[Refused::SameName],
+            &[Refused::Unsealed],
+            &[Refused::Unreadable, Refused::Forged],
+            &[Refused::Far],
+        ]
+        .map(|reasons| reasons.iter().any(|why| counters.refused(*why) > 0));
         let node = &self.config.node;
         let complaints = [
             "a peer speaks another version of the protocol; its datagrams are refused".to_owned(),
             format!("another node is named {node} too; set `node` to different names on both"),
             "a peer has no key, or somebody forges datagrams: they are refused".to_owned(),
             "datagrams are sealed under a key that is not here: they are refused; compare the key files"
+                .to_owned(),
+            "datagrams come through a router: they are refused; the channel needs a link of its own"
                 .to_owned(),
         ];
         for ((complaint, now), before) in complaints.iter().zip(now).zip(self.complained) {

@@ -2,21 +2,22 @@
 
 use std::net::IpAddr;
 
-use super::Daemon;
+use super::{Daemon, DaemonError, failed};
 use crate::config::{Config, Mechanism};
 use crate::filter::Filter;
 use crate::replica::{Role, Settings, Tunables};
 use crate::runstate::RunState;
 use crate::wire::{Incarnation, KernelSettings, NodeId};
 
-pub(super) fn settings(config: &Config, mtu: usize, state: &RunState) -> Settings {
-    Settings {
+pub(super) fn settings(config: &Config, mtu: usize, state: &RunState) -> Result<Settings, DaemonError> {
+    Ok(Settings {
         name: config.node.clone(),
         node: node_id(&config.node),
         node_group: config.node_group,
         keys: Vec::new(),
-        incarnation: incarnation(),
-        datagram: mtu.clamp(576, 65_535) - HEADERS,
+        incarnation: Incarnation(random()?),
+        secret: random()?,
+        datagram: datagram(mtu),
         ring: config.sync_queue,
         alive: config.alive,
         lost_after: config.peer_timeout,
@@ -28,7 +29,7 @@ pub(super) fn settings(config: &Config, mtu: usize, state: &RunState) -> Setting
         gate_limit: config.gate_timeout,
         kernel: kernel_settings(),
         restored: state.restored(),
-    }
+    })
 }
 
 /// Seconds: the shortest timeout of an installed entry. The sweep renews it six times within.
@@ -40,14 +41,14 @@ const FLUSH_WAIT: std::time::Duration = std::time::Duration::from_millis(100);
 
 /// A node's number: a fixed hash of its name.
 pub fn node_id(name: &str) -> NodeId {
-    NodeId(crate::digest::Digester::new(0).hash(name.as_bytes()))
+    NodeId(crate::digest::Digester::new(0x6374_7379_6e63).hash(name.as_bytes()))
 }
 
-/// 128 random bits for this run: std's hasher keys come from the system's random source.
-fn incarnation() -> Incarnation {
-    use std::hash::{BuildHasher, Hasher, RandomState};
-    let half = || u128::from(RandomState::new().build_hasher().finish());
-    Incarnation(half() << 64 | half() ^ u128::from(std::process::id()))
+/// 128 random bits.
+fn random() -> Result<u128, DaemonError> {
+    let mut bytes = [0; 16];
+    getrandom::fill(&mut bytes).map_err(|error| failed("get random bytes")(error.into()))?;
+    Ok(u128::from_be_bytes(bytes))
 }
 
 /// A remembered role is believed only if the addresses agree: the FIFO replays nothing.
@@ -105,6 +106,11 @@ pub(super) fn kernel_settings() -> KernelSettings {
 
 /// IPv6 and UDP headers.
 const HEADERS: usize = 48;
+
+/// Bytes of the largest datagram that passes an interface whole.
+pub(super) fn datagram(mtu: usize) -> usize {
+    mtu.clamp(576, 65_535) - HEADERS
+}
 
 /// Which entries take part, by configuration and the router's addresses.
 pub(super) fn filter(config: &Config, local: std::collections::HashSet<IpAddr>) -> Filter {

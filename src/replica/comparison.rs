@@ -43,6 +43,11 @@ pub struct Differing {
 pub enum Compared {
     /// There is no living peer to compare with.
     NoPeer,
+    /// No node has claimed the group since both started: they hash by different seeds.
+    NoOwner {
+        /// The peer's name.
+        peer: String,
+    },
     /// The peer does not answer.
     Silent {
         /// Its name.
@@ -93,10 +98,13 @@ impl Comparison {
 impl Replica {
     /// Begin to compare this table with the living peer's.
     pub fn begin_comparison(&mut self, now: Instant) {
-        let peer =
-            self.peers.values().find(|peer| !peer.lost).map(|peer| (peer.incarnation, peer.name.clone()));
-        let result = if peer.is_none() { Some(Compared::NoPeer) } else { None };
-        let (peer, name) = peer.unwrap_or_default();
+        let peer = self.peers.values().find(|peer| !peer.lost);
+        let result = match peer {
+            None => Some(Compared::NoPeer),
+            Some(peer) if peer.seed != self.seed => Some(Compared::NoOwner { peer: peer.name.clone() }),
+            Some(_) => None,
+        };
+        let (peer, name) = peer.map(|peer| (peer.incarnation, peer.name.clone())).unwrap_or_default();
         self.comparison = Some(Comparison {
             peer,
             name,
@@ -112,6 +120,13 @@ impl Replica {
             result,
         });
         self.chase_comparison(now);
+    }
+
+    /// The peer's hashes mean something else from now on.
+    pub(super) fn give_comparison_up(&mut self) {
+        if let Some(comparison) = &mut self.comparison {
+            comparison.result.get_or_insert(Compared::NoOwner { peer: comparison.name.clone() });
+        }
     }
 
     /// Whether a comparison is under way or waits to be polled.
@@ -280,7 +295,7 @@ impl Replica {
                 }
                 Ok(Message::Destroy { key, .. }) => self.note_fetched(key, None),
                 Err(_) => {
-                    self.counters.malformed += 1;
+                    self.counters.unusable += 1;
                     return;
                 }
             }

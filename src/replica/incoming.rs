@@ -3,14 +3,14 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use super::{Cache, PEERS, Peer, Replica, Verb};
-use crate::digest::{LEVELS, bucket_of, child};
-use crate::seal::Replays;
+use super::door::Refused;
+use super::{Cache, Replica, Verb};
+use crate::digest::{Digester, LEVELS, Sums, bucket_of, child};
 use crate::stream::Place;
 use crate::table::{Flags, SlotId};
 use crate::wire::{
-    self, Alive, Body, Claim, Header, Incarnation, KernelSettings, Listed, Message, Messages, Node, NodeId,
-    StreamHead, Want, WireError,
+    self, Alive, Body, Claim, Header, Incarnation, Listed, Message, Messages, Node, NodeId, StreamHead, Want,
+    WireError,
 };
 
 /// A gap is nacked again after this long.
@@ -23,96 +23,34 @@ const ASK_TICK: Duration = Duration::from_millis(1);
 const WANTS_PER_ASK: usize = 64;
 /// Wants waiting: every bucket at once.
 const WANTS: usize = crate::digest::BUCKETS;
-/// A challenge without answer is sent again after this long.
-const CHALLENGE_AGAIN: Duration = Duration::from_millis(50);
-
-/// A new incarnation and what it was asked.
-pub(super) struct Challenged {
-    incarnation: Incarnation,
-    nonce: u64,
-    at: Instant,
-}
-
 const ROOT: Node = Node { level: 0, index: 0 };
 
 impl Replica {
-    /// A datagram from the channel. What does not parse or is not for us changes nothing and is counted.
-    pub fn handle_datagram(&mut self, bytes: &[u8], now: Instant) {
-        self.now = now;
-        let (header, sealed) = match wire::peek(bytes) {
-            Ok(peeked) => peeked,
-            Err(WireError::Version(_)) => {
-                self.counters.other_version += 1;
-                return;
-            }
-            Err(_) => {
-                self.counters.malformed += 1;
-                return;
-            }
-        };
-        if header.incarnation == self.settings.incarnation {
-            // Our own, looped back.
-            return;
-        }
-        if header.node_group != self.settings.node_group {
-            self.counters.foreign += 1;
-            return;
-        }
-        let plain;
-        let mut number = 0;
-        let bytes = match (self.seal.is_on(), sealed) {
-            (false, false) => bytes,
-            (false, true) => {
-                self.counters.unreadable += 1;
-                return;
-            }
-            (true, false) => {
-                self.counters.unsealed += 1;
-                return;
-            }
-            (true, true) => match self.open(&header, bytes) {
-                Some((opened, sealed_as)) => {
-                    plain = opened;
-                    number = sealed_as;
-                    &plain
-                }
-                None => return,
-            },
-        };
-        let Ok((_, body)) = wire::parse(bytes) else {
-            self.counters.malformed += 1;
-            return;
-        };
-        if header.sender == self.settings.node {
-            self.counters.same_name += 1;
-            return;
-        }
-        if !self.dumped {
-            // Nothing from the peer counts before our own kernel is known (10).
-            return;
-        }
-        if !self.admit(&header, &body, number, now) {
-            self.counters.unproved += 1;
-            return;
-        }
+    /// What an admitted peer says, or a stranger's challenge.
+    pub(super) fn hear(
+        &mut self,
+        header: &Header,
+        body: Body<'_>,
+        bytes: &[u8],
+        now: Instant,
+    ) -> Result<(), Refused> {
         let ours = self.settings.incarnation;
+        let here = |group| group == self.group.id;
         match body {
-            Body::Alive(alive) => self.handle_alive(&header, &alive, now),
-            Body::Stream(head, _) => self.handle_stream(&header, &head, bytes, now),
+            Body::Alive(alive) => return self.handle_alive(header, &alive, now),
+            Body::Stream(head, _) => return self.handle_stream(header, &head, bytes, now),
             Body::Nack { to, from, until } if to == ours => self.handle_nack(from, until, now),
-            Body::Ask { to, group, wants } if to == ours && group == self.group.id && self.group.owner => {
+            Body::Ask { to, group, wants } if to == ours && here(group) && self.group.owner => {
                 self.handle_ask(&wants);
             }
-            Body::Offer { to, group, messages }
-                if to == ours && group == self.group.id && self.group.owner =>
-            {
+            Body::Offer { to, group, messages } if to == ours && here(group) && self.group.owner => {
                 self.handle_offer(messages);
             }
             Body::Flush { to, token } if to == ours && self.group.owner => self.flush_token = token,
-            Body::Look { to, group, wants } if to == ours && group == self.group.id => {
+            Body::Look { to, group, wants } if to == ours && here(group) => {
                 self.handle_look(header.incarnation, &wants);
             }
-            Body::Seen { to, group, messages } if to == ours && group == self.group.id => {
+            Body::Seen { to, group, messages } if to == ours && here(group) => {
                 self.handle_seen(header.incarnation, messages, now);
             }
             Body::Challenge { to, nonce } if to == ours => {
@@ -120,6 +58,7 @@ impl Replica {
                 // Whoever asked waits to hear the rest.
                 self.alive_now(now);
             }
+            Body::Proof { to, .. } if to == ours => {}
             Body::Nack { .. }
             | Body::Ask { .. }
             | Body::Offer { .. }
@@ -127,103 +66,9 @@ impl Replica {
             | Body::Look { .. }
             | Body::Seen { .. }
             | Body::Challenge { .. }
-            | Body::Proof { .. } => {}
+            | Body::Proof { .. } => return Err(Refused::Misdirected),
         }
-        self.note_equality(now);
-    }
-
-    /// A sealed datagram's plain form and number, if it is authentic and has not come before.
-    fn open(&mut self, header: &Header, sealed: &[u8]) -> Option<(Vec<u8>, u64)> {
-        let Ok((mut plain, number)) = self.seal.open(sealed, header.incarnation) else {
-            self.counters.forged += 1;
-            return None;
-        };
-        // Of a run that has not proved itself nothing counts, and its proof is fresh by itself.
-        let known = self.peers.get_mut(&header.sender).filter(|peer| peer.incarnation == header.incarnation);
-        if known.is_some_and(|peer| peer.replays.note(number).is_err()) {
-            self.counters.replayed += 1;
-            return None;
-        }
-        wire::unmark_sealed(&mut plain);
-        Some((plain, number))
-    }
-
-    /// Whether a datagram comes from a run of a peer's daemon that has proved itself. A new run is challenged: a
-    /// replayed datagram of an old one, which would wedge the stream, cannot answer. `number` is the one it was sealed as.
-    fn admit(&mut self, header: &Header, body: &Body<'_>, number: u64, now: Instant) -> bool {
-        let known = self.peers.get_mut(&header.sender).filter(|peer| peer.incarnation == header.incarnation);
-        if let Some(peer) = known {
-            peer.heard = now;
-            peer.lost = false;
-            return true;
-        }
-        match body {
-            Body::Proof { to, nonce } if *to == self.settings.incarnation => {
-                let proved = self.challenged.get(&header.sender).is_some_and(|challenged| {
-                    challenged.incarnation == header.incarnation && challenged.nonce == *nonce
-                });
-                if proved {
-                    self.challenged.remove(&header.sender);
-                    self.begin_run(header, number, now);
-                }
-                proved
-            }
-            // A challenge may come from a node that we have not challenged yet: it is answered, and counts for
-            // nothing else.
-            Body::Challenge { .. } => true,
-            Body::Alive(_) => {
-                self.challenge(header, now);
-                false
-            }
-            _ => false,
-        }
-    }
-
-    fn challenge(&mut self, header: &Header, now: Instant) {
-        let again = self.challenged.get(&header.sender);
-        let waits =
-            again.is_some_and(|old| old.incarnation == header.incarnation && now < old.at + CHALLENGE_AGAIN);
-        let full = again.is_none() && self.challenged.len() >= PEERS;
-        if waits || full {
-            return;
-        }
-        self.challenges += 1;
-        let mut seed = [0; 24];
-        seed[..16].copy_from_slice(&self.settings.incarnation.0.to_be_bytes());
-        seed[16..].copy_from_slice(&self.challenges.to_be_bytes());
-        let nonce = self.digester.hash(&seed);
-        let to = header.incarnation;
-        self.challenged.insert(header.sender, Challenged { incarnation: to, nonce, at: now });
-        self.queue_body(&Body::Challenge { to, nonce });
-    }
-
-    /// A peer's daemon has proved to be a new run.
-    fn begin_run(&mut self, header: &Header, number: u64, now: Instant) {
-        if self.peers.len() >= PEERS && !self.peers.contains_key(&header.sender) {
-            return;
-        }
-        let peer = Peer {
-            name: String::new(),
-            heard_of: false,
-            incarnation: header.incarnation,
-            heard: now,
-            lost: false,
-            owner: false,
-            primary: false,
-            ready: false,
-            count: 0,
-            kernel: KernelSettings::default(),
-            turn: 0,
-            behind: 0,
-            lag: Duration::ZERO,
-            equal_since: None,
-            replays: Replays::after(number),
-        };
-        self.peers.insert(header.sender, peer);
-        if self.group.claim.node == header.sender && !self.group.owner {
-            self.group.receiver.reset();
-            self.group.root_ok = false;
-        }
+        Ok(())
     }
 
     /// Peers that have been silent for too long are lost.
@@ -244,12 +89,12 @@ impl Replica {
         self.end_start(now);
     }
 
-    fn handle_alive(&mut self, header: &Header, alive: &Alive, now: Instant) {
+    fn handle_alive(&mut self, header: &Header, alive: &Alive, now: Instant) -> Result<(), Refused> {
         let (from, incarnation) = (header.sender, header.incarnation);
         let Alive { claim, owner, .. } = *alive;
         // One that came late, or was kept and sent again by somebody: what it says has been overtaken.
         if self.peers.get(&from).is_some_and(|peer| alive.turn <= peer.turn) {
-            return;
+            return Err(Refused::Overtaken);
         }
         let known = self.peers.get_mut(&from).map(|peer| {
             let known = peer.heard_of;
@@ -261,6 +106,7 @@ impl Replica {
             peer.count = alive.count;
             peer.kernel = alive.kernel;
             peer.turn = alive.turn;
+            peer.seed = alive.seed;
             known
         });
         self.note_lag(from, alive, now);
@@ -274,11 +120,16 @@ impl Replica {
             && self.group.claim_incarnation != Some(incarnation);
         if claim > self.group.claim || again {
             self.hear_claim(incarnation, alive, now);
+            if !self.group.owner {
+                // The seed goes with the claim: whoever claims next goes on with it, and nobody hashes anew.
+                self.hash_by(alive.seed);
+            }
         }
         if owner && claim.node == from && claim == self.group.claim {
             self.group.claim_incarnation = Some(incarnation);
         }
         if self.follows(from) && owner && claim == self.group.claim {
+            self.hash_by(alive.seed);
             self.take_position(alive, now);
         }
         self.answer_flush(alive.token, alive.last);
@@ -286,6 +137,7 @@ impl Replica {
         let followed = self.group.owner && alive.ready && alive.claim == self.group.claim;
         self.fresh &= !(followed || self.group.root_ok);
         self.end_start(now);
+        Ok(())
     }
 
     /// How far a backup was behind this node's stream when it spoke.
@@ -439,12 +291,18 @@ impl Replica {
         self.queue_body(&Body::Nack { to, from, until });
     }
 
-    fn handle_stream(&mut self, header: &Header, head: &StreamHead, datagram: &[u8], now: Instant) {
+    fn handle_stream(
+        &mut self,
+        header: &Header,
+        head: &StreamHead,
+        datagram: &[u8],
+        now: Instant,
+    ) -> Result<(), Refused> {
         let followed = self.follows(header.sender)
             && head.group == self.group.id
             && self.group.claim_incarnation == Some(header.incarnation);
         if !followed {
-            return;
+            return Err(Refused::Misdirected);
         }
         match self.group.receiver.place(head.sequence, datagram) {
             Place::Next => {
@@ -455,6 +313,7 @@ impl Replica {
         }
         self.chase_gap(now);
         self.end_start(now);
+        Ok(())
     }
 
     /// Datagrams that came early and whose turn has come.
@@ -466,26 +325,24 @@ impl Replica {
         }
     }
 
-    /// One datagram of the stream, in its order.
+    /// One datagram of the stream, in its order: all of it, or nothing if a part of it cannot be read.
     fn apply(&mut self, head: &StreamHead, datagram: &[u8], now: Instant) {
         let messages = datagram.get(wire::HEADER + wire::STREAM_HEAD..).unwrap_or_default();
-        for message in Messages::new(messages) {
+        let messages: Result<Vec<Message<'_>>, WireError> = Messages::new(messages).collect();
+        // Asking for it again would bring the same bytes: the stream goes on, and the digest tells what is missing.
+        self.counters.unusable += u64::from(messages.is_err());
+        for message in messages.unwrap_or_default() {
             match message {
-                Ok(Message::Put { entry, birth, repair }) => {
+                Message::Put { entry, birth, repair } => {
                     if repair {
                         self.counters.repaired_in += 1;
                         self.repair.progress = Some(now);
                     }
                     self.apply_put(*entry, birth);
                 }
-                Ok(Message::Destroy { key, birth }) => self.apply_destroy(key, birth),
-                Ok(Message::Sums { node, sums }) => self.apply_sums(node, &sums, now),
-                Ok(Message::List { bucket, last, lines }) => self.apply_list(bucket, last, lines, now),
-                Err(_) => {
-                    // The rest of this datagram is lost; the digest will tell.
-                    self.counters.malformed += 1;
-                    break;
-                }
+                Message::Destroy { key, birth } => self.apply_destroy(key, birth),
+                Message::Sums { node, sums } => self.apply_sums(node, &sums, now),
+                Message::List { bucket, last, lines } => self.apply_list(bucket, last, lines, now),
             }
         }
         self.group.receiver.advance();
@@ -644,6 +501,29 @@ impl Replica {
         }
         for id in 0..self.table.end() {
             self.drop_offer(id);
+        }
+    }
+
+    /// Hash by another seed from now on: the owner's. Walks the whole table, so it happens when two tables that grew
+    /// apart meet, never at a takeover.
+    fn hash_by(&mut self, seed: u128) {
+        if seed == self.seed {
+            return;
+        }
+        self.seed = seed;
+        self.digester = Digester::new(seed);
+        self.group.sums = Sums::default();
+        self.group.root_ok = false;
+        self.repair = super::Repair::default();
+        self.refused.clear();
+        self.give_comparison_up();
+        let (digester, scratch) = (self.digester, &mut self.scratch);
+        self.table.rehash(|key| digester.hash_key(scratch, key));
+        for id in 0..self.table.end() {
+            if let Some(slot) = self.table.get_mut(id) {
+                slot.sent = 0;
+                self.count_as_held(id);
+            }
         }
     }
 

@@ -4,7 +4,8 @@
 //! - `events`: kernel events and dumps into the table.
 //! - `requests`: the table into kernel requests, answers, the sweep.
 //! - `outgoing`: the owner's stream, repairs, alives.
-//! - `incoming`: the peer's datagrams.
+//! - `door`: who is listened to.
+//! - `incoming`: what the peer says.
 //! - `takeover`: roles, claims, yields, the fence, readiness.
 //! - `fullness`: a kernel table that is nearly full.
 //! - `windows`: TCP window tracking after a takeover.
@@ -16,6 +17,7 @@
 //! Numbers in brackets, (14), are the replication rules that a line implements; `docs/protocol.md` lists them.
 
 mod comparison;
+mod door;
 mod events;
 mod fullness;
 mod incoming;
@@ -40,6 +42,7 @@ use crate::table::{Flags, SlotId, Table};
 use crate::wire::{Claim, GroupId, Header, Incarnation, KernelSettings, NodeId, Want, packed};
 
 pub use comparison::{Compared, Differing};
+pub use door::Refused;
 pub use fullness::nearly_full;
 pub use operator::{Cache, Change, Listing, Refill, Tunables, Verb};
 pub use requests::Request;
@@ -63,6 +66,8 @@ pub struct Settings {
     pub keys: Vec<SealKey>,
     /// This run: 128 random bits.
     pub incarnation: Incarnation,
+    /// 128 more, which nobody is ever told.
+    pub secret: u128,
     /// Payload bytes of the largest datagram.
     pub datagram: usize,
     /// Bytes kept for resending.
@@ -128,6 +133,8 @@ pub(crate) struct Peer {
     primary: bool,
     ready: bool,
     count: u32,
+    /// What it hashes by.
+    seed: u128,
     kernel: KernelSettings,
     /// Its last alive.
     turn: u32,
@@ -203,24 +210,12 @@ pub struct Counters {
     pub overruns: u64,
     /// Dumps completed.
     pub dumps: u64,
-    /// Datagrams that did not parse.
-    pub malformed: u64,
-    /// Datagrams of another protocol version.
-    pub other_version: u64,
-    /// Datagrams of other node groups.
-    pub foreign: u64,
-    /// Datagrams of another node with our own name.
-    pub same_name: u64,
-    /// Datagrams sealed under none of our keys, or changed on their way.
-    pub forged: u64,
-    /// Authentic datagrams that had come before.
-    pub replayed: u64,
-    /// Plain datagrams although there is a key.
-    pub unsealed: u64,
-    /// Sealed datagrams although there is no key.
-    pub unreadable: u64,
-    /// Datagrams of incarnations that have not proved themselves (yet).
-    pub unproved: u64,
+    /// Datagrams listened to.
+    pub heard: u64,
+    /// Datagrams refused, by reason: with those heard, all that ever came.
+    pub refused: [u64; Refused::ALL.len()],
+    /// Datagrams of the stream, and answers, with a part that could not be read: nothing of them was taken.
+    pub unusable: u64,
     /// Datagrams missed in the stream, when a gap was found.
     pub lost: u64,
     /// Nacks sent.
@@ -243,6 +238,13 @@ pub struct Counters {
     pub yields: u64,
     /// Changes that nobody who watched could be shown.
     pub unshown: u64,
+}
+
+impl Counters {
+    /// Datagrams refused for this reason.
+    pub fn refused(&self, why: Refused) -> u64 {
+        self.refused.get(why as usize).copied().unwrap_or(0)
+    }
 }
 
 /// A repair under way on a backup.
@@ -275,15 +277,17 @@ enum Job {
 pub struct Replica {
     settings: Settings,
     header: Header,
+    /// What keys and contents are hashed by: the group's owner's, once one is known.
+    seed: u128,
     digester: Digester,
     seal: Seal,
     filter: Filter,
     table: Table,
     group: Group,
     peers: BTreeMap<NodeId, Peer>,
-    /// New incarnations that have not proved yet that they are no replay.
-    challenged: BTreeMap<NodeId, incoming::Challenged>,
-    challenges: u64,
+    challenges: door::Challenges,
+    /// Answers to strangers that may still be given in this turn.
+    answers_left: u32,
     sender: Sender,
     counters: Counters,
     /// Since when the peer is listened to: the end of the first dump.
@@ -365,11 +369,13 @@ impl Replica {
             sender: settings.node,
             incarnation: settings.incarnation,
         };
+        let seed = Digester::seed(settings.secret);
         // A birth stamp only has to differ from the last one of its key: any start does.
         let births = (settings.incarnation.0 & 0xffff) as u16;
         Replica {
             header,
-            digester: Digester::new(settings.node_group),
+            seed,
+            digester: Digester::new(seed),
             seal: Seal::new(&settings.keys, settings.node_group, settings.incarnation),
             filter,
             table: Table::default(),
@@ -387,8 +393,8 @@ impl Replica {
                 offers: 0,
             },
             peers: BTreeMap::new(),
-            challenged: BTreeMap::new(),
-            challenges: 0,
+            challenges: door::Challenges::new(settings.secret),
+            answers_left: door::ANSWERS,
             sender: Sender::new(settings.ring),
             counters: Counters::default(),
             listening: now,
@@ -469,7 +475,7 @@ impl Replica {
         if !self.repair.queue.is_empty() {
             consider(self.repair.next_ask.unwrap_or(now));
         }
-        if !self.jobs.is_empty() {
+        if !self.jobs.is_empty() || !self.resend.is_empty() {
             consider(self.job_refill + outgoing::JOB_TICK);
         }
         if let Some(fence) = &self.fence {
@@ -488,6 +494,7 @@ impl Replica {
     pub fn handle_timeout(&mut self, now: Instant) {
         self.now = now;
         self.look_credit = comparison::ANSWERS;
+        self.answers_left = door::ANSWERS;
         self.judge_silence(now);
         self.chase_gap(now);
         self.run_sweep(now);
@@ -528,9 +535,7 @@ impl Replica {
     }
 
     fn key_hash(&mut self, key: &Key) -> u64 {
-        self.scratch.clear();
-        packed::emit_key(&mut self.scratch, key);
-        self.digester.hash(&self.scratch)
+        self.digester.hash_key(&mut self.scratch, key)
     }
 
     fn content_hash(&mut self, id: SlotId) -> u64 {

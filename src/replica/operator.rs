@@ -254,6 +254,11 @@ impl Replica {
         self.seal.replace_keys(keys);
     }
 
+    /// Payload bytes of the largest datagram from now on: the interface has another size.
+    pub fn set_datagram(&mut self, bytes: usize) {
+        self.settings.datagram = bytes;
+    }
+
     /// Whether the channel has a key.
     pub fn sealed(&self) -> bool {
         self.seal.is_on()

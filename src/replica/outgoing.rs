@@ -44,11 +44,9 @@ impl Replica {
         if let Some(datagram) = self.control.pop_front() {
             return Some(datagram);
         }
-        while let Some(sequence) = self.resend.pop_first() {
-            if let Some(datagram) = self.sender.get(sequence) {
-                self.counters.resent += 1;
-                return Some(datagram.to_vec());
-            }
+        self.refill_credit(now);
+        if let Some(datagram) = self.resent_datagram() {
+            return Some(datagram);
         }
         if self.group.owner && (!self.dirty.is_empty() || !self.refused.is_empty() || self.empty_datagram_due)
         {
@@ -61,7 +59,6 @@ impl Replica {
             self.alive_due = now + self.settings.alive;
             return Some(self.alive(now));
         }
-        self.refill_jobs(now);
         if self.group.owner && self.job_credit > 0 && !self.jobs.is_empty() {
             self.job_credit -= 1;
             return Some(self.repair_datagram(now));
@@ -69,11 +66,24 @@ impl Replica {
         None
     }
 
-    fn refill_jobs(&mut self, now: Instant) {
+    fn refill_credit(&mut self, now: Instant) {
         if now >= self.job_refill + JOB_TICK {
             self.job_refill = now;
             self.job_credit = JOBS_PER_TICK;
         }
+    }
+
+    /// What a nack asked for, at the pace of repairs: one small datagram must not make this node send thousands at once.
+    fn resent_datagram(&mut self) -> Option<Vec<u8>> {
+        while self.job_credit > 0 {
+            let sequence = self.resend.pop_first()?;
+            if let Some(datagram) = self.sender.get(sequence) {
+                self.job_credit -= 1;
+                self.counters.resent += 1;
+                return Some(datagram.to_vec());
+            }
+        }
+        None
     }
 
     fn room(&self) -> usize {
@@ -268,6 +278,7 @@ impl Replica {
             survived: self.survived,
             fresh: self.fresh,
             ready: self.readiness(now).in_step(),
+            seed: self.seed,
             root: self.group.sums.root(),
             count: u32::try_from(self.present - self.related.expected).unwrap_or(u32::MAX),
             kernel: self.settings.kernel,

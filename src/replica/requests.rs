@@ -252,7 +252,9 @@ impl Replica {
                 }
             }
             Outcome::Again => self.want_kernel(id, false),
-            Outcome::Failed(failure) if self.group.owner && failure != Failure::NoMaster => {
+            Outcome::Failed(failure)
+                if self.group.owner && !matches!(failure, Failure::NoMaster | Failure::TableFull) =>
+            {
                 // An owner's table is its kernel: what cannot be installed is not there (an offer, mostly).
                 slot.tries = 0;
                 self.count_failure(failure);
@@ -270,7 +272,8 @@ impl Replica {
                     return;
                 }
                 self.count_failure(failure);
-                if self.group.owner {
+                // A full table is full for a while: refused, the entry would be lost on the peer, too (I7).
+                if self.group.owner && failure != Failure::TableFull {
                     self.refuse(id);
                 }
             }

@@ -105,6 +105,8 @@ pub struct Alive {
     pub fresh: bool,
     /// The sender would be fit to take over.
     pub ready: bool,
+    /// What the sender's keys and contents are hashed by.
+    pub seed: u128,
     /// Digest root after `last`.
     pub root: u64,
     /// Entries in the sender's table.
@@ -335,6 +337,7 @@ pub fn emit_body(out: &mut Vec<u8>, header: &Header, body: &Body<'_>) {
                 kernel.timestamps,
             ];
             out.push(flags.iter().enumerate().fold(0, |bits, (at, set)| bits | u8::from(*set) << at));
+            out.extend_from_slice(&alive.seed.to_be_bytes());
             out.extend_from_slice(&alive.root.to_be_bytes());
             out.extend_from_slice(&alive.count.to_be_bytes());
             out.extend_from_slice(&alive.next.to_be_bytes());
@@ -506,6 +509,7 @@ fn parse_alive(reader: &mut Reader<'_>) -> Result<Alive, WireError> {
         survived: bit(2),
         fresh: bit(3),
         ready: bit(4),
+        seed: reader.u128()?,
         root: reader.u64()?,
         count: reader.u32()?,
         next: reader.u64()?,

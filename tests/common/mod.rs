@@ -23,6 +23,7 @@ pub fn keyed(number: u64, role: Role, hot: bool, keys: Vec<Key>, now: Instant) -
         node_group: 0,
         keys,
         incarnation: Incarnation(u128::from(number)),
+        secret: u128::from(number),
         datagram: 1400,
         ring: 100_000,
         alive: Duration::from_millis(250),

@@ -20,6 +20,8 @@ pub struct Kernel {
     pub table: IndexMap<Key, Entry>,
     pub events: VecDeque<Incoming>,
     pub overrun: bool,
+    /// `nf_conntrack_max`, when it is lower than what is wanted.
+    pub limit: Option<usize>,
     /// A daemon listens.
     pub heard: bool,
 }
@@ -47,9 +49,11 @@ impl Kernel {
         self.events.clear();
     }
 
-    /// A packet opens a connection, or a helper foresees one; false when a tuple is taken, or its master is missing.
+    /// A packet opens a connection, or a helper foresees one; false when a tuple is taken, its master is missing, or the
+    /// table is full.
     pub fn open(&mut self, entry: Entry) -> bool {
-        if self.table.contains_key(&entry.key()) || self.reply_taken(&entry) || self.orphan(&entry) {
+        let taken = self.table.contains_key(&entry.key()) || self.reply_taken(&entry);
+        if taken || self.orphan(&entry) || self.full() {
             return false;
         }
         self.table.insert(entry.key(), entry.clone());
@@ -86,6 +90,10 @@ impl Kernel {
         gone
     }
 
+    fn full(&self) -> bool {
+        self.limit.is_some_and(|limit| self.table.len() >= limit)
+    }
+
     fn orphan(&self, entry: &Entry) -> bool {
         entry.master_key().is_some_and(|master| !self.table.contains_key(&master))
     }
@@ -109,6 +117,9 @@ impl Kernel {
                 }
                 if self.orphan(request.entry) {
                     return Err(Errno::ENOENT);
+                }
+                if self.full() {
+                    return Err(Errno::ENOMEM);
                 }
                 let timeout = request.install.timeout;
                 self.table.insert(key, Entry { timeout, ..request.entry.clone() });

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use ctsync::entry::{Entry, Expectation, Key, L4, Rare, Status, TcpInfo, Tuple, proto};
 use ctsync::filter::Filter;
 use ctsync::reconcile::Op;
-use ctsync::replica::{Compared, Persist, Refill, Replica, Restored, Role, Settings};
+use ctsync::replica::{Persist, Replica, Restored, Role, Settings};
 use ctsync::seal::Key as SealKey;
 use ctsync::wire::{Incarnation, KernelSettings, NodeId};
 use fastrand::Rng;
@@ -19,6 +19,8 @@ const KEYS: u16 = 20;
 const STEP: Duration = Duration::from_millis(10);
 /// I1's bound: repair, installs and elections must be done after this much quiet.
 const SETTLE: Duration = Duration::from_secs(12);
+/// Between two looks whether they agree.
+const LOOK: Duration = Duration::from_millis(200);
 
 /// How much of everything happened.
 #[derive(Default, Debug, Clone)]
@@ -41,8 +43,12 @@ pub struct Totals {
     pub corrupted: u64,
     pub replayed: u64,
     pub comparisons: u64,
+    pub clock_jumps: u64,
+    pub full: u64,
     pub quiet: u64,
     pub checks: u64,
+    /// Milliseconds from the end of the faults to agreement, of each quiet point.
+    pub settled: Vec<u32>,
 }
 
 impl Totals {
@@ -50,9 +56,17 @@ impl Totals {
         for (total, more) in self.all_mut().into_iter().zip(other.clone().all_mut()) {
             *total += *more;
         }
+        self.settled.extend(&other.settled);
     }
 
-    fn all_mut(&mut self) -> [&mut u64; 20] {
+    /// The worst and the middle time to agreement, in milliseconds.
+    pub fn time_to_agreement(&mut self) -> (u32, u32) {
+        self.settled.sort_unstable();
+        let middle = self.settled.get(self.settled.len() / 2).copied().unwrap_or(0);
+        (self.settled.last().copied().unwrap_or(0), middle)
+    }
+
+    fn all_mut(&mut self) -> [&mut u64; 22] {
         [
             &mut self.opened,
             &mut self.ended,
@@ -72,50 +86,54 @@ impl Totals {
             &mut self.corrupted,
             &mut self.replayed,
             &mut self.comparisons,
+            &mut self.clock_jumps,
+            &mut self.full,
             &mut self.quiet,
             &mut self.checks,
         ]
     }
 }
 
-struct Node {
-    name: &'static str,
-    kernel: Kernel,
-    replica: Option<Replica>,
-    role: Role,
+pub(super) struct Node {
+    pub(super) name: &'static str,
+    pub(super) kernel: Kernel,
+    pub(super) replica: Option<Replica>,
+    pub(super) role: Role,
     /// What `/run` holds.
-    kept: Persist,
-    dump: Option<VecDeque<Entry>>,
+    pub(super) kept: Persist,
+    pub(super) dump: Option<VecDeque<Entry>>,
     /// Datagrams on their way here, with the time they arrive.
-    inbox: Vec<(Instant, Vec<u8>)>,
+    pub(super) inbox: Vec<(Instant, Vec<u8>)>,
     /// Repairs, yields and offers already in the totals.
-    counted: [u64; 3],
+    pub(super) counted: [u64; 3],
+    /// Datagrams given to this run of the daemon.
+    pub(super) delivered: u64,
     /// Events were lost and no dump has made up for them.
-    blind: bool,
+    pub(super) blind: bool,
 }
 
 pub struct World {
-    rng: Rng,
+    pub(super) rng: Rng,
     pub now: Instant,
-    began: Instant,
-    nodes: [Node; 2],
-    partition: bool,
-    loss: u32,
-    hot: bool,
+    pub(super) began: Instant,
+    pub(super) nodes: [Node; 2],
+    pub(super) partition: bool,
+    pub(super) loss: u32,
+    pub(super) hot: bool,
     /// Every other world has a key, and a wire that changes bits.
-    keys: Vec<SealKey>,
+    pub(super) keys: Vec<SealKey>,
     /// Datagrams that an attacker has seen, and to whom they went.
-    recorded: Vec<(usize, Vec<u8>)>,
-    connections: u32,
+    pub(super) recorded: Vec<(usize, Vec<u8>)>,
+    pub(super) connections: u32,
     /// The connection that an expectation belongs to.
-    masters: HashMap<u32, (Key, u32)>,
+    pub(super) masters: HashMap<u32, (Key, u32)>,
     /// Connections that packets have ended.
-    dead: HashSet<u32>,
+    pub(super) dead: HashSet<u32>,
     /// Connections that nobody promised to keep.
-    unprotected: HashSet<u32>,
+    pub(super) unprotected: HashSet<u32>,
     /// Connections in both kernels at the last quiet point.
-    shared: HashMap<Key, u32>,
-    powered_off: [bool; 2],
+    pub(super) shared: HashMap<Key, u32>,
+    pub(super) powered_off: [bool; 2],
     pub totals: Totals,
     pub trace: Option<Vec<String>>,
 }
@@ -135,6 +153,7 @@ impl World {
             dump: None,
             inbox: Vec::new(),
             counted: [0; 3],
+            delivered: 0,
             blind: false,
         };
         let mut world = World {
@@ -171,7 +190,7 @@ impl World {
     }
 
     fn start(&mut self, x: usize) {
-        let incarnation = Incarnation(self.rng.u128(..));
+        let (incarnation, secret) = (Incarnation(self.rng.u128(..)), self.rng.u128(..));
         let (hot, now) = (self.hot, self.now);
         let node = &mut self.nodes[x];
         let restored = Restored {
@@ -186,6 +205,7 @@ impl World {
             node_group: 0,
             keys: self.keys.clone(),
             incarnation,
+            secret,
             datagram: 600,
             ring: 3000,
             alive: Duration::from_millis(250),
@@ -209,6 +229,7 @@ impl World {
         node.dump = None;
         node.inbox.clear();
         node.counted = [0; 3];
+        node.delivered = 0;
         node.replica = Some(replica);
         self.note(|| format!("start {x}"));
     }
@@ -463,7 +484,15 @@ impl World {
             124..=126 => {
                 // The process stands still, then finds full sockets.
                 self.now += Duration::from_millis(self.rng.u64(200..3000));
+                self.totals.clock_jumps += 1;
                 self.note(|| "clock jump".into());
+            }
+            179..=182 => {
+                // Fewer than are in play. What finds no room is not promised to be kept.
+                self.totals.full += 1;
+                let limit = self.rng.usize(5..25);
+                self.nodes[x].kernel.limit = Some(limit);
+                self.note(|| format!("the kernel of {x} holds {limit} entries"));
             }
             127..=178 => self.operator(x),
             _ => {}
@@ -482,27 +511,6 @@ impl World {
         self.note(|| format!("operator {x}: {which}"));
     }
 
-    /// At a quiet point an operator who compares the tables finds no difference.
-    fn compare(&mut self) -> Result<(), Violation> {
-        let x = self.rng.usize(0..2);
-        let now = self.now;
-        if let Some(replica) = &mut self.nodes[x].replica {
-            replica.begin_comparison(now);
-        }
-        for _ in 0..400 {
-            self.step(false)?;
-            match self.nodes[x].replica.as_mut().and_then(Replica::poll_comparison) {
-                None => {}
-                Some(Compared::Done { count: 0, moving: 0, .. }) => {
-                    self.totals.comparisons += 1;
-                    return Ok(());
-                }
-                Some(other) => return Err(format!("I9: equal tables compare as {other:?}")),
-            }
-        }
-        Err("I9: a comparison does not end".into())
-    }
-
     /// One node's turn, as the daemon's.
     fn turn(&mut self, x: usize, faults: bool) -> Result<(), Violation> {
         let now = self.now;
@@ -514,6 +522,7 @@ impl World {
         let (due, later): (Vec<_>, Vec<_>) = inbox.into_iter().partition(|(at, _)| *at <= now);
         self.nodes[x].inbox = later;
         for (_, datagram) in due {
+            self.nodes[x].delivered += 1;
             if let Some(replica) = &mut self.nodes[x].replica {
                 replica.handle_datagram(&datagram, now);
             }
@@ -693,182 +702,47 @@ impl World {
         }
     }
 
-    /// A closed fence: everything in the table is in the kernel, or was refused.
-    fn check_reports(&mut self, x: usize) -> Result<(), Violation> {
-        let node = &mut self.nodes[x];
-        let Some(replica) = &mut node.replica else { return Ok(()) };
-        while let Some(report) = replica.poll_fence_report() {
-            self.totals.checks += 1;
-            let missing: Vec<u32> = replica
-                .entries()
-                .filter(|(entry, installed)| *installed && !node.kernel.table.contains_key(&entry.key()))
-                .filter(|_| node.kernel.events.is_empty() && !node.kernel.overrun && !node.blind)
-                .map(|(entry, _)| ghost(entry))
-                .collect();
-            let refused = report.failed;
-            if missing.len() > refused {
-                return Err(format!("I6: fence of {x} closed, {missing:?} not in the kernel"));
-            }
-        }
-        Ok(())
-    }
-
-    /// `ready` is never early.
-    fn check_ready(&mut self, x: usize) -> Result<(), Violation> {
-        let now = self.now;
-        let node = &self.nodes[x];
-        let Some(replica) = &node.replica else { return Ok(()) };
-        let word = replica.readiness(now).word();
-        if word != "ready" || !self.hot || !node.kernel.events.is_empty() || node.kernel.overrun {
-            return Ok(());
-        }
-        self.totals.checks += 1;
-        for (entry, installed) in replica.entries() {
-            if installed && !node.kernel.table.contains_key(&entry.key()) {
-                return Err(format!("I9: {x} is ready, entry {} is not in its kernel", ghost(entry)));
-            }
-        }
-        Ok(())
-    }
-
     /// Faults stop, VRRP settles on `primary`; after the bound everything must agree.
     pub fn settle(&mut self, primary: usize) -> Result<(), Violation> {
         self.note(|| format!("quiet, primary {primary}"));
         self.partition = false;
         self.loss = 0;
         for x in 0..2 {
+            self.nodes[x].kernel.limit = None;
             if self.nodes[x].replica.is_none() {
                 self.start(x);
             }
         }
         self.set_role(1 - primary, Role::Backup);
         self.set_role(primary, Role::Primary);
-        let end = self.now + SETTLE;
+        let began = self.now;
+        let mut look = began;
+        while self.now < began + SETTLE {
+            self.step(false)?;
+            if self.now < look {
+                continue;
+            }
+            look = self.now + LOOK;
+            if self.check_agreement(primary).is_ok() {
+                break;
+            }
+        }
+        self.totals.settled.push((self.now - began).as_millis() as u32);
+        // Some worlds stay quiet for longer, through whole sweeps.
+        let end = self.now + if self.rng.u32(0..4) == 0 { SETTLE } else { LOOK };
         while self.now < end {
             self.step(false)?;
         }
         self.totals.quiet += 1;
         self.check_agreement(primary)?;
+        self.check_counts()?;
         self.check_survival(primary)?;
         self.compare()?;
         self.powered_off = [false; 2];
         Ok(())
     }
 
-    fn check_agreement(&mut self, primary: usize) -> Result<(), Violation> {
-        self.totals.checks += 1;
-        let now = self.now;
-        let (owner, backup) = (&self.nodes[primary], &self.nodes[1 - primary]);
-        let (Some(first), Some(second)) = (&owner.replica, &backup.replica) else {
-            return Err("a daemon is missing".into());
-        };
-        if !first.owner() || second.owner() {
-            return Err(format!(
-                "I1: owners are {} and {}: {:#?} {:#?} {:#?} {:#?}",
-                first.owner(),
-                second.owner(),
-                first.view(now),
-                second.view(now),
-                first.counters(),
-                second.counters()
-            ));
-        }
-        let table = |replica: &Replica| -> HashMap<Key, Vec<u8>> {
-            replica.entries().map(|(entry, _)| (entry.key(), canonical(entry))).collect()
-        };
-        let kernel = |node: &Node| -> HashMap<Key, Vec<u8>> {
-            node.kernel.table.values().map(|entry| (entry.key(), canonical(entry))).collect()
-        };
-        let (owned, held) = (table(first), table(second));
-        if owned != kernel(owner) {
-            return Err(format!(
-                "I1a: the owner's table is not its kernel: {}",
-                differ(&owned, &kernel(owner))
-            ));
-        }
-        if owned != held {
-            let words = (first.view(now), second.view(now), first.counters(), second.counters());
-            return Err(format!("I1: the tables differ: {} {words:#?}", differ(&owned, &held)));
-        }
-        if [first, second].iter().any(|replica| replica.refill() == Refill::Underway) {
-            return Err("a reset of the external cache does not end".into());
-        }
-        if first.view(now).equal_for.is_none() || second.view(now).equal_for.is_none() {
-            return Err("I9: equal tables are not shown as equal".into());
-        }
-        let backup_kernel = kernel(backup);
-        for (key, content) in &held {
-            if self.hot && backup_kernel.get(key) != Some(content) && !self.refused(1 - primary, key) {
-                return Err(format!("I1b: the backup's kernel lacks or contradicts {key:?}"));
-            }
-        }
-        let words = [first.readiness(now), second.readiness(now)];
-        if !words.iter().all(|word| word.is_ready()) {
-            return Err(format!("I1: not ready after the bound: {words:?}"));
-        }
-        Ok(())
-    }
-
-    /// Refused for good: its reply tuple belongs to a stray of the backup's kernel, or its master was refused.
-    fn refused(&self, x: usize, key: &Key) -> bool {
-        let node = &self.nodes[x];
-        let Some(replica) = &node.replica else { return false };
-        replica.entries().any(|(entry, installed)| {
-            entry.key() == *key
-                && !installed
-                && match entry.master_key() {
-                    Some(master) => !node.kernel.table.contains_key(&master),
-                    None => {
-                        let mut others = node.kernel.table.values();
-                        others.any(|other| other.reply == entry.reply && other.key() != *key)
-                    }
-                }
-        })
-    }
-
-    /// An expectation goes with its connection, which is judged by itself.
-    fn gone_with_master(&self, expectation: &u32, primary: usize) -> bool {
-        let Some((key, master)) = self.masters.get(expectation) else { return false };
-        let kept = |held: Option<u32>| held == Some(*master);
-        !kept(self.nodes[primary].kernel.table.get(key).map(ghost)) || !kept(self.shared.get(key).copied())
-    }
-
-    /// Whatever both kernels held at the last quiet point and no packet ended is still there.
-    fn check_survival(&mut self, primary: usize) -> Result<(), Violation> {
-        for (key, connection) in &self.shared {
-            let lost = self.nodes[primary].kernel.table.get(key).map(ghost) != Some(*connection);
-            let both = self.powered_off == [true, true];
-            self.totals.checks += 1;
-            let excused = |id: &u32| self.dead.contains(id) || self.unprotected.contains(id);
-            if lost && !excused(connection) && !self.gone_with_master(connection, primary) && !both {
-                return Err(format!("I7: connection {connection} was lost, {key:?}"));
-            }
-        }
-        let (first, second) = (&self.nodes[0].kernel.table, &self.nodes[1].kernel.table);
-        self.shared = first
-            .iter()
-            .filter(|(key, entry)| second.get(*key).map(ghost) == Some(ghost(entry)))
-            .map(|(key, entry)| (*key, ghost(entry)))
-            .collect();
-        self.dead.clear();
-        self.unprotected.clear();
-        Ok(())
-    }
-
     pub fn random_primary(&mut self) -> usize {
         self.rng.usize(0..2)
     }
-}
-
-fn canonical(entry: &Entry) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    ctsync::wire::packed::emit_canonical(&mut bytes, entry);
-    bytes
-}
-
-fn differ(first: &HashMap<Key, Vec<u8>>, second: &HashMap<Key, Vec<u8>>) -> String {
-    let only = |a: &HashMap<Key, Vec<u8>>, b: &HashMap<Key, Vec<u8>>| -> Vec<Key> {
-        a.iter().filter(|(key, bytes)| b.get(key) != Some(bytes)).map(|(key, _)| *key).collect()
-    };
-    format!("first {:?} second {:?}", only(first, second), only(second, first))
 }

@@ -1,0 +1,263 @@
+//! The door: who is listened to. A datagram is opened, its run is known or challenged, or it is refused and counted:
+//! every datagram received is one of [`Refused`] or counts as heard.
+//!
+//! Called by the daemon with every datagram. What a peer says is `incoming`'s affair. Never changes table or group.
+
+use std::collections::BTreeMap;
+use std::hash::Hasher;
+use std::time::{Duration, Instant};
+
+use siphasher::sip::SipHasher24;
+
+use super::{PEERS, Peer, Replica};
+use crate::seal::Replays;
+use crate::wire::{self, Body, Header, Incarnation, KernelSettings, WireError};
+
+/// A challenge without answer is sent again after this long.
+const CHALLENGE_AGAIN: Duration = Duration::from_millis(50);
+/// New runs that are remembered as challenged; with so many at once the rest waits.
+const CHALLENGED: usize = 64;
+/// Answers to strangers in one turn, proofs and challenges: nobody makes this node talk more than it hears.
+pub(super) const ANSWERS: u32 = 32;
+
+/// Why a datagram was refused. It changed nothing.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Refused {
+    /// It does not parse.
+    Malformed,
+    /// Another protocol version.
+    OtherVersion,
+    /// Under the name of our own run: looped back, or sent back by somebody.
+    OwnRun,
+    /// Another group of nodes.
+    Foreign,
+    /// Sealed, and there is no key here.
+    Unreadable,
+    /// Plain, and there is a key here.
+    Unsealed,
+    /// Sealed under none of our keys, or changed on its way.
+    Forged,
+    /// It has come before.
+    Replayed,
+    /// Another node with our own name.
+    SameName,
+    /// Our own kernel has not been read yet (10).
+    Early,
+    /// Its run has not proved itself (yet).
+    Unproved,
+    /// A sign of life that a later one has overtaken.
+    Overtaken,
+    /// For another run, another group, or a role that this node does not have.
+    Misdirected,
+    /// It came through a router: its hop limit is not 255 any more (RFC 5082).
+    Far,
+}
+
+impl Refused {
+    /// All of them, in the order of the counters.
+    pub const ALL: [Refused; 14] = [
+        Refused::Malformed,
+        Refused::OtherVersion,
+        Refused::OwnRun,
+        Refused::Foreign,
+        Refused::Unreadable,
+        Refused::Unsealed,
+        Refused::Forged,
+        Refused::Replayed,
+        Refused::SameName,
+        Refused::Early,
+        Refused::Unproved,
+        Refused::Overtaken,
+        Refused::Misdirected,
+        Refused::Far,
+    ];
+}
+
+/// New runs of peers, and what they are asked.
+///
+/// The question is a keyed hash of the run and of how many runs have been let in: nothing has to be remembered to check
+/// the answer, so that a flood of old datagrams cannot push a true one out, and a recorded answer is worth nothing once
+/// any run has been let in.
+pub(super) struct Challenges {
+    secret: u128,
+    admitted: u64,
+    asked: BTreeMap<u128, Instant>,
+}
+
+impl Challenges {
+    pub(super) fn new(secret: u128) -> Challenges {
+        Challenges { secret, admitted: 0, asked: BTreeMap::new() }
+    }
+
+    fn nonce(&self, run: Incarnation) -> u64 {
+        let mut hasher = SipHasher24::new_with_key(&self.secret.to_be_bytes());
+        hasher.write(&run.0.to_be_bytes());
+        hasher.write_u64(self.admitted);
+        hasher.finish()
+    }
+
+    /// Whether this run is to be asked now.
+    fn due(&mut self, run: Incarnation, now: Instant) -> bool {
+        if self.asked.get(&run.0).is_some_and(|at| now < *at + CHALLENGE_AGAIN) {
+            return false;
+        }
+        if self.asked.len() >= CHALLENGED {
+            self.asked.retain(|_, at| now < *at + CHALLENGE_AGAIN);
+        }
+        let room = self.asked.len() < CHALLENGED;
+        if room {
+            self.asked.insert(run.0, now);
+        }
+        room
+    }
+
+    fn admit(&mut self, run: Incarnation) {
+        self.admitted += 1;
+        self.asked.remove(&run.0);
+    }
+}
+
+impl Replica {
+    /// A datagram from the channel. What does not parse or is not for us changes nothing and is counted.
+    pub fn handle_datagram(&mut self, bytes: &[u8], now: Instant) {
+        self.now = now;
+        match self.receive(bytes, now) {
+            Ok(()) => self.counters.heard += 1,
+            Err(refused) => self.refuse_datagram(refused),
+        }
+    }
+
+    /// Count a datagram as refused; the channel refuses some before they get here.
+    pub fn refuse_datagram(&mut self, why: Refused) {
+        if let Some(counter) = self.counters.refused.get_mut(why as usize) {
+            *counter += 1;
+        }
+    }
+
+    fn receive(&mut self, bytes: &[u8], now: Instant) -> Result<(), Refused> {
+        let (header, sealed) = wire::peek(bytes).map_err(|error| match error {
+            WireError::Version(_) => Refused::OtherVersion,
+            WireError::Truncated | WireError::Magic | WireError::Undefined(_) => Refused::Malformed,
+        })?;
+        if header.incarnation == self.settings.incarnation {
+            return Err(Refused::OwnRun);
+        }
+        if header.node_group != self.settings.node_group {
+            return Err(Refused::Foreign);
+        }
+        match (self.seal.is_on(), sealed) {
+            (false, false) => self.hear_plain(&header, bytes, 0, now),
+            (false, true) => Err(Refused::Unreadable),
+            (true, false) => Err(Refused::Unsealed),
+            (true, true) => {
+                let (plain, number) = self.open(&header, bytes)?;
+                self.hear_plain(&header, &plain, number, now)
+            }
+        }
+    }
+
+    /// A sealed datagram's plain form and number, if it is authentic and has not come before.
+    fn open(&mut self, header: &Header, sealed: &[u8]) -> Result<(Vec<u8>, u64), Refused> {
+        // Of a run that has not proved itself nothing counts, and its proof is fresh by itself.
+        let known = self.peers.get_mut(&header.sender).filter(|peer| peer.incarnation == header.incarnation);
+        let opened = self.seal.open(sealed, header.incarnation, known.is_some());
+        let (mut plain, number) = opened.map_err(|_| Refused::Forged)?;
+        if known.is_some_and(|peer| peer.replays.note(number).is_err()) {
+            return Err(Refused::Replayed);
+        }
+        wire::unmark_sealed(&mut plain);
+        Ok((plain, number))
+    }
+
+    /// `number` is the one that it was sealed as.
+    fn hear_plain(
+        &mut self,
+        header: &Header,
+        bytes: &[u8],
+        number: u64,
+        now: Instant,
+    ) -> Result<(), Refused> {
+        let (_, body) = wire::parse(bytes).map_err(|_| Refused::Malformed)?;
+        if header.sender == self.settings.node {
+            return Err(Refused::SameName);
+        }
+        if !self.dumped {
+            // Nothing from the peer counts before our own kernel is known (10).
+            return Err(Refused::Early);
+        }
+        self.admit(header, &body, number, now)?;
+        let heard = self.hear(header, body, bytes, now);
+        self.note_equality(now);
+        heard
+    }
+
+    /// Whether a datagram comes from a run of a peer's daemon that has proved itself. A new run is challenged: a
+    /// replayed datagram of an old one, which would wedge the stream, cannot answer.
+    fn admit(&mut self, header: &Header, body: &Body<'_>, number: u64, now: Instant) -> Result<(), Refused> {
+        let known = self.peers.get_mut(&header.sender).filter(|peer| peer.incarnation == header.incarnation);
+        if let Some(peer) = known {
+            peer.heard = now;
+            peer.lost = false;
+            return Ok(());
+        }
+        match body {
+            Body::Proof { to, nonce } if *to == self.settings.incarnation => {
+                let room = self.peers.len() < PEERS || self.peers.contains_key(&header.sender);
+                if !room || *nonce != self.challenges.nonce(header.incarnation) {
+                    return Err(Refused::Unproved);
+                }
+                self.begin_run(header, number, now);
+                Ok(())
+            }
+            // A challenge may come from a node that we have not challenged yet: it is answered, and counts for
+            // nothing else.
+            Body::Challenge { .. } if self.may_answer() => Ok(()),
+            Body::Alive(_) => {
+                self.challenge(header.incarnation, now);
+                Err(Refused::Unproved)
+            }
+            _ => Err(Refused::Unproved),
+        }
+    }
+
+    fn may_answer(&mut self) -> bool {
+        let answers = self.answers_left.checked_sub(1);
+        self.answers_left = answers.unwrap_or(0);
+        answers.is_some()
+    }
+
+    fn challenge(&mut self, run: Incarnation, now: Instant) {
+        if self.challenges.due(run, now) && self.may_answer() {
+            let nonce = self.challenges.nonce(run);
+            self.queue_body(&Body::Challenge { to: run, nonce });
+        }
+    }
+
+    /// A peer's daemon has proved to be a new run.
+    fn begin_run(&mut self, header: &Header, number: u64, now: Instant) {
+        self.challenges.admit(header.incarnation);
+        let peer = Peer {
+            name: String::new(),
+            heard_of: false,
+            incarnation: header.incarnation,
+            heard: now,
+            lost: false,
+            owner: false,
+            primary: false,
+            ready: false,
+            count: 0,
+            seed: 0,
+            kernel: KernelSettings::default(),
+            turn: 0,
+            behind: 0,
+            lag: Duration::ZERO,
+            equal_since: None,
+            replays: Replays::after(number),
+        };
+        self.peers.insert(header.sender, peer);
+        if self.group.claim.node == header.sender && !self.group.owner {
+            self.group.receiver.reset();
+            self.group.root_ok = false;
+        }
+    }
+}

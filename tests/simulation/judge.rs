@@ -1,0 +1,201 @@
+//! What must hold: at every report and every `ready`, and at every quiet point. Changes nothing but the totals.
+
+use std::collections::HashMap;
+
+use ctsync::entry::{Entry, Key};
+use ctsync::replica::{Compared, Refill, Replica};
+
+use crate::kernel::ghost;
+use crate::world::{Node, Violation, World};
+
+impl World {
+    /// A closed fence: everything in the table is in the kernel, or was refused.
+    pub(super) fn check_reports(&mut self, x: usize) -> Result<(), Violation> {
+        let node = &mut self.nodes[x];
+        let Some(replica) = &mut node.replica else { return Ok(()) };
+        while let Some(report) = replica.poll_fence_report() {
+            self.totals.checks += 1;
+            let missing: Vec<u32> = replica
+                .entries()
+                .filter(|(entry, installed)| *installed && !node.kernel.table.contains_key(&entry.key()))
+                .filter(|_| node.kernel.events.is_empty() && !node.kernel.overrun && !node.blind)
+                .map(|(entry, _)| ghost(entry))
+                .collect();
+            let refused = report.failed;
+            if missing.len() > refused {
+                return Err(format!("I6: fence of {x} closed, {missing:?} not in the kernel"));
+            }
+        }
+        Ok(())
+    }
+
+    /// Every datagram was heard, or refused for one reason.
+    pub(super) fn check_counts(&mut self) -> Result<(), Violation> {
+        for (x, node) in self.nodes.iter().enumerate() {
+            let Some(replica) = &node.replica else { continue };
+            self.totals.checks += 1;
+            let counters = replica.counters();
+            let counted = counters.heard + counters.refused.iter().sum::<u64>();
+            if counted != node.delivered {
+                return Err(format!("{x} got {} datagrams and counted {counted}", node.delivered));
+            }
+        }
+        Ok(())
+    }
+
+    /// `ready` is never early.
+    pub(super) fn check_ready(&mut self, x: usize) -> Result<(), Violation> {
+        let now = self.now;
+        let node = &self.nodes[x];
+        let Some(replica) = &node.replica else { return Ok(()) };
+        let word = replica.readiness(now).word();
+        if word != "ready" || !self.hot || !node.kernel.events.is_empty() || node.kernel.overrun {
+            return Ok(());
+        }
+        self.totals.checks += 1;
+        for (entry, installed) in replica.entries() {
+            if installed && !node.kernel.table.contains_key(&entry.key()) {
+                return Err(format!("I9: {x} is ready, entry {} is not in its kernel", ghost(entry)));
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn check_agreement(&mut self, primary: usize) -> Result<(), Violation> {
+        self.totals.checks += 1;
+        let now = self.now;
+        let (owner, backup) = (&self.nodes[primary], &self.nodes[1 - primary]);
+        let (Some(first), Some(second)) = (&owner.replica, &backup.replica) else {
+            return Err("a daemon is missing".into());
+        };
+        if !first.owner() || second.owner() {
+            return Err(format!(
+                "I1: owners are {} and {}: {:#?} {:#?} {:#?} {:#?}",
+                first.owner(),
+                second.owner(),
+                first.view(now),
+                second.view(now),
+                first.counters(),
+                second.counters()
+            ));
+        }
+        let table = |replica: &Replica| -> HashMap<Key, Vec<u8>> {
+            replica.entries().map(|(entry, _)| (entry.key(), canonical(entry))).collect()
+        };
+        let kernel = |node: &Node| -> HashMap<Key, Vec<u8>> {
+            node.kernel.table.values().map(|entry| (entry.key(), canonical(entry))).collect()
+        };
+        let (owned, held) = (table(first), table(second));
+        if owned != kernel(owner) {
+            return Err(format!(
+                "I1a: the owner's table is not its kernel: {}",
+                differ(&owned, &kernel(owner))
+            ));
+        }
+        if owned != held {
+            let words = (first.view(now), second.view(now), first.counters(), second.counters());
+            return Err(format!("I1: the tables differ: {} {words:#?}", differ(&owned, &held)));
+        }
+        if [first, second].iter().any(|replica| replica.refill() == Refill::Underway) {
+            return Err("a reset of the external cache does not end".into());
+        }
+        if first.view(now).equal_for.is_none() || second.view(now).equal_for.is_none() {
+            return Err("I9: equal tables are not shown as equal".into());
+        }
+        let backup_kernel = kernel(backup);
+        for (key, content) in &held {
+            if self.hot && backup_kernel.get(key) != Some(content) && !self.refused(1 - primary, key) {
+                return Err(format!("I1b: the backup's kernel lacks or contradicts {key:?}"));
+            }
+        }
+        let words = [first.readiness(now), second.readiness(now)];
+        if !words.iter().all(|word| word.is_ready()) {
+            return Err(format!("I1: not ready after the bound: {words:?}"));
+        }
+        Ok(())
+    }
+
+    /// Refused for good: its reply tuple belongs to a stray of the backup's kernel, or its master was refused.
+    fn refused(&self, x: usize, key: &Key) -> bool {
+        let node = &self.nodes[x];
+        let Some(replica) = &node.replica else { return false };
+        replica.entries().any(|(entry, installed)| {
+            entry.key() == *key
+                && !installed
+                && match entry.master_key() {
+                    Some(master) => !node.kernel.table.contains_key(&master),
+                    None => {
+                        let mut others = node.kernel.table.values();
+                        others.any(|other| other.reply == entry.reply && other.key() != *key)
+                    }
+                }
+        })
+    }
+
+    /// An expectation goes with its connection, which is judged by itself.
+    fn gone_with_master(&self, expectation: &u32, primary: usize) -> bool {
+        let Some((key, master)) = self.masters.get(expectation) else { return false };
+        if self.unprotected.contains(master) {
+            // Nobody promised to keep it: another connection may have had its translation for a while.
+            return true;
+        }
+        let kept = |held: Option<u32>| held == Some(*master);
+        !kept(self.nodes[primary].kernel.table.get(key).map(ghost)) || !kept(self.shared.get(key).copied())
+    }
+
+    /// Whatever both kernels held at the last quiet point and no packet ended is still there.
+    pub(super) fn check_survival(&mut self, primary: usize) -> Result<(), Violation> {
+        for (key, connection) in &self.shared {
+            let lost = self.nodes[primary].kernel.table.get(key).map(ghost) != Some(*connection);
+            let both = self.powered_off == [true, true];
+            self.totals.checks += 1;
+            let excused = |id: &u32| self.dead.contains(id) || self.unprotected.contains(id);
+            if lost && !excused(connection) && !self.gone_with_master(connection, primary) && !both {
+                return Err(format!("I7: connection {connection} was lost, {key:?}"));
+            }
+        }
+        let (first, second) = (&self.nodes[0].kernel.table, &self.nodes[1].kernel.table);
+        self.shared = first
+            .iter()
+            .filter(|(key, entry)| second.get(*key).map(ghost) == Some(ghost(entry)))
+            .map(|(key, entry)| (*key, ghost(entry)))
+            .collect();
+        self.dead.clear();
+        self.unprotected.clear();
+        Ok(())
+    }
+
+    /// At a quiet point an operator who compares the tables finds no difference.
+    pub(super) fn compare(&mut self) -> Result<(), Violation> {
+        let x = self.rng.usize(0..2);
+        let now = self.now;
+        if let Some(replica) = &mut self.nodes[x].replica {
+            replica.begin_comparison(now);
+        }
+        for _ in 0..400 {
+            self.step(false)?;
+            match self.nodes[x].replica.as_mut().and_then(Replica::poll_comparison) {
+                None => {}
+                Some(Compared::Done { count: 0, moving: 0, .. }) => {
+                    self.totals.comparisons += 1;
+                    return Ok(());
+                }
+                Some(other) => return Err(format!("I9: equal tables compare as {other:?}")),
+            }
+        }
+        Err("I9: a comparison does not end".into())
+    }
+}
+
+fn canonical(entry: &Entry) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    ctsync::wire::packed::emit_canonical(&mut bytes, entry);
+    bytes
+}
+
+fn differ(first: &HashMap<Key, Vec<u8>>, second: &HashMap<Key, Vec<u8>>) -> String {
+    let only = |a: &HashMap<Key, Vec<u8>>, b: &HashMap<Key, Vec<u8>>| -> Vec<Key> {
+        a.iter().filter(|(key, bytes)| b.get(key) != Some(bytes)).map(|(key, _)| *key).collect()
+    };
+    format!("first {:?} second {:?}", only(first, second), only(second, first))
+}
