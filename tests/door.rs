@@ -12,7 +12,7 @@ use ctsync::wire::{self, Body, StreamHead};
 #[path = "common/mod.rs"]
 mod common;
 
-use common::{entry, keyed};
+use common::{another_run, entry, keyed};
 
 struct Pair {
     owner: Replica,
@@ -202,4 +202,53 @@ fn an_overtaken_alive_is_not_heard() {
         }
         assert!(pair.backup.readiness(pair.now).is_ready(), "{:?}", pair.backup.readiness(pair.now));
     }
+}
+
+/// Router1 starts again while somebody sends its former run's datagrams again, without a pause. Neither these nor its
+/// former answers to our questions let anybody in, and the true run is let in all the same.
+#[test]
+fn a_flood_from_a_former_run_keeps_nobody_out() {
+    for keys in [keys(&[1]), Vec::new()] {
+        let mut pair = Pair::start(&[1][..keys.len()], &[1][..keys.len()]);
+        let former = pair.seen.clone();
+        pair.owner = another_run(1, 7, Role::Primary, false, keys.clone(), pair.now);
+        for _ in 0..200 {
+            pair.run(10);
+            for datagram in &former {
+                pair.backup.handle_datagram(datagram, pair.now);
+            }
+        }
+        assert!(pair.owner.owner() && pair.backup.readiness(pair.now).is_ready());
+        // Its kernel is new, and the backup has offered what it had.
+        assert_eq!((pair.owner.entries().count(), pair.held()), (10, 10));
+        pair.owner.handle_event(Incoming::New(entry(50, 1)), pair.now);
+        pair.run(500);
+        assert_eq!(pair.held(), 11);
+        let counters = pair.backup.counters();
+        assert!(counters.refused(Refused::Unproved) > 1000, "{counters:?}");
+    }
+}
+
+/// Whoever floods a node makes it say no more than a few words a turn.
+#[test]
+fn strangers_are_answered_at_a_pace() {
+    let mut pair = Pair::start(&[], &[]);
+    let (header, _) = wire::peek(pair.seen.last().unwrap()).unwrap();
+    let alive =
+        pair.seen.iter().find(|datagram| matches!(wire::parse(datagram), Ok((_, Body::Alive(_))))).unwrap();
+    let (_, alive) = wire::parse(alive).unwrap();
+    for number in 0..1000 {
+        let stranger = wire::Header { incarnation: wire::Incarnation(1_000_000 + number), ..header };
+        let ours = wire::Incarnation(2);
+        for body in [alive.clone(), Body::Challenge { to: ours, nonce: 1 }] {
+            let mut datagram = Vec::new();
+            wire::emit_body(&mut datagram, &stranger, &body);
+            pair.backup.handle_datagram(&datagram, pair.now);
+        }
+    }
+    let mut said = 0;
+    while pair.backup.poll_datagram(pair.now).is_some() {
+        said += 1;
+    }
+    assert!(said < 50, "{said} datagrams said for 2000 heard");
 }

@@ -19,6 +19,7 @@ pub(super) fn settings(config: &Config, mtu: usize, state: &RunState) -> Result<
         secret: random()?,
         datagram: datagram(mtu),
         ring: config.sync_queue,
+        pending_destroys: PENDING_DESTROYS,
         alive: config.alive,
         lost_after: config.peer_timeout,
         lease: LEASE,
@@ -36,6 +37,8 @@ pub(super) fn settings(config: &Config, mtu: usize, state: &RunState) -> Result<
 const LEASE: u32 = 3600;
 /// Every entry is compared with the kernel this often.
 const SWEEP: std::time::Duration = std::time::Duration::from_secs(600);
+/// Destroys that may wait for the channel.
+const PENDING_DESTROYS: usize = 65_536;
 /// How long a takeover waits for a peer that still talks.
 const FLUSH_WAIT: std::time::Duration = std::time::Duration::from_millis(100);
 

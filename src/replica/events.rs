@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use super::{Cache, PENDING_DESTROYS, Replica, Verb};
+use super::{Cache, Replica, Verb};
 use crate::ctnetlink::codec::Incoming;
 use crate::entry::Entry;
 use crate::reconcile::note_found;
@@ -229,7 +229,7 @@ impl Replica {
             return;
         }
         let due = slot.flags.contains(Flags::DESTROY_DUE);
-        if destroy && !due && self.pending_destroys >= PENDING_DESTROYS {
+        if destroy && !due && self.pending_destroys >= self.settings.pending_destroys {
             slot.flags -= Flags::DIRTY;
             self.counters.dropped_destroys += 1;
             self.empty_datagram_due = true;

@@ -50,8 +50,6 @@ pub use takeover::{FenceReport, Readiness, Role};
 
 /// Peers whose state is kept; more than that on one channel are ignored and counted.
 const PEERS: usize = 8;
-/// Destroys waiting for the channel; past it they are dropped and the digest repairs (1).
-const PENDING_DESTROYS: usize = 65536;
 
 /// How a replica behaves; fixed for a run.
 #[derive(Clone, Debug)]
@@ -72,6 +70,8 @@ pub struct Settings {
     pub datagram: usize,
     /// Bytes kept for resending.
     pub ring: usize,
+    /// Destroys that may wait for the channel; past it they are dropped and the digest repairs (1).
+    pub pending_destroys: usize,
     /// Time between two alives.
     pub alive: Duration,
     /// Silence after which a peer counts as lost.

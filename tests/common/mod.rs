@@ -17,15 +17,22 @@ pub fn replica(number: u64, role: Role, hot: bool, now: Instant) -> Replica {
 
 /// The same with keys.
 pub fn keyed(number: u64, role: Role, hot: bool, keys: Vec<Key>, now: Instant) -> Replica {
+    another_run(number, 0, role, hot, keys, now)
+}
+
+/// The same node, started once more.
+pub fn another_run(number: u64, run: u64, role: Role, hot: bool, keys: Vec<Key>, now: Instant) -> Replica {
+    let random = u128::from(run) << 64 | u128::from(number);
     let settings = Settings {
         name: format!("router{number}"),
         node: NodeId(number),
         node_group: 0,
         keys,
-        incarnation: Incarnation(u128::from(number)),
-        secret: u128::from(number),
+        incarnation: Incarnation(random),
+        secret: random,
         datagram: 1400,
         ring: 100_000,
+        pending_destroys: 1000,
         alive: Duration::from_millis(250),
         lost_after: Duration::from_secs(1),
         lease: 3600,

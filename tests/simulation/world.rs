@@ -208,6 +208,7 @@ impl World {
             secret,
             datagram: 600,
             ring: 3000,
+            pending_destroys: 2,
             alive: Duration::from_millis(250),
             lost_after: Duration::from_secs(1),
             lease: 1,
