@@ -20,6 +20,8 @@ struct Pair {
     now: Instant,
     /// Everything the owner has sent, as somebody on the link sees it.
     seen: Vec<Vec<u8>>,
+    /// What somebody sends the backup, again and again, a part of it before each datagram of the owner's.
+    flood: Vec<Vec<u8>>,
 }
 
 fn keys(bytes: &[u8]) -> Vec<Key> {
@@ -32,7 +34,7 @@ impl Pair {
         let now = Instant::now();
         let owner = keyed(1, Role::Primary, false, keys(owner), now);
         let backup = keyed(2, Role::Backup, false, keys(backup), now);
-        let mut pair = Pair { owner, backup, now, seen: Vec::new() };
+        let mut pair = Pair { owner, backup, now, seen: Vec::new(), flood: Vec::new() };
         pair.run(2000);
         for number in 0..10 {
             pair.owner.handle_event(Incoming::New(entry(number, 1)), pair.now);
@@ -51,6 +53,9 @@ impl Pair {
             }
             while let Some(datagram) = self.owner.poll_datagram(self.now) {
                 self.seen.push(datagram.clone());
+                for old in &self.flood {
+                    self.backup.handle_datagram(old, self.now);
+                }
                 self.backup.handle_datagram(&datagram, self.now);
             }
             while let Some(datagram) = self.backup.poll_datagram(self.now) {
@@ -204,19 +209,16 @@ fn an_overtaken_alive_is_not_heard() {
     }
 }
 
-/// Router1 starts again while somebody sends its former run's datagrams again, without a pause. Neither these nor its
+/// Router1 starts twice more while somebody sends its former run's datagrams again, without a pause. Neither these nor its
 /// former answers to our questions let anybody in, and the true run is let in all the same.
 #[test]
 fn a_flood_from_a_former_run_keeps_nobody_out() {
     for keys in [keys(&[1]), Vec::new()] {
         let mut pair = Pair::start(&[1][..keys.len()], &[1][..keys.len()]);
-        let former = pair.seen.clone();
-        pair.owner = another_run(1, 7, Role::Primary, false, keys.clone(), pair.now);
-        for _ in 0..200 {
-            pair.run(10);
-            for datagram in &former {
-                pair.backup.handle_datagram(datagram, pair.now);
-            }
+        pair.flood = pair.seen.clone();
+        for run in [7, 8] {
+            pair.owner = another_run(1, run, Role::Primary, false, keys.clone(), pair.now);
+            pair.run(2000);
         }
         assert!(pair.owner.owner() && pair.backup.readiness(pair.now).is_ready());
         // Its kernel is new, and the backup has offered what it had.
@@ -225,7 +227,7 @@ fn a_flood_from_a_former_run_keeps_nobody_out() {
         pair.run(500);
         assert_eq!(pair.held(), 11);
         let counters = pair.backup.counters();
-        assert!(counters.refused(Refused::Unproved) > 1000, "{counters:?}");
+        assert!(counters.refused(Refused::Unproved) > 100, "{counters:?}");
     }
 }
 

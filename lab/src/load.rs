@@ -13,7 +13,7 @@ use ctsync::entry::{Entry, L4, Status, TcpInfo, Tuple, proto};
 use crate::net::Namespace;
 
 /// An established TCP connection number `number` of a LAN host through source NAT; all distinct.
-fn connection(number: u32) -> Entry {
+pub fn connection(number: u32) -> Entry {
     let orig = Tuple {
         src: IpAddr::V4(Ipv4Addr::from(u32::from(Ipv4Addr::new(10, 0, 1, 120)) + number % 100)),
         dst: IpAddr::V4(Ipv4Addr::from(u32::from(Ipv4Addr::new(198, 51, 100, 1)) + number % 250)),

@@ -2,8 +2,10 @@
 
 #![allow(clippy::indexing_slicing, reason = "serde_json answers a missing key with Null")]
 
+mod churn;
 mod demo;
 mod documented;
+mod hands;
 mod incumbent;
 mod judge;
 mod load;

@@ -131,6 +131,13 @@ impl Node {
         self.processes.iter().any(|(known, handle)| known == name && matches!(handle.try_wait(), Ok(None)))
     }
 
+    /// The process of a started program.
+    pub fn pid(&self, name: &str) -> Result<u32> {
+        let started = self.processes.iter().find(|(known, _)| known == name);
+        let pids = started.map(|(_, handle)| handle.pids()).unwrap_or_default();
+        pids.first().copied().with_context(|| format!("{name} was never started on {}", self.name))
+    }
+
     /// A signal to a started program itself.
     pub fn signal(&self, name: &str, signal: Signal) -> Result<()> {
         let started = self.processes.iter().find(|(known, _)| known == name);
