@@ -291,13 +291,21 @@ impl Entry {
         self.reply.src != plain.src || ports(&self.reply).0 != ports(&plain).0
     }
 
-    /// Whether no update makes the kernel's entry of this key the other: it has another translation, or is another
-    /// expectation, of which only the timeout can change.
+    /// Whether no update makes the kernel's entry of this key the other: it has another translation or helper, or
+    /// something that nothing takes away, or is another expectation, of which only the timeout can change.
     pub fn must_be_replaced_by(&self, other: &Entry) -> bool {
         let expected = self.expectation();
+        let left_over = self.rare.as_deref().is_some_and(|mine| {
+            let theirs = other.rare.as_deref();
+            mine.labels.is_some() && theirs.is_none_or(|theirs| theirs.labels.is_none())
+                || mine.seqadj.is_some() && theirs.is_none_or(|theirs| theirs.seqadj.is_none())
+                || mine.synproxy.is_some() && theirs.is_none_or(|theirs| theirs.synproxy.is_none())
+        });
         self.reply != other.reply
+            || self.helper() != other.helper()
+            || left_over
             || expected != other.expectation()
-            || expected.is_some() && (&self.master, self.helper()) != (&other.master, other.helper())
+            || expected.is_some() && self.master != other.master
     }
 
     /// The GRE entry of a PPTP call as a kernel needs it that has not seen the call being set up: one entry a direction.

@@ -4,10 +4,11 @@
 //! replica's.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::ops::RangeInclusive;
 use std::time::Instant;
 
 /// Datagrams that wait here for an earlier one. When full the gap is left to the owner's ring.
-const REORDER: usize = 256;
+const REORDER: usize = 1024;
 /// Accounted on top of a datagram's bytes.
 const DATAGRAM_OVERHEAD: usize = 64;
 
@@ -142,11 +143,21 @@ impl Receiver {
         self.expect.map_or(0, |expect| (self.highest + 1).saturating_sub(expect))
     }
 
-    /// The first hole: numbers missing before the next datagram that is here or known of.
-    pub fn gap(&self) -> Option<(u64, u64)> {
-        let expect = self.expect?;
-        let until = self.early.keys().next().map_or(self.highest, |first| first - 1);
-        (expect <= until && expect <= self.highest).then_some((expect, until))
+    /// The holes at `from` and behind it: numbers that were sent, as far as is known, and are not here.
+    pub fn holes(&self, from: u64) -> impl Iterator<Item = RangeInclusive<u64>> + '_ {
+        let mut next = self.expect.map(|expect| expect.max(from));
+        let ahead = self.early.range(next.unwrap_or(0)..).map(|(number, _)| *number);
+        let stops = ahead.chain(self.expect.map(|_| self.highest + 1));
+        stops.filter_map(move |stop| {
+            let begin = next?;
+            next = Some(stop + 1);
+            (begin < stop).then(|| begin..=stop - 1)
+        })
+    }
+
+    /// Whether anything is missing.
+    pub fn has_gap(&self) -> bool {
+        self.holes(0).next().is_some()
     }
 }
 
@@ -177,18 +188,23 @@ mod tests {
         receiver.expect(4);
         assert_eq!(receiver.place(3, b"3"), Place::Old);
         assert_eq!(receiver.place(6, b"6"), Place::Ahead);
-        assert_eq!(receiver.gap(), Some((4, 5)));
+        let holes = |receiver: &Receiver, from| receiver.holes(from).collect::<Vec<_>>();
+        assert_eq!(holes(&receiver, 0), [4..=5]);
         assert_eq!(receiver.place(4, b"4"), Place::Next);
         receiver.advance();
         assert_eq!(receiver.take_waiting(), None);
-        assert_eq!(receiver.gap(), Some((5, 5)));
+        assert_eq!(holes(&receiver, 0), [5..=5]);
         assert_eq!(receiver.place(5, b"5"), Place::Next);
         receiver.advance();
         assert_eq!(receiver.take_waiting(), Some(b"6".to_vec()));
         receiver.advance();
-        assert_eq!(receiver.gap(), None);
+        assert!(!receiver.has_gap());
         receiver.heard_of(9);
-        assert_eq!(receiver.gap(), Some((7, 9)));
+        assert_eq!(holes(&receiver, 0), [7..=9]);
+        assert_eq!(receiver.place(8, b"8"), Place::Ahead);
+        assert_eq!(holes(&receiver, 0), [7..=7, 9..=9]);
+        assert_eq!(holes(&receiver, 8), [9..=9]);
+        assert_eq!(holes(&receiver, 10), []);
     }
 
     #[test]

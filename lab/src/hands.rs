@@ -35,7 +35,10 @@ impl Events {
     /// What it holds from now on, in bytes as the kernel counts them; until the daemon makes it larger again.
     pub fn set_buffer(&self, bytes: usize) -> Result<()> {
         // The kernel doubles what it is told.
-        setsockopt(&self.0, sockopt::RcvBuf, &(bytes / 2)).context("cannot make the event buffer small")
+        if setsockopt(&self.0, sockopt::RcvBufForce, &(bytes / 2)).is_ok() {
+            return Ok(());
+        }
+        setsockopt(&self.0, sockopt::RcvBuf, &(bytes / 2)).context("cannot change the event buffer")
     }
 }
 

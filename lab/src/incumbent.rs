@@ -29,6 +29,7 @@ pub async fn start(node: &mut Node, address: &str, own: &[String]) -> Result<()>
     let config = format!(
         "Sync {{
     Mode FTFW {{
+        StartupResync yes
     }}
     Multicast {{
         IPv4_address 225.0.0.50
@@ -60,14 +61,35 @@ General {{
 }}
 "
     );
-    let path = node.directory.join("conntrackd.conf");
+    let path = config_path(node);
     std::fs::write(&path, config)?;
-    let path = path.to_string_lossy().into_owned();
     let script = script(node);
     std::fs::write(&script, SCRIPT.replace("CONFIG", &path))?;
     std::fs::set_permissions(&script, std::os::unix::fs::PermissionsExt::from_mode(0o755))?;
+    launch(node).await
+}
+
+/// Start it once more after it was killed: it leaves its lock and its socket behind, and refuses to start beside them.
+pub async fn restart(node: &mut Node) -> Result<()> {
+    for name in ["conntrackd.lock", "conntrackd.ctl"] {
+        let _ = std::fs::remove_file(node.run_directory().join(name));
+    }
+    launch(node).await
+}
+
+async fn launch(node: &mut Node) -> Result<()> {
+    let path = config_path(node);
     node.start("conntrackd", "conntrackd", &["-C", &path])?;
     until("conntrackd answers", Duration::from_secs(20), async || Ok(numbers(node).ok().map(|_| ()))).await
+}
+
+fn config_path(node: &Node) -> String {
+    node.directory.join("conntrackd.conf").to_string_lossy().into_owned()
+}
+
+/// Its external cache, as it lists it.
+pub fn external(node: &Node) -> Result<String> {
+    node.output("conntrackd", &["-C", &config_path(node), "-e"])
 }
 
 /// What keepalived calls with `primary`, `backup` or `fault`.
@@ -77,8 +99,7 @@ pub fn script(node: &Node) -> String {
 
 /// Entries in its internal and in its external cache.
 pub fn numbers(node: &Node) -> Result<[u64; 2]> {
-    let path = node.directory.join("conntrackd.conf").to_string_lossy().into_owned();
-    let shown = node.output("conntrackd", &["-C", &path, "-s"])?;
+    let shown = node.output("conntrackd", &["-C", &config_path(node), "-s"])?;
     let mut active = shown.lines().filter_map(|line| line.strip_prefix("current active connections:"));
     let mut next = || active.next().and_then(|number| number.trim().parse().ok()).context("its statistics");
     Ok([next()?, next()?])

@@ -22,13 +22,26 @@ pub fn entries(node: &Node, own: &[String]) -> Result<BTreeSet<String>> {
 /// One line of `conntrack -L` without what may differ between two kernels: timeout and use count.
 /// `None` for noise.
 fn normalise(line: &str, own: &[String]) -> Option<String> {
+    if is_noise(line, own) {
+        return None;
+    }
+    // protocol, number, timeout, rest
+    let kept = line.split_whitespace().enumerate().filter(|(at, word)| {
+        let timeout = *at == 2 && word.parse::<u64>().is_ok();
+        !timeout && !word.starts_with("use=") && *word != "[OFFLOAD]"
+    });
+    Some(kept.map(|(_, word)| word).collect::<Vec<_>>().join(" "))
+}
+
+/// What begins or ends on a router, and what is local to a link.
+pub fn is_noise(line: &str, own: &[String]) -> bool {
     let words: Vec<&str> = line.split_whitespace().collect();
     let sources: Vec<&str> = words.iter().filter_map(|word| word.strip_prefix("src=")).collect();
     let destinations: Vec<&str> = words.iter().filter_map(|word| word.strip_prefix("dst=")).collect();
     let is_own = |address: &str| own.iter().any(|known| known == address);
     // The second source is the far end: a router there means that the connection ends on it.
     if sources.iter().any(|address| is_own(address)) {
-        return None;
+        return true;
     }
     let multicast = |address: &str| {
         address.starts_with("ff")
@@ -39,18 +52,8 @@ fn normalise(line: &str, own: &[String]) -> Option<String> {
                 .is_some_and(|first| first >= 224)
     };
     let loopback = |address: &str| address.starts_with("127.") || address == "::1";
-    if destinations.iter().any(|address| multicast(address) || loopback(address)) {
-        return None;
-    }
-    if sources.iter().chain(&destinations).any(|address| address.starts_with("fe80:")) {
-        return None;
-    }
-    // protocol, number, timeout, rest
-    let kept = words.iter().enumerate().filter(|(at, word)| {
-        let timeout = *at == 2 && word.parse::<u64>().is_ok();
-        !timeout && !word.starts_with("use=") && **word != "[OFFLOAD]"
-    });
-    Some(kept.map(|(_, word)| *word).collect::<Vec<_>>().join(" "))
+    destinations.iter().any(|address| multicast(address) || loopback(address))
+        || sources.iter().chain(&destinations).any(|address| address.starts_with("fe80:"))
 }
 
 #[cfg(test)]

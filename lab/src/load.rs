@@ -6,7 +6,8 @@
 use std::net::{IpAddr, Ipv4Addr};
 
 use anyhow::Result;
-use ctsync::ctnetlink::codec::{Incoming, Install, emit_create};
+use ctsync::ctnetlink::codec::{Incoming, Install, emit_create, emit_destroy};
+use ctsync::ctnetlink::nla::Writer;
 use ctsync::ctnetlink::socket::{BATCH, RequestSocket};
 use ctsync::entry::{Entry, L4, Status, TcpInfo, Tuple, proto};
 
@@ -42,6 +43,23 @@ pub fn connection(number: u32) -> Entry {
 
 /// Create connections `from..from + count` in a namespace; how many the kernel took.
 pub fn create(namespace: &Namespace, from: u32, count: u32) -> Result<u32> {
+    request(namespace, from, count, |writer, sequence, entry| {
+        let how = Install { be_liberal: false, ..Install::whole(432_000) };
+        emit_create(writer, sequence, entry, how);
+    })
+}
+
+/// End those of the connections `from..from + count` that are there; how many were.
+pub fn end(namespace: &Namespace, from: u32, count: u32) -> Result<u32> {
+    request(namespace, from, count, |writer, sequence, entry| emit_destroy(writer, sequence, &entry.key()))
+}
+
+fn request(
+    namespace: &Namespace,
+    from: u32,
+    count: u32,
+    emit: impl Fn(&mut Writer, u32, &Entry) + Sync,
+) -> Result<u32> {
     namespace.run(|| {
         let mut socket = RequestSocket::open()?;
         let mut refused = 0;
@@ -51,8 +69,7 @@ pub fn create(namespace: &Namespace, from: u32, count: u32) -> Result<u32> {
             socket.execute(
                 |writer, first| {
                     for at in 0..batch {
-                        let how = Install { be_liberal: false, ..Install::whole(432_000) };
-                        emit_create(writer, first.wrapping_add(at), &connection(next + at), how);
+                        emit(writer, first.wrapping_add(at), &connection(next + at));
                     }
                     batch
                 },

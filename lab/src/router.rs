@@ -194,6 +194,11 @@ impl Router {
         incumbent::start(&mut self.node, &address, &own).await
     }
 
+    /// Start conntrackd again after it was killed.
+    pub async fn restart_incumbent(&mut self) -> Result<()> {
+        incumbent::restart(&mut self.node).await
+    }
+
     fn key_path(&self) -> PathBuf {
         self.node.directory.join("key")
     }

@@ -153,6 +153,29 @@ impl Topology {
         self.switch.feed("nft", &["-f", "-"], rules).map(|_| ())
     }
 
+    /// Lose so many of a hundred of the channel's datagrams at the switch, in both directions.
+    pub fn channel_loses(&self, percent: u32) -> Result<()> {
+        let rules = format!(
+            "table bridge cut {{ chain forward {{ type filter hook forward priority 0; \
+             udp dport 3780 numgen random mod 100 < {percent} counter drop; }}; }}\n"
+        );
+        self.switch.feed("nft", &["-f", "-"], &rules).map(|_| ())
+    }
+
+    /// Bytes that both routers have sent towards the WAN side, where the channel is: nearly nothing else is there in a
+    /// quiet lab.
+    pub fn channel_bytes(&self) -> Result<u64> {
+        let counters = self.switch.net.run(|| Ok(std::fs::read_to_string("/proc/thread-self/net/dev")?))?;
+        let mut all = 0;
+        for number in [1, 2] {
+            let name = format!("{}:", port(number, "wan"));
+            let line = counters.lines().find_map(|line| line.trim_start().strip_prefix(&name));
+            let received = line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok());
+            all += received.context("the switch's counters")?;
+        }
+        Ok(all)
+    }
+
     /// Every address that is a router's own.
     pub fn own_addresses(&self) -> Result<Vec<String>> {
         let mut own = Vec::new();

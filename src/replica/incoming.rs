@@ -23,6 +23,22 @@ const ASK_TICK: Duration = Duration::from_millis(1);
 const WANTS_PER_ASK: usize = 64;
 /// Wants waiting: every bucket at once.
 const WANTS: usize = crate::digest::BUCKETS;
+/// Holes in one nack: fits the smallest datagram.
+const HOLES: usize = 24;
+/// Nacks at once; more holes are for the next time.
+const NACKS: usize = 8;
+
+/// What has been nacked.
+#[derive(Default)]
+pub(super) struct Nacked {
+    /// Up to this number, since everything was last asked for.
+    until: u64,
+    /// Up to this number, ever: what is missing there has been counted.
+    known: u64,
+    /// When everything is asked for again.
+    pub(super) again: Option<Instant>,
+}
+
 const ROOT: Node = Node { level: 0, index: 0 };
 
 impl Replica {
@@ -39,7 +55,7 @@ impl Replica {
         match body {
             Body::Alive(alive) => return self.handle_alive(header, &alive, now),
             Body::Stream(head, _) => return self.handle_stream(header, &head, bytes, now),
-            Body::Nack { to, from, until } if to == ours => self.handle_nack(from, until, now),
+            Body::Nack { to, holes } if to == ours => self.handle_nack(&holes, now),
             Body::Ask { to, group, wants } if to == ours && here(group) && self.group.owner => {
                 self.handle_ask(&wants);
             }
@@ -206,9 +222,9 @@ impl Replica {
         };
         self.group.receiver.heard_of(alive.last);
         if expected < alive.oldest && expected <= alive.last {
-            // The ring has moved on: take the stream up where it is, the digest repairs the rest.
+            // The ring has moved on. What it still has would be told twice: the digest repairs all that is missing.
             self.counters.lost += alive.oldest - expected;
-            self.group.receiver.expect(alive.oldest);
+            self.group.receiver.expect(alive.last + 1);
             self.group.root_ok = false;
             self.apply_waiting(now);
         }
@@ -273,22 +289,29 @@ impl Replica {
         self.queue_body(&Body::Ask { to, group, wants });
     }
 
-    /// Nack a gap, and again while it stays; send the asks whose turn has come.
+    /// Nack what is missing, once, and all of it again while it stays missing; send the asks whose turn has come.
     pub(super) fn chase_gap(&mut self, now: Instant) {
         self.chase_repair(now);
-        let Some((from, until)) = self.group.receiver.gap() else {
-            self.nack = None;
+        if !self.group.receiver.has_gap() {
+            self.nacked = Nacked::default();
             return;
-        };
-        let Some(to) = self.group.claim_incarnation else { return };
-        match self.nack {
-            Some((last, at)) if last == from && now < at => return,
-            Some((last, _)) if last == from => {}
-            _ => self.counters.lost += until - from + 1,
         }
-        self.nack = Some((from, now + NACK_AGAIN));
-        self.counters.nacks += 1;
-        self.queue_body(&Body::Nack { to, from, until });
+        let Some(to) = self.group.claim_incarnation else { return };
+        if self.nacked.again.is_none_or(|at| now >= at) {
+            self.nacked = Nacked { again: Some(now + NACK_AGAIN), until: 0, known: self.nacked.known };
+        }
+        for _ in 0..NACKS {
+            let unasked = self.group.receiver.holes(self.nacked.until + 1).take(HOLES);
+            let holes: Vec<(u64, u64)> = unasked.map(|hole| (*hole.start(), *hole.end())).collect();
+            let Some((_, last)) = holes.last() else { return };
+            self.nacked.until = *last;
+            for (from, until) in &holes {
+                self.counters.lost += (until + 1).saturating_sub((*from).max(self.nacked.known + 1));
+            }
+            self.nacked.known = self.nacked.known.max(*last);
+            self.counters.nacks += 1;
+            self.queue_body(&Body::Nack { to, holes });
+        }
     }
 
     fn handle_stream(

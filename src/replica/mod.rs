@@ -311,7 +311,7 @@ pub struct Replica {
     alive_turn: u32,
     flush_token: u32,
     repair: Repair,
-    nack: Option<(u64, Instant)>,
+    nacked: incoming::Nacked,
 
     // towards the kernel
     pending: VecDeque<SlotId>,
@@ -413,7 +413,7 @@ impl Replica {
             alive_turn: 0,
             flush_token: 0,
             repair: Repair::default(),
-            nack: None,
+            nacked: incoming::Nacked::default(),
             pending: VecDeque::new(),
             renewals: VecDeque::new(),
             refreshing: false,
@@ -469,8 +469,8 @@ impl Replica {
         if self.peers.is_empty() && self.starting {
             consider(self.listening + self.settings.lost_after);
         }
-        if let (Some((_, at)), Some(_)) = (self.nack, self.group.receiver.gap()) {
-            consider(at);
+        if self.group.receiver.has_gap() {
+            consider(self.nacked.again.unwrap_or(now));
         }
         if !self.repair.queue.is_empty() {
             consider(self.repair.next_ask.unwrap_or(now));

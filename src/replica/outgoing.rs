@@ -307,17 +307,19 @@ impl Replica {
     }
 
     /// A peer misses these datagrams.
-    pub(super) fn handle_nack(&mut self, from: u64, until: u64, now: Instant) {
-        if from < self.sender.oldest() {
+    pub(super) fn handle_nack(&mut self, holes: &[(u64, u64)], now: Instant) {
+        let (oldest, last) = (self.sender.oldest(), self.sender.last());
+        if holes.iter().any(|(from, _)| *from < oldest) {
             // The ring has moved on: the alive says from where the stream can be taken up.
             self.alive_now(now);
         }
-        let from = from.max(self.sender.oldest());
-        for sequence in from..=until.min(self.sender.last()) {
-            if self.resend.len() >= RESENDS {
-                break;
+        for (from, until) in holes {
+            for sequence in (*from).max(oldest)..=(*until).min(last) {
+                if self.resend.len() >= RESENDS {
+                    return;
+                }
+                self.resend.insert(sequence);
             }
-            self.resend.insert(sequence);
         }
     }
 

@@ -333,7 +333,7 @@ impl Replica {
         }
         self.jobs.clear();
         self.repair = Default::default();
-        self.nack = None;
+        self.nacked = Default::default();
         self.counters.claims += 1;
         self.alive_now(now);
         let (pending, failed) = (self.pending.len(), self.failed);
@@ -467,7 +467,7 @@ impl Replica {
         if !self.peer_owns() {
             return if self.starting { Readiness::Starting } else { Readiness::NoOwner };
         }
-        if self.group.receiver.expected().is_none() || self.group.receiver.gap().is_some() {
+        if self.group.receiver.expected().is_none() || self.group.receiver.has_gap() {
             return Readiness::Behind;
         }
         if !self.group.root_ok || self.starting {

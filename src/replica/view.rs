@@ -6,7 +6,7 @@ use serde::Serialize;
 
 use super::{Counters, Readiness, Replica, Role};
 use crate::reconcile::Failure;
-use crate::wire::KernelSettings;
+use crate::wire::{Incarnation, KernelSettings};
 
 /// A peer, as `status` shows it.
 #[derive(Clone, Debug, Default, Serialize)]
@@ -135,7 +135,7 @@ impl Replica {
             external_expected: if self.group.owner { 0 } else { expected },
             orphans: self.orphans(),
             pending: self.pending.len(),
-            unsent: self.dirty.len(),
+            unsent: self.unsent(),
             unsent_for: self.waits.oldest(now).map(|age| age.as_secs_f64()),
             failed: self.failed,
             failures: failures.collect(),
@@ -179,6 +179,30 @@ impl Replica {
     /// Keys of which anything is remembered.
     pub fn slots(&self) -> usize {
         self.table.len()
+    }
+
+    /// This run.
+    pub fn incarnation(&self) -> Incarnation {
+        self.settings.incarnation
+    }
+
+    /// Whether this node follows the stream of that run.
+    pub fn follows_run(&self, run: Incarnation) -> bool {
+        !self.group.owner && self.group.claim_incarnation == Some(run)
+    }
+
+    /// Changes that wait for the channel.
+    pub fn unsent(&self) -> usize {
+        self.dirty.len() + self.refused.len()
+    }
+
+    /// The last number of the stream: sent by an owner, applied by everybody else; 0 for none.
+    pub fn position(&self) -> u64 {
+        if self.group.owner {
+            self.sender.last()
+        } else {
+            self.group.receiver.expected().map_or(0, |next| next - 1)
+        }
     }
 
     /// Every entry in the table, with whether it is believed to be in the kernel.

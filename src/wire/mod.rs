@@ -192,14 +192,12 @@ pub enum Body<'a> {
     Stream(StreamHead, &'a [u8]),
     /// I am here.
     Alive(Alive),
-    /// Datagrams `from..=until` of the stream of `to` are missing here.
+    /// Datagrams of the stream of `to` are missing here.
     Nack {
         /// Whose stream.
         to: Incarnation,
-        /// First missing.
-        from: u64,
-        /// Last missing.
-        until: u64,
+        /// First and last number of each hole.
+        holes: Vec<(u64, u64)>,
     },
     /// Repair: send me these.
     Ask {
@@ -343,11 +341,13 @@ pub fn emit_body(out: &mut Vec<u8>, header: &Header, body: &Body<'_>) {
             out.extend_from_slice(&alive.next.to_be_bytes());
             out.extend_from_slice(&kernel.max.to_be_bytes());
         }
-        Body::Nack { to, from, until } => {
+        Body::Nack { to, holes } => {
             emit_header(out, header, KIND_NACK);
             out.extend_from_slice(&to.0.to_be_bytes());
-            out.extend_from_slice(&from.to_be_bytes());
-            out.extend_from_slice(&until.to_be_bytes());
+            for (from, until) in holes {
+                out.extend_from_slice(&from.to_be_bytes());
+                out.extend_from_slice(&until.to_be_bytes());
+            }
         }
         Body::Ask { to, group, wants } | Body::Look { to, group, wants } => {
             let ask = matches!(body, Body::Ask { .. });
@@ -460,7 +460,12 @@ pub fn parse(bytes: &[u8]) -> Result<(Header, Body<'_>), WireError> {
         }
         KIND_ALIVE => Body::Alive(parse_alive(&mut reader)?),
         KIND_NACK => {
-            Body::Nack { to: Incarnation(reader.u128()?), from: reader.u64()?, until: reader.u64()? }
+            let to = Incarnation(reader.u128()?);
+            let mut holes = Vec::with_capacity(reader.rest().len() / 16);
+            while !reader.is_empty() {
+                holes.push((reader.u64()?, reader.u64()?));
+            }
+            Body::Nack { to, holes }
         }
         KIND_ASK | KIND_LOOK => {
             let (to, group) = (Incarnation(reader.u128()?), GroupId(reader.u8()?));

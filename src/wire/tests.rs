@@ -225,7 +225,7 @@ fn every_body_comes_back() {
     let (to, group) = (Incarnation(42), GroupId(0));
     for body in [
         Body::Alive(alive),
-        Body::Nack { to, from: 1, until: 9 },
+        Body::Nack { to, holes: vec![(1, 9), (12, 12)] },
         Body::Ask { to, group, wants },
         Body::Offer { to, group, messages: b"x" },
         Body::Flush { to, token: 3 },

@@ -125,6 +125,7 @@ pub struct World {
     /// Datagrams that an attacker has seen, and to whom they went.
     pub(super) recorded: Vec<(usize, Vec<u8>)>,
     pub(super) connections: u32,
+    pub(super) steps: u64,
     /// The connection that an expectation belongs to.
     pub(super) masters: HashMap<u32, (Key, u32)>,
     /// Connections that packets have ended.
@@ -167,6 +168,7 @@ impl World {
             keys: if seed.is_multiple_of(2) { vec![SealKey([7; 32])] } else { Vec::new() },
             recorded: Vec::new(),
             connections: 0,
+            steps: 0,
             dead: HashSet::new(),
             unprotected: HashSet::new(),
             masters: HashMap::new(),
@@ -444,6 +446,7 @@ impl World {
     /// One step with whatever faults the seed has in store.
     pub fn step(&mut self, faults: bool) -> Result<(), Violation> {
         self.now += STEP;
+        self.steps += 1;
         for x in 0..2 {
             if self.nodes[x].role == Role::Primary && faults {
                 for _ in 0..self.rng.u32(0..3) {

@@ -11,6 +11,7 @@ mod layouts;
 mod metrics;
 mod noise;
 mod programs;
+mod repair;
 mod stream;
 
 use std::path::{Path, PathBuf};
@@ -47,6 +48,8 @@ pub enum Scenario {
     Stream,
     /// FTP, SIP, TFTP, PPTP, SCTP, ESP, NAT66, zones, marks and fragments across a takeover.
     Programs,
+    /// Loss, a cut, daemons killed and stopped, a tiny event buffer, all under churn; conntrackd beside it.
+    Repair,
     /// Prometheus scrapes both routers while router1 dies and returns; it knows the verdict.
     Metrics,
 }
@@ -74,6 +77,7 @@ pub async fn run(scenario: Scenario, stage: &Stage<'_>, narrator: &mut Narrator)
         Scenario::Noise => noise::run(stage, narrator).await,
         Scenario::Stream => stream::run(stage, narrator).await,
         Scenario::Programs => programs::run(stage, narrator).await,
+        Scenario::Repair => repair::run(stage, narrator).await,
         Scenario::Metrics => metrics::run(stage, narrator).await,
     }
 }

@@ -214,6 +214,10 @@ pub(super) fn emit_change(writer: &mut Writer, entry: &Entry, how: Install) {
     // EXPECTED may not differ from the kernel's entry, which has it with its master alone.
     let status = if how.master { entry.status } else { entry.status - Status::Expected };
     emit_common(writer, entry, how, (status & CARRIED_STATUS) | Status::Confirmed);
+    if entry.mark.is_none() {
+        // The kernel's may be of an earlier connection with this tuple.
+        writer.attribute(CTA_MARK, &0u32.to_be_bytes());
+    }
 }
 
 /// Timeout and window tracking alone.
