@@ -133,9 +133,11 @@ impl Receiver {
         self.early.remove(&self.expect?)
     }
 
-    /// The owner is known to have sent up to this number.
+    /// The owner says that it has sent up to this number. What pretends to be far beyond it is nobody's: it would be a
+    /// gap for ever.
     pub fn heard_of(&mut self, sequence: u64) {
-        self.highest = self.highest.max(sequence);
+        self.early.split_off(&sequence.saturating_add(REORDER as u64));
+        self.highest = self.early.keys().next_back().copied().unwrap_or(0).max(sequence);
     }
 
     /// Datagrams known to have been sent and not applied yet.
@@ -205,6 +207,18 @@ mod tests {
         assert_eq!(holes(&receiver, 0), [7..=7, 9..=9]);
         assert_eq!(holes(&receiver, 8), [9..=9]);
         assert_eq!(holes(&receiver, 10), []);
+    }
+
+    #[test]
+    fn a_number_far_ahead_is_no_gap_for_ever() {
+        let mut receiver = Receiver::default();
+        receiver.expect(1);
+        for number in [3, 1_000_000, 1 << 60] {
+            assert_eq!(receiver.place(number, b"x"), Place::Ahead);
+        }
+        receiver.heard_of(2);
+        assert_eq!(receiver.holes(0).collect::<Vec<_>>(), [1..=2]);
+        assert_eq!(receiver.behind(), 3);
     }
 
     #[test]

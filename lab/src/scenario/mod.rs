@@ -4,6 +4,7 @@
 
 mod clients;
 mod commands;
+mod differences;
 mod idle;
 mod iperf3;
 mod key;
@@ -50,6 +51,8 @@ pub enum Scenario {
     Programs,
     /// Loss, a cut, daemons killed and stopped, a tiny event buffer, all under churn; conntrackd beside it.
     Repair,
+    /// A hundred differences planted in both kernels behind the daemons' backs: found and repaired.
+    Differences,
     /// Prometheus scrapes both routers while router1 dies and returns; it knows the verdict.
     Metrics,
 }
@@ -78,6 +81,7 @@ pub async fn run(scenario: Scenario, stage: &Stage<'_>, narrator: &mut Narrator)
         Scenario::Stream => stream::run(stage, narrator).await,
         Scenario::Programs => programs::run(stage, narrator).await,
         Scenario::Repair => repair::run(stage, narrator).await,
+        Scenario::Differences => differences::run(stage, narrator).await,
         Scenario::Metrics => metrics::run(stage, narrator).await,
     }
 }

@@ -1,0 +1,132 @@
+//! A hundred differences, planted behind the daemons' backs in both kernels, beside many entries: found and repaired.
+//!
+//! Called as `run differences`, and by `soak differences` with half a million entries.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use anyhow::{Result, bail, ensure};
+use ctsync::ctnetlink::codec::{Install, emit_destroy, emit_update};
+use ctsync::ctnetlink::nla::Writer;
+
+use super::{Checks, Pair, Stage};
+use crate::hands::Requests;
+use crate::load::{self, connection};
+use crate::narrator::Narrator;
+use crate::wait::{now, until};
+use crate::{judge, node::Node};
+
+/// Entries of an ordinary run.
+const ENTRIES: u32 = 50_000;
+/// Differences of each kind on each side.
+const EACH: u32 = 25;
+const MARK: u32 = 77;
+const PATIENCE: Duration = Duration::from_secs(120);
+
+pub async fn run(stage: &Stage<'_>, narrator: &mut Narrator) -> Result<bool> {
+    tell(stage, narrator, ENTRIES, false).await
+}
+
+/// With so many entries; with `patient` nobody asks for it: the daemons' own sweeps have to find it.
+pub async fn tell(stage: &Stage<'_>, narrator: &mut Narrator, entries: u32, patient: bool) -> Result<bool> {
+    narrator.chapter(&format!("{} planted differences in {entries} entries", 4 * EACH));
+    let pair = Pair::start(stage, 20).await?;
+    let own = pair.topology.own_addresses()?;
+    load::create(&pair.topology.router(1)?.node.net, 0, entries)?;
+    pair.wait_equal().await?;
+    pair.wait_ready(2).await?;
+    let mut checks = Checks::new(narrator);
+    // The same number never twice; spread over the table.
+    let step = entries / (4 * EACH);
+    let numbers = |kind: u32| (0..EACH).map(move |at| (4 * at + kind) * step).collect::<Vec<u32>>();
+    for (number, [ended, marked]) in [(1, [numbers(0), numbers(1)]), (2, [numbers(2), numbers(3)])] {
+        plant(&pair.topology.router(number)?.node, &ended, &marked)?;
+    }
+    let planted = usize::try_from(EACH)?;
+    checks.note("planted, and nobody heard of it", unheard(&pair, &own, planted).await);
+    for number in [1, 2] {
+        checks.note(&format!("`ctsync diff` on router{number} says where"), told(&pair, number, planted));
+    }
+    let (began, before) = (now(), pair.topology.channel_bytes()?);
+    if !patient {
+        for number in [1, 2] {
+            pair.typed(number, &["resync"], 0)?;
+        }
+    }
+    let patience = if patient { Duration::from_secs(1500) } else { PATIENCE };
+    let equal = until("the marks are on both, and as many entries", patience, async || {
+        let marks = [1, 2].map(|number| marked(&pair, number));
+        let counts = [1, 2].map(|number| pair.topology.router(number)?.node.output("conntrack", &["-C"]));
+        let (marks, counts) = (marks.map(Result::ok), counts.map(Result::ok));
+        if marks == [Some(planted); 2] && counts[0] == counts[1] {
+            return Ok(Some(began.elapsed()));
+        }
+        bail!("marked {marks:?}, entries {counts:?}")
+    })
+    .await;
+    let bytes = pair.topology.channel_bytes()? - before;
+    let took = equal.map(|took| format!("{:.2} s, {:.1} kB", took.as_secs_f64(), bytes as f64 / 1e3));
+    if let Ok(took) = &took {
+        checks.narrator.fact("repaired", took.clone());
+    }
+    checks.note("found and repaired", took);
+    checks.note("both kernels are equal, and as router1's was", right_ones(&pair, &own, entries, planted));
+    checks.note("every connection speaks", pair.wait_alive().await.map(|alive| alive.to_string()));
+    Ok(checks.end())
+}
+
+/// End some entries and mark others, in the daemon's own name.
+fn plant(node: &Node, ended: &[u32], marked: &[u32]) -> Result<()> {
+    let requests = Requests::of(node)?;
+    let mut writer = Writer::default();
+    for number in ended {
+        emit_destroy(&mut writer, 0, &connection(*number).key());
+    }
+    for number in marked {
+        let mut entry = connection(*number);
+        entry.mark = Some(MARK);
+        emit_update(&mut writer, 0, &entry, Install { be_liberal: false, ..Install::whole(432_000) });
+    }
+    requests.send(&writer)
+}
+
+fn both(pair: &Pair, own: &[String]) -> Result<(BTreeSet<String>, BTreeSet<String>)> {
+    let [first, second] = [1, 2].map(|number| judge::entries(&pair.topology.router(number)?.node, own));
+    Ok((first?, second?))
+}
+
+async fn unheard(pair: &Pair, own: &[String], planted: usize) -> Result<String> {
+    let (first, second) = both(pair, own)?;
+    let differ = first.symmetric_difference(&second).count();
+    // An ended entry is missing on one side, a marked one is another on each.
+    ensure!(differ == 6 * planted, "{differ} lines differ, planted were {}", 6 * planted);
+    let (one, two) = (pair.topology.router(1)?.status().await?, pair.topology.router(2)?.status().await?);
+    ensure!(one["state"]["root"] == two["state"]["root"], "a daemon has heard of it");
+    Ok(format!("{differ} lines of `conntrack -L` differ"))
+}
+
+/// It is the kernel's fault, not the table's: half of them on each side.
+fn told(pair: &Pair, number: u8, planted: usize) -> Result<String> {
+    let out = pair.typed(number, &["diff"], 1)?;
+    let expected = format!("own kernel: {} entries differ", 2 * planted);
+    ensure!(out.contains(&expected), "{}", out.lines().next().unwrap_or("nothing"));
+    Ok(expected)
+}
+
+/// Entries of a router's kernel that have the mark: the kernel lists no others.
+fn marked(pair: &Pair, number: u8) -> Result<usize> {
+    let mark = MARK.to_string();
+    let listing = pair.topology.router(number)?.node.output("conntrack", &["-L", "-m", &mark])?;
+    Ok(listing.lines().count())
+}
+
+/// An owner's kernel is the truth: what was ended there is gone, what was marked there is marked on both.
+fn right_ones(pair: &Pair, own: &[String], entries: u32, planted: usize) -> Result<String> {
+    let (first, second) = both(pair, own)?;
+    ensure!(first == second, "{} lines differ", first.symmetric_difference(&second).count());
+    let with_mark = first.iter().filter(|line| line.contains(&format!("mark={MARK}"))).count();
+    let expected = usize::try_from(entries)? - planted;
+    let held = first.iter().filter(|line| line.contains("198.51.100.")).count();
+    ensure!((with_mark, held) == (planted, expected), "{held} entries, {with_mark} marked");
+    Ok(format!("{held} entries, {with_mark} marked"))
+}
