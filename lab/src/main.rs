@@ -2,6 +2,7 @@
 
 #![allow(clippy::indexing_slicing, reason = "serde_json answers a missing key with Null")]
 
+mod attacker;
 mod churn;
 mod demo;
 mod documented;

@@ -2,7 +2,7 @@
 //!
 //! A switch node holds both bridges; cutting a cable is taking its port down there. Called by the stories.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
@@ -78,6 +78,24 @@ impl Topology {
         let router = Router::configure(node, told, &self.options).await?;
         *self.place(number) = Some(router);
         Ok(())
+    }
+
+    /// A router that has just booted joins the pair.
+    pub async fn rejoin(&mut self, number: u8) -> Result<()> {
+        self.router(number)?.load_firewall()?;
+        self.router_mut(number)?.start_ctsync()?;
+        let router = self.router(number)?;
+        until("ctsync answers", START, async || Ok(Some(router.status().await?))).await?;
+        self.router_mut(number)?.start_keepalived()
+    }
+
+    /// One more machine on the WAN side, where the channel is.
+    pub async fn plug_in(&self, name: &str, address: Ipv4Addr) -> Result<Node> {
+        let node = Node::boot(name, &self.directory).await?;
+        let links = Links::open(&self.switch.net)?;
+        links.plug(name, "wan", &node.net, "eth0").await?;
+        Links::open(&node.net)?.add_address("eth0", address.into(), 24).await?;
+        Ok(node)
     }
 
     /// Firewall, ctsync and keepalived on both routers, until router1 is elected.

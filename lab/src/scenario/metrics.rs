@@ -52,11 +52,7 @@ pub async fn run(stage: &Stage<'_>, narrator: &mut Narrator) -> Result<bool> {
 
     checks.narrator.typed("lab", "boot router1 with an empty kernel");
     pair.topology.boot_router(1).await?;
-    pair.topology.router(1)?.load_firewall()?;
-    pair.topology.router_mut(1)?.start_ctsync()?;
-    let router = pair.topology.router(1)?;
-    until("ctsync answers", super::PATIENCE, async || Ok(Some(router.status().await?))).await?;
-    pair.topology.router_mut(1)?.start_keepalived()?;
+    pair.topology.rejoin(1).await?;
     checks.note("both are protected again, router1 owns", know(&pair.topology.server, &both).await);
     checks.note("every connection lives", pair.wait_alive().await.map(|alive| alive.to_string()));
     Ok(checks.end())

@@ -2,6 +2,7 @@
 //!
 //! Called by `main` and by `test`. A scenario is good when every check of it is.
 
+mod attack;
 mod clients;
 mod commands;
 mod differences;
@@ -51,6 +52,8 @@ pub enum Scenario {
     Programs,
     /// Loss, a cut, daemons killed and stopped, a tiny event buffer, all under churn; conntrackd beside it.
     Repair,
+    /// Replayed, forged, cut and changed datagrams at full rate during a takeover; what an open channel lets in.
+    Attack,
     /// A hundred differences planted in both kernels behind the daemons' backs: found and repaired.
     Differences,
     /// Prometheus scrapes both routers while router1 dies and returns; it knows the verdict.
@@ -81,6 +84,7 @@ pub async fn run(scenario: Scenario, stage: &Stage<'_>, narrator: &mut Narrator)
         Scenario::Stream => stream::run(stage, narrator).await,
         Scenario::Programs => programs::run(stage, narrator).await,
         Scenario::Repair => repair::run(stage, narrator).await,
+        Scenario::Attack => attack::run(stage, narrator).await,
         Scenario::Differences => differences::run(stage, narrator).await,
         Scenario::Metrics => metrics::run(stage, narrator).await,
     }
@@ -147,6 +151,27 @@ impl Pair {
         Ok(pair)
     }
 
+    /// Both routers boot anew, with this key on the channel or without one.
+    async fn reboot(&mut self, key: Option<String>) -> Result<()> {
+        self.power_off_both().await?;
+        self.topology.options.key = key;
+        for number in [1, 2] {
+            self.topology.boot_router(number).await?;
+        }
+        self.topology.start().await?;
+        self.wait_ready(2).await
+    }
+
+    async fn power_off_both(&mut self) -> Result<()> {
+        self.clients.clear();
+        for number in [1, 2] {
+            if self.topology.router(number).is_ok() {
+                self.topology.power_off(number).await?;
+            }
+        }
+        Ok(())
+    }
+
     /// Both routers boot anew without ctsync: what happens then is what ctsync is for.
     async fn start_control(&mut self) -> Result<()> {
         self.start_without(false).await
@@ -158,12 +183,7 @@ impl Pair {
     }
 
     async fn start_without(&mut self, incumbent: bool) -> Result<()> {
-        self.clients.clear();
-        for number in [1, 2] {
-            if self.topology.router(number).is_ok() {
-                self.topology.power_off(number).await?;
-            }
-        }
+        self.power_off_both().await?;
         self.topology.options.sync = false;
         self.topology.options.incumbent = incumbent;
         for number in [1, 2] {
