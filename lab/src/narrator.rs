@@ -53,6 +53,18 @@ impl Narrator {
         self.line("0", &format!("   {text}"));
     }
 
+    /// How far a long run is, on a terminal.
+    pub fn progress(&self, done: u64, of: u64, remark: &str) {
+        if self.silent() || !self.color {
+            return;
+        }
+        let width = 30 * done.min(of) / of.max(1);
+        let bar: String = (0..30).map(|at| if at < width { '#' } else { '.' }).collect();
+        let mut out = std::io::stdout().lock();
+        let _ = write!(out, "\r   [{bar}] {done} of {of}, {remark}\x1b[K");
+        let _ = if done < of { out.flush() } else { writeln!(out) };
+    }
+
     /// A good or bad result.
     pub fn verdict(&self, good: bool, text: &str) {
         let (code, word) = if good { ("1;32", "ok") } else { ("1;31", "FAILED") };

@@ -5,13 +5,16 @@
 use std::path::PathBuf;
 use std::process::{Command, ExitCode, Stdio};
 use std::sync::Mutex;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use clap::Subcommand;
 use serde_json::Value;
 
-use crate::setup;
+use crate::narrator::Narrator;
+use crate::scenario::{Stage, differences, memory, repair};
 use crate::wait::now;
+use crate::{in_sandbox, sandbox, setup};
 
 /// What to repeat.
 #[derive(Subcommand)]
@@ -48,6 +51,36 @@ pub enum Soak {
         #[arg(long, default_value_t = 10)]
         runs: u32,
     },
+    /// Replication under trouble with many entries: churn, a cut, a killed daemon, and conntrackd beside it.
+    Repair {
+        /// Entries beside those that change.
+        #[arg(long, default_value_t = 500_000)]
+        entries: u32,
+        /// Seconds of churn.
+        #[arg(long, default_value_t = 600)]
+        seconds: u64,
+        /// Changes a second.
+        #[arg(long, default_value_t = 10_000)]
+        rate: u32,
+    },
+    /// A hundred planted differences beside many entries.
+    Differences {
+        /// Entries.
+        #[arg(long, default_value_t = 500_000)]
+        entries: u32,
+        /// Nobody asks for it: the daemons' own sweeps have to find them.
+        #[arg(long)]
+        patient: bool,
+    },
+    /// The owner's memory over many changes while its peer stands still.
+    Memory {
+        /// Changes.
+        #[arg(long, default_value_t = 10_000_000)]
+        changes: u64,
+        /// Where the plot goes.
+        #[arg(long, default_value = "docs/memory.svg")]
+        plot: PathBuf,
+    },
     /// The simulation with many seeds.
     Sim {
         /// Seeds.
@@ -58,14 +91,38 @@ pub enum Soak {
 
 /// Repeat.
 pub fn run(what: &Soak) -> Result<ExitCode> {
-    setup::ensure_all()?;
+    if !sandbox::is_inside() {
+        setup::ensure_all()?;
+    }
     match what {
+        Soak::Repair { entries, seconds, rate } => {
+            let lasts = Duration::from_secs(*seconds);
+            let load = repair::Load { entries: *entries, changing: 50_000, rate: *rate, lasts };
+            story(async |stage, narrator| repair::run_long(stage, narrator, load).await)
+        }
+        Soak::Differences { entries, patient } => {
+            story(async |stage, narrator| differences::tell(stage, narrator, *entries, *patient).await)
+        }
+        Soak::Memory { changes, plot } => {
+            let plot = std::path::absolute(plot)?;
+            story(async |stage, narrator| memory::tell(stage, narrator, *changes, &plot).await)
+        }
         Soak::Example { runs, advert, jobs } => example(*runs, *advert, *jobs),
         Soak::Costs { entries } => costs(*entries),
         Soak::Faults { names } => crate::planted::run(names),
         Soak::Run { scenario, runs } => repeat(*scenario, *runs),
         Soak::Sim { seeds } => simulate(*seeds),
     }
+}
+
+/// A long story in a sandbox of its own.
+fn story(tell: impl AsyncFnOnce(&Stage<'_>, &mut Narrator) -> Result<bool>) -> Result<ExitCode> {
+    in_sandbox(None, async |sandbox| {
+        let mut narrator = Narrator::new(false, false);
+        let stage = Stage { directory: &sandbox.directory, ctsync: setup::ctsync_binary(None)? };
+        let good = tell(&stage, &mut narrator).await?;
+        Ok(if good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    })
 }
 
 /// One telling of the demo by another process.

@@ -295,6 +295,8 @@ impl Replica {
         for (id, _) in given_up {
             let master = self.master_of(id).and_then(|master| self.table.get(master));
             let ended = !master.is_some_and(|slot| slot.flags.contains(Flags::PRESENT));
+            // A master without room waits itself.
+            let comes = !ended && !master.is_some_and(|slot| slot.flags.contains(Flags::INSTALLED));
             let Some(slot) = self.table.get_mut(id) else { continue };
             let missing = slot.flags.contains(Flags::PRESENT) && !slot.flags.contains(Flags::INSTALLED);
             if missing && ended && slot.entry.expectation().is_none() {
@@ -302,7 +304,7 @@ impl Replica {
                 slot.flags |= Flags::MASTERLESS;
                 self.count_failure(Failure::NoMaster);
                 self.want_kernel(id, false);
-            } else if missing && !self.group.owner {
+            } else if missing && (comes || !self.group.owner) {
                 self.related.orphans.push((id, now));
             } else {
                 slot.flags -= Flags::ORPHAN;

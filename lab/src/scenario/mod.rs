@@ -5,15 +5,16 @@
 mod attack;
 mod clients;
 mod commands;
-mod differences;
+pub mod differences;
 mod idle;
 mod iperf3;
 mod key;
 mod layouts;
+pub mod memory;
 mod metrics;
 mod noise;
 mod programs;
-mod repair;
+pub mod repair;
 mod stream;
 
 use std::path::{Path, PathBuf};
