@@ -210,7 +210,7 @@ impl World {
             secret,
             datagram: 600,
             ring: 3000,
-            pending_destroys: 2,
+            pending_destroys: 1,
             alive: Duration::from_millis(250),
             lost_after: Duration::from_secs(1),
             lease: 1,
@@ -278,6 +278,20 @@ impl World {
         }
         if let Some(replica) = &mut node.replica {
             replica.handle_role(role, now);
+        }
+    }
+
+    /// An overrun is told before the events that still wait (`netlink_recvmsg`).
+    fn read_one_event(&mut self, x: usize) {
+        let now = self.now;
+        let node = &mut self.nodes[x];
+        let Some(replica) = &mut node.replica else { return };
+        if std::mem::take(&mut node.kernel.overrun) {
+            self.totals.overruns += 1;
+            node.blind = true;
+            replica.handle_overrun();
+        } else if let Some(event) = node.kernel.events.pop_front() {
+            replica.handle_event(event, now);
         }
     }
 
@@ -492,9 +506,9 @@ impl World {
                 self.note(|| "clock jump".into());
             }
             179..=182 => {
-                // Fewer than are in play. What finds no room is not promised to be kept.
+                // Fewer than are in play, and no fewer than are there: nobody lowers the limit of a working router.
                 self.totals.full += 1;
-                let limit = self.rng.usize(5..25);
+                let limit = self.rng.usize(5..25).max(self.nodes[x].kernel.table.len());
                 self.nodes[x].kernel.limit = Some(limit);
                 self.note(|| format!("the kernel of {x} holds {limit} entries"));
             }
@@ -533,10 +547,7 @@ impl World {
         }
         // Sometimes more events wait than one turn reads.
         if faults && self.rng.u32(0..4) == 0 {
-            let node = &mut self.nodes[x];
-            if let (Some(event), Some(replica)) = (node.kernel.events.pop_front(), &mut node.replica) {
-                replica.handle_event(event, now);
-            }
+            self.read_one_event(x);
         } else {
             self.read_all_events(x);
         }
