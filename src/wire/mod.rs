@@ -262,6 +262,8 @@ pub enum Body<'a> {
 const SEALED: u8 = 0x80;
 /// Where the kind stands.
 const KIND_AT: usize = 3;
+/// No count of datagrams or claims gets here: whoever tells one is broken, and what follows it must not overflow.
+const UNCOUNTED: u64 = 1 << 63;
 
 const KIND_STREAM: u8 = 1;
 const KIND_ALIVE: u8 = 2;
@@ -454,9 +456,8 @@ pub fn parse(bytes: &[u8]) -> Result<(Header, Body<'_>), WireError> {
     let (kind, header) = parse_header(&mut reader)?;
     let body = match kind {
         KIND_STREAM => {
-            let head =
-                StreamHead { group: GroupId(reader.u8()?), sequence: reader.u64()?, root: reader.u64()? };
-            Body::Stream(head, reader.rest())
+            let (group, sequence) = (GroupId(reader.u8()?), parse_count(&mut reader)?);
+            Body::Stream(StreamHead { group, sequence, root: reader.u64()? }, reader.rest())
         }
         KIND_ALIVE => Body::Alive(parse_alive(&mut reader)?),
         KIND_NACK => {
@@ -492,13 +493,17 @@ pub fn parse(bytes: &[u8]) -> Result<(Header, Body<'_>), WireError> {
     Ok((header, body))
 }
 
+fn parse_count(reader: &mut Reader<'_>) -> Result<u64, WireError> {
+    Some(reader.u64()?).filter(|count| *count < UNCOUNTED).ok_or(WireError::Undefined("count"))
+}
+
 fn parse_alive(reader: &mut Reader<'_>) -> Result<Alive, WireError> {
     let length = usize::from(reader.u8()?);
     let name = String::from_utf8_lossy(reader.bytes(length)?).into_owned();
-    let (last, oldest) = (reader.u64()?, reader.u64()?);
+    let (last, oldest) = (parse_count(reader)?, parse_count(reader)?);
     let (turn, token) = (reader.u32()?, reader.u32()?);
     let group = GroupId(reader.u8()?);
-    let claim = Claim { epoch: reader.u64()?, node: NodeId(reader.u64()?) };
+    let claim = Claim { epoch: parse_count(reader)?, node: NodeId(reader.u64()?) };
     let flags = reader.u8()?;
     let bit = |at: u8| flags & (1 << at) != 0;
     Ok(Alive {
@@ -517,7 +522,7 @@ fn parse_alive(reader: &mut Reader<'_>) -> Result<Alive, WireError> {
         seed: reader.u128()?,
         root: reader.u64()?,
         count: reader.u32()?,
-        next: reader.u64()?,
+        next: parse_count(reader)?,
         kernel: KernelSettings { max: reader.u32()?, loose: bit(5), events: bit(6), timestamps: bit(7) },
     })
 }

@@ -239,6 +239,29 @@ fn every_body_comes_back() {
     }
 }
 
+/// What comes after it is reckoned with: one that has no successor would overflow.
+#[test]
+fn a_count_that_nobody_reaches_is_refused() {
+    let claim = |epoch| Claim { epoch, node: NodeId(1) };
+    let stream = |sequence| Body::Stream(StreamHead { sequence, ..StreamHead::default() }, b"");
+    let bodies = |count| {
+        [
+            Body::Alive(Alive { last: count, ..Alive::default() }),
+            Body::Alive(Alive { oldest: count, ..Alive::default() }),
+            Body::Alive(Alive { next: count, ..Alive::default() }),
+            Body::Alive(Alive { claim: claim(count), ..Alive::default() }),
+            stream(count),
+        ]
+    };
+    for (count, good) in [(UNCOUNTED - 1, true), (UNCOUNTED, false), (u64::MAX, false)] {
+        for body in bodies(count) {
+            let mut bytes = Vec::new();
+            emit_body(&mut bytes, &header(), &body);
+            assert_eq!(parse(&bytes).is_ok(), good, "{body:?}");
+        }
+    }
+}
+
 #[test]
 fn another_version_and_other_programs_are_told_apart() {
     let mut bytes = Vec::new();
