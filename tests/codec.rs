@@ -151,6 +151,30 @@ fn an_unreadable_message_leaves_its_neighbours_alone() {
     assert_eq!(read, [parse(&all[0]), parse(&all[2])]);
 }
 
+/// No kernel tells such entries; the wire could not carry them.
+#[test]
+fn directions_that_do_not_belong_together_are_unreadable() {
+    let (_, tcp) = created().into_iter().find(|(_, entry)| entry.orig.proto == proto::TCP).unwrap();
+    let unreadable = |entry: &Entry| {
+        let mut writer = Writer::default();
+        codec::emit_create(&mut writer, 1, entry, Install::whole(1));
+        codec::parse(writer.as_bytes(), |_, _| {}).unwrap()
+    };
+    assert_eq!(unreadable(&tcp), 0);
+    let mut families = tcp.clone();
+    families.orig.src = std::net::Ipv6Addr::LOCALHOST.into();
+    assert_eq!(unreadable(&families), 1);
+    // The reply tuple is behind the original one, its protocol's number at the end of the first attributes.
+    let mut writer = Writer::default();
+    codec::emit_create(&mut writer, 1, &tcp, Install::whole(1));
+    let reply = attribute(writer.as_bytes(), 2).to_vec();
+    let at = writer.as_bytes().windows(reply.len()).position(|window| window == reply).unwrap();
+    let number = reply.windows(5).position(|window| window == [5, 0, 1, 0, proto::TCP]).unwrap() + 4;
+    let mut other = writer.as_bytes().to_vec();
+    other[at + number] = proto::UDP;
+    assert_eq!(codec::parse(&other, |_, _| {}).unwrap(), 1);
+}
+
 /// Who makes an entry be-liberal also forgets that acknowledgements were seen: window tracking would come back with edges
 /// of before another node carried it.
 #[test]

@@ -11,7 +11,7 @@ use super::uapi::*;
 use super::{CodecError, Install, parse_name};
 use crate::ctnetlink::nla::Writer;
 use crate::entry::{
-    CARRIED_STATUS, DccpInfo, Entry, Key, L4, LABELS, Rare, SctpInfo, SeqAdj, Synproxy, TcpInfo, proto,
+    CARRIED_STATUS, DccpInfo, Entry, Key, L4, LABELS, Rare, SctpInfo, SeqAdj, Synproxy, TcpInfo, Tuple, proto,
 };
 
 /// The attributes of one conntrack message.
@@ -41,6 +41,9 @@ pub(super) fn parse_connection(attributes: &[u8]) -> Result<Entry, CodecError> {
     }
     let (orig, orig_zone) = orig.ok_or(CodecError::Incomplete("original"))?;
     let (reply, reply_zone) = reply.ok_or(CodecError::Incomplete("reply"))?;
+    if !answers(&orig, &reply) {
+        return Err(CodecError::Incomplete("reply"));
+    }
     // Common to both directions, or of one (`ctnetlink_dump_zone_id`).
     let (ours, theirs) = match zone {
         Some(common) => (common, common),
@@ -55,6 +58,17 @@ pub(super) fn parse_connection(attributes: &[u8]) -> Result<Entry, CodecError> {
         timeout = None;
     }
     Ok(Entry { orig, reply, zone: ours, status, timeout, mark, tcp, master, rare: rare.boxed() })
+}
+
+/// Whether a tuple can be of packets that answer the other's: translation changes addresses and ports, nothing else.
+fn answers(orig: &Tuple, reply: &Tuple) -> bool {
+    let layer4 = matches!(
+        (orig.l4, reply.l4),
+        (L4::Ports { .. }, L4::Ports { .. })
+            | (L4::Icmp { .. }, L4::Icmp { .. })
+            | (L4::Nothing, L4::Nothing)
+    );
+    layer4 && orig.proto == reply.proto && orig.src.is_ipv4() == reply.src.is_ipv4()
 }
 
 fn parse_protoinfo(attributes: &[u8], tcp: &mut Option<TcpInfo>, rare: &mut Rare) -> Result<(), CodecError> {

@@ -34,7 +34,9 @@ pub(super) fn parse_tuple(
         }
     }
     match (src, dst, number) {
-        (Some(src), Some(dst), Some(number)) => Ok((Tuple { src, dst, proto: number, l4 }, zone)),
+        (Some(src), Some(dst), Some(number)) if src.is_ipv4() == dst.is_ipv4() => {
+            Ok((Tuple { src, dst, proto: number, l4 }, zone))
+        }
         _ => Err(CodecError::Incomplete(which)),
     }
 }
