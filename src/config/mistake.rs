@@ -324,7 +324,7 @@ pub enum Mistake {
         found: String,
     },
     /// A path that depends on where the daemon was started.
-    #[error("found \"{found}\", expected an absolute path")]
+    #[error("found {found:?}, expected an absolute path")]
     RelativePath {
         /// What stands there.
         found: String,

@@ -205,7 +205,7 @@ fn one_text(kind: Kind, text: &str) -> Result<String, Mistake> {
             if good { Ok(found) } else { Err(Mistake::InterfaceName { found }) }
         }
         Kind::Path => {
-            if text.starts_with('/') {
+            if is_path(text) {
                 Ok(found)
             } else {
                 Err(Mistake::RelativePath { found })
@@ -230,10 +230,15 @@ fn one_text(kind: Kind, text: &str) -> Result<String, Mistake> {
         Kind::Helper => word(kind, text, |found, nearest| Mistake::Helper { found, nearest }),
         Kind::Standby => word(kind, text, |found, nearest| Mistake::Standby { found, nearest }),
         Kind::Listen => {
-            let good = text.starts_with('/') || text.parse::<SocketAddr>().is_ok_and(|at| at.port() > 0);
+            let good = is_path(text) || text.parse::<SocketAddr>().is_ok_and(|at| at.port() > 0);
             if good { Ok(found) } else { Err(Mistake::Listen { found }) }
         }
     }
+}
+
+/// Absolute; a line break would end a `set` line, and a 0 the kernel's path.
+fn is_path(text: &str) -> bool {
+    text.starts_with('/') && !text.contains(char::is_control)
 }
 
 fn word(kind: Kind, text: &str, wrong: impl FnOnce(String, Nearest) -> Mistake) -> Result<String, Mistake> {

@@ -86,6 +86,21 @@ fn old_and_new_lines_mean_the_same() {
     assert!(remarks.contains("1 lines of other services are not ours and skipped: interfaces"), "{remarks}");
 }
 
+/// Whatever is accepted can be converted to `set` lines, and means the same there.
+#[test]
+fn odd_paths_and_names_survive_conversion() {
+    for odd in ["/a b", "/it's", "/\"quoted\"", "/both ' and \"", "/#", "/'", "/ü\u{a0}"] {
+        let text = DOCUMENTED.replace("\"node\"", &format!("\"key-file\": {}, \"node\"", Json::from(odd)));
+        let loaded = good(&text);
+        let lines = to_set_lines(&loaded.values);
+        assert_eq!(good(&lines).config, loaded.config, "{lines}");
+    }
+    for broken in ["/a\nb", "/a\0b"] {
+        let text = DOCUMENTED.replace("\"node\"", &format!("\"key-file\": {}, \"node\"", Json::from(broken)));
+        assert!(parse(Path::new("file"), &text).is_err(), "{broken:?}");
+    }
+}
+
 #[test]
 fn only_what_differs_is_reloaded_or_needs_a_restart() {
     let old = good(DOCUMENTED).values;

@@ -66,8 +66,11 @@ fn table(out: &mut String, above: &str, values: &Map<String, Json>, options: &'s
 
 fn quoted(text: &str) -> String {
     let plain = |letter: char| letter.is_ascii_alphanumeric() || "-_.:/".contains(letter);
-    let mark = if text.contains('\'') { '"' } else { '\'' };
-    if !text.is_empty() && text.chars().all(plain) { text.to_owned() } else { format!("{mark}{text}{mark}") }
+    if !text.is_empty() && text.chars().all(plain) {
+        return text.to_owned();
+    }
+    // A quote in the text stands in quotes of the other kind, as a shell takes them.
+    format!("'{}'", text.replace('\'', r#"'"'"'"#))
 }
 
 /// What a value looks like, for people.
