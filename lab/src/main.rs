@@ -6,6 +6,7 @@ mod attacker;
 mod churn;
 mod demo;
 mod documented;
+mod fuzz;
 mod hands;
 mod incumbent;
 mod judge;

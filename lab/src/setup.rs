@@ -19,8 +19,9 @@ const NEEDED: [(&str, &str); 8] = [
     ("ssh", "openssh-client"),
     ("ssh-keygen", "openssh-client"),
 ];
-/// What scenarios need beside it.
-const BESIDE: [(&str, &str); 6] = [
+/// What scenarios need beside it, and libFuzzer.
+const BESIDE: [(&str, &str); 7] = [
+    ("c++", "g++"),
     ("conntrackd", "conntrackd"),
     ("prometheus", "prometheus"),
     ("man", "man-db"),

@@ -81,6 +81,17 @@ pub enum Soak {
         #[arg(long, default_value = "docs/memory.svg")]
         plot: PathBuf,
     },
+    /// What is read from outside, fuzzed: all targets, or some.
+    Fuzz {
+        /// Only these.
+        targets: Vec<String>,
+        /// Seconds for each target.
+        #[arg(long, default_value_t = 600)]
+        seconds: u64,
+        /// Targets at once.
+        #[arg(long, default_value_t = 2)]
+        jobs: usize,
+    },
     /// The simulation with many seeds.
     Sim {
         /// Seeds.
@@ -111,6 +122,7 @@ pub fn run(what: &Soak) -> Result<ExitCode> {
         Soak::Costs { entries } => costs(*entries),
         Soak::Faults { names } => crate::planted::run(names),
         Soak::Run { scenario, runs } => repeat(*scenario, *runs),
+        Soak::Fuzz { targets, seconds, jobs } => crate::fuzz::run(*seconds, *jobs, targets),
         Soak::Sim { seeds } => simulate(*seeds),
     }
 }
@@ -191,7 +203,8 @@ fn example(runs: u32, advert: f64, jobs: usize) -> Result<ExitCode> {
     Ok(if tally.bad == 0 && tally.dead == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+/// A panic elsewhere ends the run anyway.
+pub fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
 }
 

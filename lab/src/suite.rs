@@ -1,6 +1,6 @@
 //! `cargo lab test`: everything that decides whether a change is good, in one command.
 //!
-//! Unit, codec and simulation tests; the kernel tests, a namespace each; the demo with every fault; the scenarios; and
+//! Unit, codec and simulation tests; a while of fuzzing; the kernel tests, a namespace each; the demo with every fault; the scenarios; and
 //! the control runs that must fail.
 
 use std::process::{Command, ExitCode};
@@ -14,6 +14,10 @@ use crate::scenario::Scenario;
 use crate::soak::{FAULTS, checkout, demo, told_by};
 use crate::wait::now;
 use crate::{in_sandbox, setup};
+
+/// Seconds for which each target is fuzzed, and targets at once.
+const FUZZED: u64 = 20;
+const FUZZERS: usize = 2;
 
 struct Tally {
     passed: u32,
@@ -54,6 +58,7 @@ pub fn run() -> Result<ExitCode> {
     let own = std::env::current_exe()?;
     let kernel = Command::new(own).arg("kernel-tests").current_dir(&root).status()?;
     tally.note("kernel, a namespace each", passed(kernel.success()));
+    tally.note(&format!("fuzz, {FUZZED} s each"), crate::fuzz::must_find_nothing(FUZZED, FUZZERS));
     for fault in FAULTS {
         tally.note(&format!("demo --fault {fault}"), must_live(fault));
     }
