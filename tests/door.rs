@@ -5,9 +5,10 @@
 use std::time::{Duration, Instant};
 
 use ctsync::ctnetlink::codec::Incoming;
+use ctsync::digest::{Digester, bucket_of};
 use ctsync::replica::{Refused, Replica, Role};
 use ctsync::seal::Key;
-use ctsync::wire::{self, Body, StreamHead};
+use ctsync::wire::{self, Body, Listed, Node, StreamHead, Want};
 
 #[path = "common/mod.rs"]
 mod common;
@@ -64,21 +65,44 @@ impl Pair {
         }
     }
 
+    /// Where a backup keeps its entries.
+    fn buckets(replica: &Replica) -> Vec<u16> {
+        // By the owner's seed, and its secret is its number.
+        let digester = Digester::new(Digester::seed(1));
+        let bucket = |(entry, _): (&ctsync::entry::Entry, bool)| {
+            bucket_of(digester.hash_key(&mut Vec::new(), &entry.key()))
+        };
+        replica.entries().map(bucket).collect()
+    }
+
+    /// Any datagram of the backup.
+    fn backup_says(&mut self) -> Vec<u8> {
+        self.now += Duration::from_millis(250);
+        self.backup.handle_timeout(self.now);
+        self.backup.poll_datagram(self.now).unwrap()
+    }
+
     fn held(&self) -> usize {
         self.backup.entries().count()
     }
 
     /// The next datagram of the owner's stream, with an entry in it that the owner does not have.
     fn forged(&self) -> Vec<u8> {
+        let mut messages = Vec::new();
+        wire::emit_put(&mut messages, &entry(999, 1), 1, false);
+        self.continued(0, &messages)
+    }
+
+    /// The datagram of the owner's stream that comes after so many more.
+    fn continued(&self, after: u64, messages: &[u8]) -> Vec<u8> {
         let (header, _) = wire::peek(self.seen.last().unwrap()).unwrap();
         let sequence = self.seen.iter().filter_map(|datagram| match wire::parse(datagram) {
             Ok((_, Body::Stream(head, _))) => Some(head.sequence),
             _ => None,
         });
-        let head = StreamHead { sequence: sequence.max().unwrap_or(0) + 1, ..StreamHead::default() };
-        let (mut messages, mut datagram) = (Vec::new(), Vec::new());
-        wire::emit_put(&mut messages, &entry(999, 1), 1, false);
-        wire::emit_stream(&mut datagram, &header, &head, &messages);
+        let head = StreamHead { sequence: sequence.max().unwrap_or(0) + 1 + after, ..StreamHead::default() };
+        let mut datagram = Vec::new();
+        wire::emit_stream(&mut datagram, &header, &head, messages);
         datagram
     }
 }
@@ -253,4 +277,40 @@ fn strangers_are_answered_at_a_pace() {
         said += 1;
     }
     assert!(said < 50, "{said} datagrams said for 2000 heard");
+}
+
+/// A broken peer that asks for everything, many times in a datagram: an owner does not look through its table for each.
+#[test]
+fn asking_for_everything_again_and_again_holds_nobody_up() {
+    let mut pair = Pair::start(&[], &[]);
+    let (backup, _) = wire::peek(&pair.backup_says()).unwrap();
+    let (owner, _) = wire::peek(pair.seen.last().unwrap()).unwrap();
+    let wants = vec![Want::Subtree(Node { level: 0, index: 0 }); 100];
+    let (to, group) = (owner.incarnation, wire::GroupId(0));
+    let mut ask = Vec::new();
+    wire::emit_body(&mut ask, &backup, &Body::Ask { to, group, wants });
+    pair.owner.handle_datagram(&ask, pair.now);
+    pair.run(1000);
+    let repaired = pair.owner.counters().repaired_out;
+    assert!((10..=40).contains(&repaired), "{repaired} entries sent");
+}
+
+/// A broken owner whose list of a bucket does not end: what is kept of it has a limit, and it removes nothing.
+#[test]
+fn an_endless_list_is_not_believed() {
+    // An entry is in one of the buckets; a list that leaves it out removes it.
+    for (parts, held) in [(0, 0), (2, 10)] {
+        let mut pair = Pair::start(&[], &[]);
+        let line = Listed { key: u64::MAX, content: 1 };
+        for (number, bucket) in (0..).zip(Pair::buckets(&pair.backup)) {
+            let mut messages = Vec::new();
+            for _ in 0..parts {
+                wire::emit_list(&mut messages, bucket, false, &vec![line; 40_000]);
+            }
+            wire::emit_list(&mut messages, bucket, true, &[]);
+            let datagram = pair.continued(number, &messages);
+            pair.backup.handle_datagram(&datagram, pair.now);
+        }
+        assert_eq!(pair.held(), held, "{parts} parts");
+    }
 }

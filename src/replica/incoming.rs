@@ -39,6 +39,8 @@ pub(super) struct Nacked {
     pub(super) again: Option<Instant>,
 }
 
+/// Lines of a bucket's contents that are kept; a list that is longer is not believed.
+const LISTED: usize = 65536;
 const ROOT: Node = Node { level: 0, index: 0 };
 
 impl Replica {
@@ -457,12 +459,16 @@ impl Replica {
             self.repair.list.clear();
             self.repair.list_bucket = Some(bucket);
         }
-        self.repair.list.extend(wire::listed(lines));
+        let room = LISTED.saturating_sub(self.repair.list.len());
+        self.repair.list.extend(wire::listed(lines).take(room));
         if !last {
             return;
         }
         self.repair.list_bucket = None;
         let listed = std::mem::take(&mut self.repair.list);
+        if listed.len() >= LISTED {
+            return;
+        }
         self.repair.progress = Some(now);
         let mut theirs: BTreeMap<u64, u64> =
             listed.iter().filter(|line| bucket_of(line.key) == bucket).map(as_pair).collect();

@@ -19,6 +19,8 @@ fn put_room(slot: Option<&Slot>) -> usize {
 const JOBS_PER_TICK: u32 = 24;
 /// Pace of repairs.
 pub(super) const JOB_TICK: Duration = Duration::from_millis(1);
+/// Most buckets that wait to be looked at: whoever asks for everything again and again holds nobody up.
+const BUCKETS_DUE: usize = 4 * crate::digest::BUCKETS;
 /// Most repair jobs waiting; the asking side asks again for what was dropped here.
 const JOBS: usize = 8192;
 /// Most datagrams waiting to be sent again.
@@ -325,8 +327,13 @@ impl Replica {
 
     /// A peer repairs its table.
     pub(super) fn handle_ask(&mut self, wants: &[wire::Want]) {
+        let width = |job: &Job| if let Job::Buckets(range) = job { range.len() } else { 0 };
+        let mut due: usize = self.jobs.iter().map(width).sum();
         for want in wants {
-            if self.jobs.len() >= JOBS {
+            if let wire::Want::Subtree(node) = want {
+                due += bucket_range(*node).len();
+            }
+            if self.jobs.len() >= JOBS || due > BUCKETS_DUE {
                 break;
             }
             self.jobs.push_back(match *want {
