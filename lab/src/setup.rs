@@ -8,6 +8,8 @@ use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 
+use crate::sandbox;
+
 /// Program, Debian package: what every lab needs.
 const NEEDED: [(&str, &str); 8] = [
     ("keepalived", "keepalived"),
@@ -108,4 +110,21 @@ pub fn ctsync_binary(asked: Option<&Path>) -> Result<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let found = std::env::split_paths(&path).map(|place| place.join("ctsync")).find(|path| path.is_file());
     found.context("no ctsync beside ctsync-lab and none on PATH")
+}
+
+/// The kernel's table must hold so many entries. Its limit is the machine's, not a namespace's.
+pub fn ensure_table(entries: u32) -> Result<()> {
+    const LIMIT: &str = "/proc/sys/net/netfilter/nf_conntrack_max";
+    if sandbox::is_inside() {
+        return Ok(());
+    }
+    // A quarter of it stays free: nearly full is another story.
+    let needed = u64::from(entries) * 4 / 3;
+    let limit = std::fs::read_to_string(LIMIT).ok().and_then(|text| text.trim().parse::<u64>().ok());
+    if limit.is_some_and(|limit| limit >= needed) {
+        return Ok(());
+    }
+    std::fs::write(LIMIT, needed.to_string()).with_context(|| {
+        format!("{entries} entries need a larger table on this machine: `sysctl net.netfilter.nf_conntrack_max={needed}` as root")
+    })
 }

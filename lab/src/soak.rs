@@ -109,9 +109,11 @@ pub fn run(what: &Soak) -> Result<ExitCode> {
         Soak::Repair { entries, seconds, rate } => {
             let lasts = Duration::from_secs(*seconds);
             let load = repair::Load { entries: *entries, changing: 50_000, rate: *rate, lasts };
+            setup::ensure_table(entries + load.changing)?;
             story(async |stage, narrator| repair::run_long(stage, narrator, load).await)
         }
         Soak::Differences { entries, patient } => {
+            setup::ensure_table(*entries)?;
             story(async |stage, narrator| differences::tell(stage, narrator, *entries, *patient).await)
         }
         Soak::Memory { changes, plot } => {

@@ -30,7 +30,8 @@ pub async fn run(stage: &Stage<'_>, narrator: &mut Narrator) -> Result<bool> {
 /// With so many entries; with `patient` nobody asks for it: the daemons' own sweeps have to find it.
 pub async fn tell(stage: &Stage<'_>, narrator: &mut Narrator, entries: u32, patient: bool) -> Result<bool> {
     narrator.chapter(&format!("{} planted differences in {entries} entries", 4 * EACH));
-    let pair = Pair::start(stage, 20).await?;
+    // No clients: their packets would be counted with the channel's.
+    let pair = Pair::start(stage, 0).await?;
     let own = pair.topology.own_addresses()?;
     load::create(&pair.topology.router(1)?.node.net, 0, entries)?;
     pair.wait_equal().await?;
@@ -45,7 +46,8 @@ pub async fn tell(stage: &Stage<'_>, narrator: &mut Narrator, entries: u32, pati
     let planted = usize::try_from(EACH)?;
     checks.note("planted, and nobody heard of it", unheard(&pair, &own, planted).await);
     for number in [1, 2] {
-        checks.note(&format!("`ctsync diff` on router{number} says where"), told(&pair, number, planted));
+        let what = format!("`ctsync diff` on router{number} says where");
+        checks.note(&what, told(&pair, number, planted, entries > ENTRIES));
     }
     let (began, before) = (now(), pair.topology.channel_bytes()?);
     if !patient {
@@ -71,7 +73,6 @@ pub async fn tell(stage: &Stage<'_>, narrator: &mut Narrator, entries: u32, pati
     }
     checks.note("found and repaired", took);
     checks.note("both kernels are equal, and as router1's was", right_ones(&pair, &own, entries, planted));
-    checks.note("every connection speaks", pair.wait_alive().await.map(|alive| alive.to_string()));
     Ok(checks.end())
 }
 
@@ -105,12 +106,15 @@ async fn unheard(pair: &Pair, own: &[String], planted: usize) -> Result<String> 
     Ok(format!("{differ} lines of `conntrack -L` differ"))
 }
 
-/// It is the kernel's fault, not the table's: half of them on each side.
-fn told(pair: &Pair, number: u8, planted: usize) -> Result<String> {
+/// It is the kernel's fault, not the table's: half of them on each side. Over many entries it takes so long that a backup's
+/// sweep may have met one or another meanwhile.
+fn told(pair: &Pair, number: u8, planted: usize, long: bool) -> Result<String> {
     let out = pair.typed(number, &["diff"], 1)?;
-    let expected = format!("own kernel: {} entries differ", 2 * planted);
-    ensure!(out.contains(&expected), "{}", out.lines().next().unwrap_or("nothing"));
-    Ok(expected)
+    let line = out.lines().find(|line| line.starts_with("own kernel: ")).unwrap_or("no such line").to_owned();
+    let differ = line.split_whitespace().nth(2).and_then(|count| count.parse::<usize>().ok()).unwrap_or(0);
+    let least = if long { planted } else { 2 * planted };
+    ensure!((least..=2 * planted).contains(&differ), "{line}");
+    Ok(line)
 }
 
 /// Entries of a router's kernel that have the mark: the kernel lists no others.
