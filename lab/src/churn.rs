@@ -108,7 +108,7 @@ fn change(writer: &mut Writer, sequence: u32, number: u32, there: &mut bool, mar
     if !*there {
         *there = true;
         emit_create(writer, sequence, &entry, how);
-    } else if mark % 3 == 0 {
+    } else if mark.is_multiple_of(3) {
         *there = false;
         emit_destroy(writer, sequence, &entry.key());
     } else {

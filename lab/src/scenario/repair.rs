@@ -133,7 +133,7 @@ async fn tell(stage: &Stage<'_>, narrator: &mut Narrator, troubles: &[(Trouble, 
         }
         let row = suffer(&mut pair, *trouble, load, &own, false).await;
         rows.push(format!("ctsync      {trouble:<20} {}", told(&row)));
-        checks.note(&trouble.to_string(), row.and_then(must_be_equal));
+        checks.note(&trouble.to_string(), row.and_then(|row| must_be_equal(&row)));
     }
     checks.note("every connection speaks", pair.wait_alive().await.map(|alive| alive.to_string()));
     pair.start_incumbent().await?;
@@ -158,7 +158,7 @@ fn told(row: &Result<Row>) -> String {
     row.as_ref().map_or_else(|error| format!("{error:#}"), ToString::to_string)
 }
 
-fn must_be_equal(row: Row) -> Result<String> {
+fn must_be_equal(row: &Row) -> Result<String> {
     ensure!(row.missing + row.stale == 0, "{row}");
     ensure!(row.changes > 0 && row.held > 0, "nothing happened: {row}");
     Ok(row.to_string())
