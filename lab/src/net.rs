@@ -126,6 +126,18 @@ impl Links {
         self.handle.link().set(message).execute().await.with_context(|| format!("cannot bring {name} down"))
     }
 
+    /// Give an interface another MTU.
+    pub async fn set_mtu(&self, name: &str, bytes: u32) -> Result<()> {
+        let index = self.index(name).await?;
+        let message = LinkUnspec::new_with_index(index).mtu(bytes).build();
+        self.handle
+            .link()
+            .set(message)
+            .execute()
+            .await
+            .with_context(|| format!("cannot set the MTU of {name}"))
+    }
+
     /// Remove an interface, and with it the other end of its cable.
     pub async fn delete(&self, name: &str) -> Result<()> {
         let index = self.index(name).await?;

@@ -13,11 +13,16 @@ use super::{Checks, PATIENCE, Pair, Stage};
 use crate::churn::Churn;
 use crate::hands::Events;
 use crate::narrator::Narrator;
+use crate::net::Links;
 use crate::wait::{now, until};
 use crate::{incumbent, judge, load};
 
 /// Entries that are there all the time.
 const FIRST_OF_CHURN: u32 = 2_000_000;
+/// Less than the datagrams before it, and no less than IPv6 allows.
+const SMALL_MTU: u32 = 1280;
+/// Fragments of what was on its way when the MTU changed; without a look at it there would be thousands.
+const LATE: u64 = 20;
 /// conntrackd gets this long to become equal.
 const INCUMBENT: Duration = Duration::from_secs(15);
 /// Between a kill and the restart.
@@ -51,6 +56,8 @@ enum Trouble {
     Cut,
     Killed(u8),
     Stopped(u8),
+    /// The channel's interfaces get a smaller MTU.
+    SmallMtu,
     SmallBuffer,
 }
 
@@ -63,6 +70,7 @@ impl std::fmt::Display for Trouble {
             Trouble::Killed(number) => format!("kill -9 on router{number}"),
             Trouble::Stopped(number) => format!("stopped on router{number}"),
             Trouble::SmallBuffer => "64 KiB of events".to_owned(),
+            Trouble::SmallMtu => "a smaller MTU".to_owned(),
         })
     }
 }
@@ -109,6 +117,7 @@ pub async fn run(stage: &Stage<'_>, narrator: &mut Narrator) -> Result<bool> {
         (Trouble::Killed(1), USUAL),
         (Trouble::Killed(2), USUAL),
         (Trouble::SmallBuffer, USUAL),
+        (Trouble::SmallMtu, USUAL),
         (Trouble::Stopped(1), Load { lasts: Duration::from_secs(5), ..USUAL }),
         (Trouble::Stopped(2), Load { lasts: Duration::from_secs(5), ..USUAL }),
     ];
@@ -177,7 +186,7 @@ async fn suffer(
     let before_it = if incumbent { None } else { Some(Counted::of(pair).await?) };
     let before = pair.topology.channel_bytes()?;
     let churn = Churn::start(&pair.topology.router(1)?.node.net, numbers, Some(load.rate));
-    begin(pair, trouble, incumbent)?;
+    begin(pair, trouble, incumbent).await?;
     let end = now() + load.lasts;
     let mut squeezed = match trouble {
         Trouble::SmallBuffer => Some(Events::of(&pair.topology.router(1)?.node)?),
@@ -265,11 +274,17 @@ fn program(incumbent: bool) -> &'static str {
     if incumbent { "conntrackd" } else { "ctsync" }
 }
 
-fn begin(pair: &mut Pair, trouble: Trouble, incumbent: bool) -> Result<()> {
+async fn begin(pair: &mut Pair, trouble: Trouble, incumbent: bool) -> Result<()> {
     match trouble {
         Trouble::None | Trouble::SmallBuffer | Trouble::Killed(_) => Ok(()),
         Trouble::Loss(percent) => pair.topology.channel_loses(percent),
         Trouble::Cut => pair.topology.channel_passes(false),
+        Trouble::SmallMtu => {
+            for number in [1, 2] {
+                Links::open(&pair.topology.router(number)?.node.net)?.set_mtu("eth0", SMALL_MTU).await?;
+            }
+            Ok(())
+        }
         Trouble::Stopped(number) => {
             pair.topology.router(number)?.node.signal(program(incumbent), Signal::SIGSTOP)
         }
@@ -279,6 +294,11 @@ fn begin(pair: &mut Pair, trouble: Trouble, incumbent: bool) -> Result<()> {
 async fn finish(pair: &mut Pair, trouble: Trouble, incumbent: bool) -> Result<()> {
     match trouble {
         Trouble::None | Trouble::SmallBuffer | Trouble::Loss(_) => Ok(()),
+        Trouble::SmallMtu => {
+            let fragments = fragments(pair)?;
+            ensure!(fragments <= LATE, "the owner's datagrams were cut into {fragments} fragments");
+            Ok(())
+        }
         Trouble::Cut => pair.topology.channel_passes(true),
         Trouble::Stopped(number) => {
             pair.topology.router(number)?.node.signal(program(incumbent), Signal::SIGCONT)
@@ -288,6 +308,16 @@ async fn finish(pair: &mut Pair, trouble: Trouble, incumbent: bool) -> Result<()
             if incumbent { router.restart_incumbent().await } else { router.start_ctsync() }
         }
     }
+}
+
+/// Fragments that router1 has made: the second line of `Ip:` has the numbers to the names in the first.
+fn fragments(pair: &Pair) -> Result<u64> {
+    let table = pair.topology.router(1)?.node.output("cat", &["/proc/net/snmp"])?;
+    let mut lines = table.lines().filter(|line| line.starts_with("Ip: "));
+    let (Some(names), Some(numbers)) = (lines.next(), lines.next()) else { bail!("no Ip: in snmp") };
+    let mut all = names.split_whitespace().zip(numbers.split_whitespace());
+    let (_, count) = all.find(|(name, _)| *name == "FragCreates").context("no FragCreates")?;
+    Ok(count.parse()?)
 }
 
 /// Until both daemons say that they are equal; since when they have been.
