@@ -13,9 +13,9 @@ use super::{PEERS, Peer, Replica};
 use crate::seal::Replays;
 use crate::wire::{self, Body, Header, Incarnation, KernelSettings, WireError};
 
-/// A challenge without answer is sent again after this long.
+/// A challenge without answer is sent again, and a run is answered again, after this long.
 const CHALLENGE_AGAIN: Duration = Duration::from_millis(50);
-/// New runs that are remembered as challenged; with so many at once the rest waits.
+/// New runs that are remembered for that; with so many at once the rest waits.
 const CHALLENGED: usize = 64;
 /// Answers to strangers in one turn, proofs and challenges: nobody makes this node talk more than it hears.
 pub(super) const ANSWERS: u32 = 32;
@@ -81,12 +81,34 @@ impl Refused {
 pub(super) struct Challenges {
     secret: u128,
     admitted: u64,
-    asked: BTreeMap<u128, Instant>,
+    asked: Pace,
+    answered: Pace,
+}
+
+/// What is done for each new run now and then, not as often as somebody would like.
+#[derive(Default)]
+struct Pace(BTreeMap<u128, Instant>);
+
+impl Pace {
+    /// Whether it is this run's turn.
+    fn due(&mut self, run: Incarnation, now: Instant) -> bool {
+        if self.0.get(&run.0).is_some_and(|at| now < *at + CHALLENGE_AGAIN) {
+            return false;
+        }
+        if self.0.len() >= CHALLENGED {
+            self.0.retain(|_, at| now < *at + CHALLENGE_AGAIN);
+        }
+        let room = self.0.len() < CHALLENGED;
+        if room {
+            self.0.insert(run.0, now);
+        }
+        room
+    }
 }
 
 impl Challenges {
     pub(super) fn new(secret: u128) -> Challenges {
-        Challenges { secret, admitted: 0, asked: BTreeMap::new() }
+        Challenges { secret, admitted: 0, asked: Pace::default(), answered: Pace::default() }
     }
 
     fn nonce(&self, run: Incarnation) -> u64 {
@@ -96,24 +118,8 @@ impl Challenges {
         hasher.finish()
     }
 
-    /// Whether this run is to be asked now.
-    fn due(&mut self, run: Incarnation, now: Instant) -> bool {
-        if self.asked.get(&run.0).is_some_and(|at| now < *at + CHALLENGE_AGAIN) {
-            return false;
-        }
-        if self.asked.len() >= CHALLENGED {
-            self.asked.retain(|_, at| now < *at + CHALLENGE_AGAIN);
-        }
-        let room = self.asked.len() < CHALLENGED;
-        if room {
-            self.asked.insert(run.0, now);
-        }
-        room
-    }
-
-    fn admit(&mut self, run: Incarnation) {
+    fn admit(&mut self) {
         self.admitted += 1;
-        self.asked.remove(&run.0);
     }
 }
 
@@ -211,7 +217,13 @@ impl Replica {
             }
             // A challenge may come from a node that we have not challenged yet: it is answered, and counts for
             // nothing else.
-            Body::Challenge { .. } if self.may_answer() => Ok(()),
+            Body::Challenge { to, .. }
+                if *to == self.settings.incarnation
+                    && self.challenges.answered.due(header.incarnation, now)
+                    && self.may_answer() =>
+            {
+                Ok(())
+            }
             Body::Alive(_) => {
                 self.challenge(header.incarnation, now);
                 Err(Refused::Unproved)
@@ -227,7 +239,7 @@ impl Replica {
     }
 
     fn challenge(&mut self, run: Incarnation, now: Instant) {
-        if self.challenges.due(run, now) && self.may_answer() {
+        if self.challenges.asked.due(run, now) && self.may_answer() {
             let nonce = self.challenges.nonce(run);
             self.queue_body(&Body::Challenge { to: run, nonce });
         }
@@ -235,7 +247,7 @@ impl Replica {
 
     /// A peer's daemon has proved to be a new run.
     fn begin_run(&mut self, header: &Header, number: u64, now: Instant) {
-        self.challenges.admit(header.incarnation);
+        self.challenges.admit();
         let peer = Peer {
             name: String::new(),
             heard_of: false,
