@@ -232,7 +232,7 @@ impl Replica {
         if destroy && !due && self.pending_destroys >= self.settings.pending_destroys {
             slot.flags -= Flags::DIRTY;
             self.counters.dropped_destroys += 1;
-            self.empty_datagram_due = true;
+            // A destroy that waits is queued: a datagram follows, and its root tells that this one is gone (1).
             self.count_as(id, 0);
             return;
         }

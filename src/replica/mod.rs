@@ -297,7 +297,6 @@ pub struct Replica {
     dirty: VecDeque<SlotId>,
     waits: operator::Waits,
     pending_destroys: usize,
-    empty_datagram_due: bool,
     control: VecDeque<Vec<u8>>,
     /// Offers that cannot be taken: key hash and birth stamp.
     refused: VecDeque<(u64, u16)>,
@@ -401,7 +400,6 @@ impl Replica {
             dirty: VecDeque::new(),
             waits: operator::Waits::default(),
             pending_destroys: 0,
-            empty_datagram_due: false,
             control: VecDeque::new(),
             refused: VecDeque::new(),
             peer_changes: VecDeque::new(),

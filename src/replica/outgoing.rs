@@ -50,8 +50,7 @@ impl Replica {
         if let Some(datagram) = self.resent_datagram() {
             return Some(datagram);
         }
-        if self.group.owner && (!self.dirty.is_empty() || !self.refused.is_empty() || self.empty_datagram_due)
-        {
+        if self.group.owner && (!self.dirty.is_empty() || !self.refused.is_empty()) {
             return Some(self.live_datagram(now));
         }
         if self.flush_token != 0 && self.group.owner {
@@ -119,7 +118,6 @@ impl Replica {
             self.waits.sent(now);
             self.emit_change(id, &mut messages);
         }
-        self.empty_datagram_due = false;
         self.stream(&messages, now)
     }
 

@@ -401,7 +401,6 @@ impl Replica {
         self.survived = false;
         self.truth = false;
         self.was_owner = false;
-        self.empty_datagram_due = false;
         // A dump due now is judged as the owner's (9).
         self.late = self.dump_due || self.dumping;
         // From now on the sums count what is held, not what was sent: they differ in what was never sent.

@@ -151,7 +151,8 @@ impl Replica {
 
     fn equal_since(&self) -> Option<Instant> {
         if !self.group.owner {
-            return self.group.root_ok_since;
+            // With nobody there is nothing to be equal to.
+            return self.group.root_ok_since.filter(|_| self.peer_owns());
         }
         self.peers.values().filter(|peer| !peer.lost).find_map(|peer| peer.equal_since)
     }
