@@ -13,7 +13,6 @@ use ctsync::wire;
 use fastrand::Rng;
 
 use crate::net::Namespace;
-use crate::wait::now;
 
 /// The channel's multicast group and port.
 const GROUP: Ipv4Addr = Ipv4Addr::new(225, 0, 0, 50);
@@ -76,14 +75,14 @@ fn socket() -> Result<UdpSocket> {
     Ok(socket.into())
 }
 
-/// Everything that is said on the channel for so long.
-pub fn listen(namespace: &Namespace, address: Ipv4Addr, time: Duration) -> Result<Vec<Vec<u8>>> {
+/// Everything that is said on the channel until it is enough.
+pub fn listen(namespace: &Namespace, address: Ipv4Addr, enough: &AtomicBool) -> Result<Vec<Vec<u8>>> {
     namespace.run(|| {
         let socket = socket()?;
         socket.join_multicast_v4(&GROUP, &address).context("cannot listen to the channel")?;
         socket.set_read_timeout(Some(Duration::from_millis(20)))?;
-        let (end, mut all, mut buffer) = (now() + time, Vec::new(), [0; 65536]);
-        while now() < end {
+        let (mut all, mut buffer) = (Vec::new(), [0; 65536]);
+        while !enough.load(Ordering::Relaxed) {
             if let Ok(length) = socket.recv(&mut buffer) {
                 all.push(buffer.get(..length).unwrap_or_default().to_vec());
             }

@@ -3,6 +3,7 @@
 //! datagram of eight bytes.
 
 use std::net::Ipv4Addr;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
@@ -21,7 +22,7 @@ const ATTACKER: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 66);
 const ROUTER2: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 11);
 /// Who would be let in.
 const FORGED: &str = "203.0.113.66";
-/// How long he listens.
+/// How long he listens, at least.
 const LISTENS: Duration = Duration::from_secs(2);
 /// How long the flood lasts before router1 dies.
 const BEFORE: Duration = Duration::from_secs(2);
@@ -116,12 +117,17 @@ async fn with_a_key(pair: &mut Pair, stranger: &Node, checks: &mut Checks<'_>) -
 /// What is said on the channel while some entries change.
 fn hear(pair: &Pair, stranger: &Node, from: u32) -> Result<Vec<Vec<u8>>> {
     let net = &pair.topology.router(1)?.node.net;
+    let enough = AtomicBool::new(false);
     std::thread::scope(|scope| {
-        let heard = scope.spawn(|| attacker::listen(&stranger.net, ATTACKER, LISTENS));
-        for at in 0..20 {
-            std::thread::sleep(LISTENS / 25);
-            load::create(net, from + at * 10, 10)?;
-        }
+        let heard = scope.spawn(|| attacker::listen(&stranger.net, ATTACKER, &enough));
+        let made = (0..20).try_for_each(|at| {
+            std::thread::sleep(LISTENS / 20);
+            load::create(net, from + at * 10, 10).map(|_| ())
+        });
+        // The last change is said, too.
+        std::thread::sleep(LISTENS / 4);
+        enough.store(true, Ordering::Relaxed);
+        made?;
         heard.join().map_err(|_| anyhow::anyhow!("the listener panicked"))?
     })
 }
