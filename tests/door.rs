@@ -314,3 +314,21 @@ fn an_endless_list_is_not_believed() {
         assert_eq!(pair.held(), held, "{parts} parts");
     }
 }
+
+/// A datagram of the stream with a message that nobody understands: nothing of it is taken, the stream goes on, and the
+/// digest repairs what it would have told.
+#[test]
+fn a_datagram_with_a_bad_message_is_left_out_whole() {
+    let mut pair = Pair::start(&[], &[]);
+    let mut messages = Vec::new();
+    wire::emit_put(&mut messages, &entry(999, 1), 1, false);
+    messages.push(0xff);
+    let bad = pair.continued(0, &messages);
+    pair.backup.handle_datagram(&bad, pair.now);
+    assert_eq!((pair.held(), pair.backup.counters().unusable), (10, 1));
+    // The owner's own datagram of that number comes too late.
+    pair.owner.handle_event(Incoming::New(entry(50, 1)), pair.now);
+    pair.run(2000);
+    assert_eq!(pair.held(), 11);
+    assert!(pair.backup.readiness(pair.now).is_ready());
+}

@@ -15,6 +15,10 @@ fn put_room(slot: Option<&Slot>) -> usize {
     let rare = slot.is_some_and(|slot| slot.entry.rare.is_some());
     1 + packed::COMMON_ROOM + if rare { packed::RARE_ROOM } else { 0 }
 }
+/// The largest put fits the smallest datagram: 576 bytes less IPv6 and UDP headers and the seal.
+const _: () = assert!(
+    1 + packed::COMMON_ROOM + packed::RARE_ROOM <= 576 - 48 - crate::seal::OVERHEAD - HEADER - STREAM_HEAD
+);
 /// Repair datagrams per [`JOB_TICK`]: live changes go first, and the peer's socket buffer must hold a tick's worth.
 const JOBS_PER_TICK: u32 = 24;
 /// Pace of repairs.
