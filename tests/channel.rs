@@ -1,0 +1,62 @@
+//! The channel's socket, on the loopback interface: unicast over IPv4 and IPv6, and what comes through a router.
+
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
+use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::path::Path;
+use std::time::Duration;
+
+use ctsync::channel::{Channel, Received};
+use ctsync::config;
+
+/// A channel to itself.
+fn channel(peer: &str, port: u16) -> Channel {
+    let text = format!(
+        r#"{{"interface": {{"lo": {{"peer": "{peer}", "port": {port}}}}},
+            "failover-mechanism": {{"manual": {{"group": "G"}}}}}}"#
+    );
+    let config = config::parse(Path::new("config.json"), &text).unwrap().config;
+    Channel::open(&config, 1, None).unwrap()
+}
+
+async fn next(channel: &mut Channel) -> Received {
+    let mut buffer = [0; 2048];
+    loop {
+        tokio::time::timeout(Duration::from_secs(5), channel.readable()).await.unwrap().unwrap();
+        match channel.receive(&mut buffer) {
+            Received::Nothing => {}
+            received => return received,
+        }
+    }
+}
+
+/// Its own datagram comes with hop limit 255; one with less came through a router, and is not for us.
+async fn hop_limits(peer: &str, port: u16) {
+    let mut channel = channel(peer, port);
+    channel.writable().await.unwrap();
+    assert!(channel.send(b"near"));
+    assert_eq!(next(&mut channel).await, Received::Datagram(4), "{peer}");
+    let address: IpAddr = peer.parse().unwrap();
+    let stranger = UdpSocket::bind(SocketAddr::from((address, 0))).unwrap();
+    for hops in [254, 64, 1] {
+        let socket = socket2::SockRef::from(&stranger);
+        if address.is_ipv4() {
+            socket.set_ttl_v4(hops).unwrap();
+        } else {
+            socket.set_unicast_hops_v6(hops).unwrap();
+        }
+        stranger.send_to(b"far", (address, port)).unwrap();
+        assert_eq!(next(&mut channel).await, Received::Far, "{peer}, {hops} hops");
+    }
+    assert_eq!((channel.traffic.received, channel.traffic.sent), (4, 1));
+}
+
+#[tokio::test]
+async fn only_neighbours_are_heard_over_ipv4() {
+    hop_limits("127.0.0.1", 47_801).await;
+}
+
+#[tokio::test]
+async fn only_neighbours_are_heard_over_ipv6() {
+    hop_limits("::1", 47_802).await;
+}
