@@ -61,10 +61,11 @@ fn check(name: &str) -> Result<(), String> {
 fn check_function(file: &str, function: &str) -> Result<(), String> {
     let text = read(file)?;
     let lines: Vec<&str> = text.lines().map(str::trim_start).collect();
-    let at = lines.iter().position(|line| line.starts_with(&format!("fn {function}(")));
+    let named = format!("fn {function}(");
+    let at = lines.iter().position(|line| line.strip_prefix("async ").unwrap_or(line).starts_with(&named));
     let at = at.ok_or_else(|| format!("{file} has no such function"))?;
     let above = lines[..at].iter().rev().take_while(|line| line.starts_with("#["));
-    let is_test = above.into_iter().any(|line| *line == "#[test]");
+    let is_test = above.into_iter().any(|line| line.ends_with("test]"));
     is_test.then_some(()).ok_or_else(|| "the function is no test".into())
 }
 
