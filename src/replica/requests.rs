@@ -7,7 +7,7 @@ use super::events::Told;
 use crate::ctnetlink::codec::Install;
 use crate::entry::Entry;
 use crate::reconcile::{Decision, Failure, Op, Outcome, decide, note_answer, note_found};
-use crate::table::{Flags, SlotId};
+use crate::table::{Flags, Slot, SlotId};
 
 /// Between two slices of a sweep, at least and at most; and slices in a period.
 const SWEEP_TICK: Duration = Duration::from_millis(50);
@@ -49,8 +49,8 @@ pub struct Request<'a> {
 }
 
 impl Replica {
-    /// The sweep. An owner compares its table with a dump; a backup walks its table, paced, renewing each entry's
-    /// lease, which also tells whether the kernel still has it. Refused entries get another try.
+    /// The sweep. An owner compares its table with a dump; a backup walks its table, paced, and sets each entry and its lease
+    /// again, which also tells whether the kernel still has it. Refused entries get another try.
     pub(super) fn run_sweep(&mut self, now: Instant) {
         if now < self.sweep.next_slice {
             return;
@@ -120,10 +120,11 @@ impl Replica {
     }
 
     /// A new lease, unless this node owns the group: then timers are the packets' affair. Be-liberal in any case:
-    /// another node's packets have moved the windows on.
+    /// another node's packets have moved the windows on. A backup sets the rest of the entry, too: somebody may have changed
+    /// it, and the kernel tells nobody who does not ask (I1b).
     fn request_renewal(&mut self, id: SlotId, send: &mut impl FnMut(Request<'_>)) {
         let (event_turn, dump_number, owner) = (self.event_turn, self.dump_number, self.group.owner);
-        let lease = self.settings.lease;
+        let (lease, primary) = (self.settings.lease, self.standing().primary);
         let Some(slot) = self.table.get_mut(id) else { return };
         slot.flags -= Flags::RENEW;
         let track = owner && slot.flags.contains(Flags::TRACK);
@@ -153,13 +154,12 @@ impl Replica {
                 slot.entry.timeout
             }
         };
-        send(Request {
-            op: Op::Renew,
-            entry: &slot.entry,
-            install: Install { timeout, ..Install::whole(lease) },
-        });
+        let expected = slot.entry.expectation().is_some();
+        let op = if owner || primary || expected { Op::Renew } else { Op::Update };
+        let install = install_of(slot, lease);
+        send(Request { op, entry: &slot.entry, install: Install { timeout, ..install } });
         self.counters.requests += 1;
-        self.in_flight.push((id, Op::Renew));
+        self.in_flight.push((id, op));
     }
 
     /// `generation` counts the children for whose sake it is asked.
@@ -200,12 +200,7 @@ impl Replica {
         let Some(slot) = self.table.get_mut(id) else { return };
         slot.asked = event_turn;
         slot.touched = dump_number;
-        let install = Install {
-            helper: !slot.flags.contains(Flags::HELPLESS),
-            labels: !slot.flags.contains(Flags::UNLABELLED),
-            master: !slot.flags.contains(Flags::MASTERLESS),
-            ..Install::whole(outlives(&slot.entry, lease))
-        };
+        let install = install_of(slot, lease);
         send(Request { op, entry: &slot.entry, install });
         self.counters.requests += 1;
         self.in_flight.push((id, op));
@@ -391,6 +386,16 @@ impl Replica {
         self.call_orphans();
         self.refreshing &= !self.renewals.is_empty();
         self.note_equality(now);
+    }
+}
+
+/// Under its lease, without what this kernel does not take of it.
+fn install_of(slot: &Slot, lease: u32) -> Install {
+    Install {
+        helper: !slot.flags.contains(Flags::HELPLESS),
+        labels: !slot.flags.contains(Flags::UNLABELLED),
+        master: !slot.flags.contains(Flags::MASTERLESS),
+        ..Install::whole(outlives(&slot.entry, lease))
     }
 }
 

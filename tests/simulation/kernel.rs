@@ -133,7 +133,7 @@ impl Kernel {
                 }
                 entry.status = request.entry.status;
                 entry.tcp = request.entry.tcp;
-                entry.mark = request.entry.mark.or(entry.mark);
+                entry.mark = Some(request.entry.mark.unwrap_or(0));
                 entry.timeout = request.install.timeout;
                 Ok(None)
             }

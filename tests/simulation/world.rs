@@ -45,6 +45,7 @@ pub struct Totals {
     pub comparisons: u64,
     pub clock_jumps: u64,
     pub full: u64,
+    pub tampered: u64,
     pub quiet: u64,
     pub checks: u64,
     /// Milliseconds from the end of the faults to agreement, of each quiet point.
@@ -66,7 +67,7 @@ impl Totals {
         (self.settled.last().copied().unwrap_or(0), middle)
     }
 
-    fn all_mut(&mut self) -> [&mut u64; 22] {
+    fn all_mut(&mut self) -> [&mut u64; 23] {
         [
             &mut self.opened,
             &mut self.ended,
@@ -88,6 +89,7 @@ impl Totals {
             &mut self.comparisons,
             &mut self.clock_jumps,
             &mut self.full,
+            &mut self.tampered,
             &mut self.quiet,
             &mut self.checks,
         ]
@@ -505,6 +507,7 @@ impl World {
                 self.totals.clock_jumps += 1;
                 self.note(|| "clock jump".into());
             }
+            183..=190 => self.tamper(x),
             179..=182 => {
                 // Fewer than are in play, and no fewer than are there: nobody lowers the limit of a working router.
                 self.totals.full += 1;
@@ -514,6 +517,19 @@ impl World {
             }
             127..=178 => self.operator(x),
             _ => {}
+        }
+    }
+
+    /// Somebody marks a connection in a kernel, and no daemon hears of it.
+    fn tamper(&mut self, x: usize) {
+        let node = &mut self.nodes[x];
+        let at = self.rng.usize(0..node.kernel.table.len().max(1));
+        let Some((_, entry)) = node.kernel.table.get_index_mut(at) else { return };
+        if entry.expectation().is_none() {
+            entry.mark = Some(self.rng.u32(1..));
+            let id = ghost(entry);
+            self.totals.tampered += 1;
+            self.note(|| format!("{id} is marked on {x}, unheard"));
         }
     }
 
