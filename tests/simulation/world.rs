@@ -134,6 +134,8 @@ pub struct World {
     pub(super) dead: HashSet<u32>,
     /// Connections that nobody promised to keep.
     pub(super) unprotected: HashSet<u32>,
+    /// What came to a node's kernel without anybody's daemon since its own daemon started, while it owned nothing.
+    pub(super) strays: [HashMap<u32, Key>; 2],
     /// Connections in both kernels at the last quiet point.
     pub(super) shared: HashMap<Key, u32>,
     pub(super) powered_off: [bool; 2],
@@ -174,6 +176,7 @@ impl World {
             dead: HashSet::new(),
             unprotected: HashSet::new(),
             masters: HashMap::new(),
+            strays: Default::default(),
             shared: HashMap::new(),
             powered_off: [false; 2],
             totals: Totals::default(),
@@ -225,6 +228,7 @@ impl World {
             restored,
         };
         let filter = Filter { channel_port: 3780, expect: vec!["all".into()], ..Filter::default() };
+        self.strays[x].clear();
         let mut replica = Replica::new(settings, filter, now);
         replica.handle_role(node.role, now);
         node.kernel.heard = true;
@@ -442,7 +446,8 @@ impl World {
     fn stray(&mut self, x: usize) {
         let number = self.some_key();
         let entry = self.connection(number);
-        self.unprotected.insert(ghost(&entry));
+        let (id, key) = (ghost(&entry), entry.key());
+        self.unprotected.insert(id);
         if let Some(contended) = self.shared.get(&entry.key()) {
             self.unprotected.insert(*contended);
         }
@@ -455,6 +460,7 @@ impl World {
         }
         if self.nodes[x].kernel.open(entry) {
             self.totals.strays += 1;
+            self.strays[x].insert(id, key);
             self.note(|| format!("stray {number} on {x}"));
         }
     }
@@ -578,9 +584,15 @@ impl World {
         }
         self.check_reports(x)?;
         self.check_ready(x)?;
+        // Where the owner has a connection with this tuple, it is the owner's affair.
+        let other = &self.nodes[1 - x].kernel.table;
+        self.strays[x].retain(|_, key| !other.contains_key(key));
         self.send(x);
         let node = &mut self.nodes[x];
         if let Some(replica) = &node.replica {
+            if replica.owner() {
+                self.strays[x].clear();
+            }
             node.kept = replica.persist();
             let counters = replica.counters();
             let seen = [counters.repairs, counters.yields, counters.offered];
@@ -627,7 +639,7 @@ impl World {
             let mut violation = None;
             let primary = node.role == Role::Primary;
             let other_owns = other.replica.as_ref().is_some_and(Replica::owner);
-            let dead = &self.dead;
+            let (dead, strays) = (&self.dead, &self.strays[x]);
             let limit = self.rng.usize(1..6);
             replica.poll_requests(limit, |request| {
                 if request.op == Op::Destroy
@@ -640,6 +652,9 @@ impl World {
                         other.kernel.table.get(&held.key()).is_some_and(|theirs| {
                             ghost(theirs) == ghost(held) && !dead.contains(&ghost(held))
                         });
+                    if strays.contains_key(&ghost(held)) && !crate::replaced(held, request.entry) {
+                        violation = Some(format!("11: a backup destroys the stray {}", ghost(held)));
+                    }
                     if living && other_owns && !crate::replaced(held, request.entry) {
                         violation = Some(format!("I7: removes {} that its owner still has", ghost(held)));
                     }
