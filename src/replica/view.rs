@@ -134,7 +134,7 @@ impl Replica {
             internal_expected: if self.group.owner { expected } else { 0 },
             external_expected: if self.group.owner { 0 } else { expected },
             orphans: self.orphans(),
-            pending: self.pending.len(),
+            pending: self.pending(),
             unsent: self.unsent(),
             unsent_for: self.waits.oldest(now).map(|age| age.as_secs_f64()),
             failed: self.failed,
@@ -190,6 +190,11 @@ impl Replica {
     /// Whether this node follows the stream of that run.
     pub fn follows_run(&self, run: Incarnation) -> bool {
         !self.group.owner && self.group.claim_incarnation == Some(run)
+    }
+
+    /// Keys that wait for the kernel.
+    pub fn pending(&self) -> usize {
+        self.pending.len()
     }
 
     /// Changes that wait for the channel.

@@ -74,6 +74,9 @@ impl World {
             return Ok(());
         }
         self.totals.checks += 1;
+        if replica.pending() > 0 {
+            return Err(format!("20: {x} is ready, and {} keys wait for its kernel", replica.pending()));
+        }
         for (entry, installed) in replica.entries() {
             if installed && !node.kernel.table.contains_key(&entry.key()) {
                 return Err(format!("I9: {x} is ready, entry {} is not in its kernel", ghost(entry)));
