@@ -332,3 +332,31 @@ fn a_datagram_with_a_bad_message_is_left_out_whole() {
     assert_eq!(pair.held(), 11);
     assert!(pair.backup.readiness(pair.now).is_ready());
 }
+
+/// A peer that has proved itself and does not own the group says what only an owner may say: a former owner, for one.
+#[test]
+fn only_the_owner_is_followed() {
+    let mut pair = Pair::start(&[], &[]);
+    let stranger =
+        wire::Header { node_group: 0, sender: wire::NodeId(9), incarnation: wire::Incarnation(9 << 64 | 9) };
+    let say = |pair: &mut Pair, body: &Body<'_>| {
+        let mut datagram = Vec::new();
+        wire::emit_body(&mut datagram, &stranger, body);
+        pair.backup.handle_datagram(&datagram, pair.now);
+    };
+    say(&mut pair, &Body::Alive(wire::Alive { turn: 1, ..wire::Alive::default() }));
+    let asked = std::iter::from_fn(|| pair.backup.poll_datagram(pair.now)).find_map(|datagram| {
+        match wire::parse(&datagram) {
+            Ok((header, Body::Challenge { nonce, .. })) => Some((header.incarnation, nonce)),
+            _ => None,
+        }
+    });
+    let (to, nonce) = asked.unwrap();
+    say(&mut pair, &Body::Proof { to, nonce });
+    assert_eq!(pair.backup.view(pair.now).peers.len(), 2, "it is let in");
+    let mut messages = Vec::new();
+    wire::emit_put(&mut messages, &entry(999, 1), 1, false);
+    let next = pair.backup.position() + 1;
+    say(&mut pair, &Body::Stream(StreamHead { sequence: next, ..StreamHead::default() }, &messages));
+    assert_eq!((pair.held(), pair.backup.counters().refused(Refused::Misdirected)), (10, 1));
+}
