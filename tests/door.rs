@@ -360,3 +360,15 @@ fn only_the_owner_is_followed() {
     say(&mut pair, &Body::Stream(StreamHead { sequence: next, ..StreamHead::default() }, &messages));
     assert_eq!((pair.held(), pair.backup.counters().refused(Refused::Misdirected)), (10, 1));
 }
+
+/// A datagram that came before its turn waits for those that are missing, and they are asked for.
+#[test]
+fn a_gap_is_not_skipped() {
+    let mut pair = Pair::start(&[], &[]);
+    let mut messages = Vec::new();
+    wire::emit_put(&mut messages, &entry(999, 1), 1, false);
+    let early = pair.continued(9, &messages);
+    pair.backup.handle_datagram(&early, pair.now);
+    assert_eq!((pair.held(), pair.backup.counters().nacks), (10, 1));
+    assert!(!pair.backup.readiness(pair.now).is_ready());
+}
