@@ -291,21 +291,22 @@ impl Entry {
         self.reply.src != plain.src || ports(&self.reply).0 != ports(&plain).0
     }
 
-    /// Whether no update makes the kernel's entry of this key the other: it has another translation or helper, or
-    /// something that nothing takes away, or is another expectation, of which only the timeout can change.
+    /// Whether no update makes the kernel's entry of this key the other: it has another translation, or something that
+    /// nothing takes away, or is another expectation, of which only the timeout can change. What it lacks is no reason: this
+    /// kernel may know no such helper, and would be asked in vain again and again.
     pub fn must_be_replaced_by(&self, other: &Entry) -> bool {
         let expected = self.expectation();
         let left_over = self.rare.as_deref().is_some_and(|mine| {
             let theirs = other.rare.as_deref();
-            mine.labels.is_some() && theirs.is_none_or(|theirs| theirs.labels.is_none())
+            mine.helper.is_some() && self.helper() != other.helper()
+                || mine.labels.is_some() && theirs.is_none_or(|theirs| theirs.labels.is_none())
                 || mine.seqadj.is_some() && theirs.is_none_or(|theirs| theirs.seqadj.is_none())
                 || mine.synproxy.is_some() && theirs.is_none_or(|theirs| theirs.synproxy.is_none())
         });
         self.reply != other.reply
-            || self.helper() != other.helper()
             || left_over
             || expected != other.expectation()
-            || expected.is_some() && self.master != other.master
+            || expected.is_some() && (&self.master, self.helper()) != (&other.master, other.helper())
     }
 
     /// The GRE entry of a PPTP call as a kernel needs it that has not seen the call being set up: one entry a direction.
@@ -459,6 +460,26 @@ mod tests {
         let ping = Tuple { proto: proto::ICMP, l4: L4::Icmp { id: 7, kind: 8, code: 0 }, ..tuple() };
         assert_eq!(ping.inverse().l4, L4::Icmp { id: 7, kind: 0, code: 0 });
         assert_eq!(ping.inverse().inverse(), ping);
+    }
+
+    #[test]
+    fn what_a_kernel_lacks_is_no_reason_to_replace_its_entry() {
+        let plain = Entry {
+            orig: tuple(),
+            reply: tuple().inverse(),
+            zone: 0,
+            status: Status::Confirmed,
+            timeout: None,
+            mark: None,
+            tcp: None,
+            master: None,
+            rare: None,
+        };
+        let rare = Rare { helper: Some("ftp".into()), labels: Some([1; LABELS]), ..Rare::default() };
+        let rich = Entry { rare: rare.boxed(), ..plain.clone() };
+        assert!(!plain.must_be_replaced_by(&rich), "helpless, or unlabelled");
+        assert!(rich.must_be_replaced_by(&plain), "of an earlier connection");
+        assert!(!rich.must_be_replaced_by(&rich) && !plain.must_be_replaced_by(&plain));
     }
 
     #[test]

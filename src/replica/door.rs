@@ -1,7 +1,7 @@
 //! The door: who is listened to. A datagram is opened, its run is known or challenged, or it is refused and counted:
 //! every datagram received is one of [`Refused`] or counts as heard.
 //!
-//! Called by the daemon with every datagram. What a peer says is `incoming`'s affair. Never changes table or group.
+//! Called by the daemon with every datagram. What a peer says is `incoming`'s affair. Never changes the table.
 
 use std::collections::BTreeMap;
 use std::hash::Hasher;
