@@ -3,12 +3,12 @@
 //! Called by the daemon: at start for the interface, then whenever an address or a link changes. Decides nothing. The
 //! connection of rtnetlink is the one task that is spawned.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr};
 
 use futures_util::stream::{Stream, StreamExt, TryStreamExt};
 use rtnetlink::packet_route::address::AddressAttribute;
-use rtnetlink::packet_route::link::LinkAttribute;
+use rtnetlink::packet_route::link::{LinkAttribute, LinkFlags, State};
 use rtnetlink::{Handle, MulticastGroup, new_multicast_connection};
 use thiserror::Error;
 
@@ -43,6 +43,17 @@ pub struct Interface {
     pub address: Option<Ipv4Addr>,
 }
 
+/// An address of this router.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Held {
+    /// The address.
+    pub address: IpAddr,
+    /// The interface that it is on.
+    pub interface: String,
+    /// That interface is operationally up.
+    pub works: bool,
+}
+
 /// Watches the addresses, and the links that they are on.
 pub struct Addresses {
     handle: Handle,
@@ -64,15 +75,33 @@ impl Addresses {
     }
 
     /// All addresses of this router, virtual ones included.
-    pub async fn list(&self) -> Result<HashSet<IpAddr>, AddressError> {
+    pub async fn list(&self) -> Result<Vec<Held>, AddressError> {
+        let failed = |source| AddressError::Ask { what: "its interfaces".into(), source };
+        let mut links: HashMap<u32, (String, bool)> = HashMap::new();
+        let mut answers = self.handle.link().get().execute();
+        while let Some(message) = answers.try_next().await.map_err(failed)? {
+            let mut name = String::new();
+            let mut works = message.header.flags.contains(LinkFlags::Running);
+            for attribute in &message.attributes {
+                match attribute {
+                    LinkAttribute::IfName(found) => name.clone_from(found),
+                    // Drivers without a word of their own say "unknown" (`Documentation/networking/operstates.rst`).
+                    LinkAttribute::OperState(state) => works &= matches!(state, State::Up | State::Unknown),
+                    _ => {}
+                }
+            }
+            links.insert(message.header.index, (name, works));
+        }
         let failed = |source| AddressError::Ask { what: "its addresses".into(), source };
-        let mut all = HashSet::new();
+        let mut all = Vec::new();
         let mut answers = self.handle.address().get().execute();
         while let Some(message) = answers.try_next().await.map_err(failed)? {
-            all.extend(message.attributes.iter().filter_map(|attribute| match attribute {
-                AddressAttribute::Address(address) | AddressAttribute::Local(address) => Some(*address),
-                _ => None,
-            }));
+            let (interface, works) = links.get(&message.header.index).cloned().unwrap_or_default();
+            for attribute in &message.attributes {
+                if let AddressAttribute::Address(address) | AddressAttribute::Local(address) = attribute {
+                    all.push(Held { address: *address, interface: interface.clone(), works });
+                }
+            }
         }
         Ok(all)
     }

@@ -1,7 +1,7 @@
 //! ctsync keeps the connection-tracking tables of two Linux routers equal, so that either can carry on every
 //! connection of the other.
 //!
-//! The engine is pure: [`entry`], [`table`], [`digest`], [`wire`], [`stream`], [`reconcile`], [`filter`] and
+//! The engine is pure: [`entry`], [`table`], [`digest`], [`wire`], [`stream`], [`reconcile`], [`filter`], [`groups`] and
 //! [`replica`] have no socket, no runtime and no clock. Bytes, events and `now` go in, bytes and requests come
 //! out. [`daemon`] owns every socket and the only clock; [`ctnetlink`] is the kernel's door, [`channel`] the
 //! peer's, [`control`] the operator's, [`role`] the VRRP daemon's. Imports run one way, from the daemon to the
@@ -17,6 +17,7 @@ pub mod daemon;
 pub mod digest;
 pub mod entry;
 pub mod filter;
+pub mod groups;
 pub mod metrics;
 pub mod precheck;
 pub mod reconcile;

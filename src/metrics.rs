@@ -22,8 +22,8 @@ use tokio::time::timeout;
 
 use crate::channel::Traffic;
 use crate::config::MetricsAddress;
-use crate::replica::view::View;
-use crate::replica::{Changes, Counters, Refused};
+use crate::replica::view::{PeerView, View};
+use crate::replica::{Changes, Counters, Refused, Role};
 
 /// Scrapers served at once; the next one waits in the listen queue.
 const SCRAPERS: usize = 16;
@@ -54,10 +54,8 @@ impl Default for Timings {
 /// Everything that is told, at one moment.
 #[derive(Debug)]
 pub struct Snapshot {
-    /// The replica's state.
-    pub view: View,
-    /// Its counters.
-    pub counters: Counters,
+    /// The failover groups.
+    pub groups: Vec<GroupSnapshot>,
     /// The channel's.
     pub traffic: Traffic,
     /// Histograms.
@@ -68,6 +66,19 @@ pub struct Snapshot {
     pub unreadable: u64,
     /// The channel has a key.
     pub authenticated: bool,
+}
+
+/// What is told of one failover group.
+#[derive(Debug)]
+pub struct GroupSnapshot {
+    /// Its name.
+    pub name: String,
+    /// The replica's state.
+    pub view: View,
+    /// Its counters.
+    pub counters: Counters,
+    /// Changes of the role, by the one that they led to.
+    pub transitions: [u64; Role::ALL.len()],
 }
 
 /// How a scraper wants its text.
@@ -160,27 +171,40 @@ fn gauge(encoder: &mut DescriptorEncoder<'_>, name: &str, help: &str, value: f64
 }
 
 fn counter(encoder: &mut DescriptorEncoder<'_>, name: &str, help: &str, value: u64) -> fmt::Result {
-    counters(encoder, name, help, &[(None, value)])
+    let counter = ConstCounter::new(value);
+    let metric = encoder.encode_descriptor(name, help, None, counter.metric_type())?;
+    counter.encode(metric)
 }
 
-/// A label's name and value.
-type Label<'a> = [(&'a str, &'a str); 1];
+/// Labels, names and values.
+type Labels<'a> = Vec<(&'a str, &'a str)>;
 
-/// Samples of one counter, told apart by a label.
-fn counters(
+/// Samples of one gauge, told apart by their labels.
+fn gauges<'a>(
     encoder: &mut DescriptorEncoder<'_>,
     name: &str,
     help: &str,
-    samples: &[(Option<Label<'_>>, u64)],
+    samples: impl IntoIterator<Item = (Labels<'a>, f64)>,
+) -> fmt::Result {
+    let kind = ConstGauge::new(0f64).metric_type();
+    let mut metric = encoder.encode_descriptor(name, help, None, kind)?;
+    for (labels, value) in samples {
+        ConstGauge::new(value).encode(metric.encode_family(&labels)?)?;
+    }
+    Ok(())
+}
+
+/// Samples of one counter, told apart by their labels.
+fn counters<'a>(
+    encoder: &mut DescriptorEncoder<'_>,
+    name: &str,
+    help: &str,
+    samples: impl IntoIterator<Item = (Labels<'a>, u64)>,
 ) -> fmt::Result {
     let kind = ConstCounter::new(0u64).metric_type();
     let mut metric = encoder.encode_descriptor(name, help, None, kind)?;
-    for (label, value) in samples {
-        let counter = ConstCounter::new(*value);
-        match label {
-            Some(label) => counter.encode(metric.encode_family(label)?)?,
-            None => return counter.encode(metric),
-        }
+    for (labels, value) in samples {
+        ConstCounter::new(value).encode(metric.encode_family(&labels)?)?;
     }
     Ok(())
 }
@@ -193,104 +217,113 @@ fn size(count: usize) -> f64 {
     u32::try_from(count).map_or(f64::MAX, f64::from)
 }
 
+/// Name, meaning, and how a value is read.
+type Read<T> = (&'static str, &'static str, fn(&T) -> f64);
+
+const STATE: [Read<View>; 20] = [
+    ("protected", "A failover now would lose nothing", |view| flag(view.protected)),
+    ("ready", "This node could take over without loss, or owns the group", |view| flag(view.ready)),
+    ("degraded", "Entries are held that this kernel refuses", |view| flag(view.failed > 0)),
+    ("owner", "This node owns the failover group", |view| flag(view.owner)),
+    ("primary", "This node was told that it is primary", |view| flag(view.role == Role::Primary)),
+    ("gate_open", "The election may choose this node", |view| flag(view.gate_open)),
+    ("internal_entries", "Entries of the group when owned here", |view| size(view.internal)),
+    ("external_entries", "Entries of the group when owned by a peer", |view| size(view.external)),
+    ("internal_expectations", "Expectations of the group when owned here", |view| {
+        size(view.internal_expected)
+    }),
+    ("external_expectations", "Expectations of the group when owned by a peer", |view| {
+        size(view.external_expected)
+    }),
+    ("orphans", "Entries and expectations that wait for their masters", |view| size(view.orphans)),
+    ("pending_installs", "Entries that wait for the kernel", |view| size(view.pending)),
+    ("refused_entries", "Entries that the kernel refuses now", |view| size(view.failed)),
+    ("offered_entries", "Entries owed to the owner that replaced this node", |view| size(view.offers)),
+    ("unsent_changes", "Changes that wait for the channel", |view| size(view.unsent)),
+    ("oldest_unsent_seconds", "For how long the oldest of them has waited", |view| {
+        view.unsent_for.unwrap_or(0.0)
+    }),
+    ("behind_datagrams", "Datagrams of the owner's stream not applied yet", |view| view.behind as f64),
+    ("digests_equal", "This table and the peer's are equal", |view| flag(view.equal_for.is_some())),
+    ("digests_equal_seconds", "For how long the digests have been equal", |view| {
+        view.equal_for.unwrap_or(0.0)
+    }),
+    ("sweep_age_seconds", "Since the last whole comparison of table and kernel, or since start", |view| {
+        view.sweep_age
+    }),
+];
+
+const PEER: [Read<PeerView>; 6] = [
+    ("peer_up", "The peer was heard within the peer timeout", |peer| flag(peer.alive)),
+    ("peer_ready", "The peer says that it could take over", |peer| flag(peer.ready)),
+    ("peer_silent_seconds", "Since the peer's last datagram", |peer| peer.silent_ms as f64 / 1e3),
+    ("peer_entries", "Entries in the peer's table", |peer| f64::from(peer.entries)),
+    ("peer_behind_datagrams", "Datagrams of our stream that it had not applied when last heard", |peer| {
+        peer.behind as f64
+    }),
+    ("peer_lag_seconds", "For how long the oldest of them had been sent then", |peer| peer.lag_seconds),
+];
+
 impl Snapshot {
     fn encode_state(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
-        let view = &self.view;
-        for (name, help, value) in [
-            ("protected", "A failover now would lose nothing", flag(view.protected)),
-            ("ready", "This node could take over without loss, or owns the group", flag(view.ready)),
-            ("degraded", "Entries are held that this kernel refuses", flag(view.failed > 0)),
-            ("owner", "This node owns its failover group", flag(view.owner)),
-            (
-                "primary",
-                "This node was told that it is primary",
-                flag(view.role == crate::replica::Role::Primary),
-            ),
-            ("gate_open", "The election may choose this node", flag(view.gate_open)),
-            ("channel_authenticated", "The channel has a key", flag(self.authenticated)),
-            ("internal_entries", "Entries of groups owned here", size(view.internal)),
-            ("external_entries", "Entries of groups owned by a peer", size(view.external)),
-            ("internal_expectations", "Expectations of groups owned here", size(view.internal_expected)),
-            ("external_expectations", "Expectations of groups owned by a peer", size(view.external_expected)),
-            ("orphans", "Entries and expectations that wait for their masters", size(view.orphans)),
-            ("pending_installs", "Entries that wait for the kernel", size(view.pending)),
-            ("refused_entries", "Entries that the kernel refuses now", size(view.failed)),
-            ("offered_entries", "Entries owed to the owner that replaced this node", size(view.offers)),
-            ("unsent_changes", "Changes that wait for the channel", size(view.unsent)),
-            (
-                "oldest_unsent_seconds",
-                "For how long the oldest of them has waited",
-                view.unsent_for.unwrap_or(0.0),
-            ),
-            ("behind_datagrams", "Datagrams of the owner's stream not applied yet", view.behind as f64),
-            ("digests_equal", "This table and the peer's are equal", flag(view.equal_for.is_some())),
-            (
-                "digests_equal_seconds",
-                "For how long the digests have been equal",
-                view.equal_for.unwrap_or(0.0),
-            ),
-            (
-                "sweep_age_seconds",
-                "Since the last whole comparison of table and kernel, or since start",
-                view.sweep_age,
-            ),
-            ("event_buffer_bytes", "What the event socket may hold", size(self.event_buffer)),
-        ] {
-            gauge(encoder, name, help, value)?;
+        for (name, help, read) in STATE {
+            let samples =
+                self.groups.iter().map(|group| (vec![("group", group.name.as_str())], read(&group.view)));
+            gauges(encoder, name, help, samples)?;
         }
-        Ok(())
+        gauge(encoder, "channel_authenticated", "The channel has a key", flag(self.authenticated))?;
+        gauge(encoder, "event_buffer_bytes", "What the event socket may hold", size(self.event_buffer))
     }
 
     fn encode_peers(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
-        type Read = fn(&crate::replica::view::PeerView) -> f64;
-        let metrics: [(&str, &str, Read); 6] = [
-            ("peer_up", "The peer was heard within the peer timeout", |peer| flag(peer.alive)),
-            ("peer_ready", "The peer says that it could take over", |peer| flag(peer.ready)),
-            ("peer_silent_seconds", "Since the peer's last datagram", |peer| peer.silent_ms as f64 / 1e3),
-            ("peer_entries", "Entries in the peer's table", |peer| f64::from(peer.entries)),
-            (
-                "peer_behind_datagrams",
-                "Datagrams of our stream that it had not applied when last heard",
-                |peer| peer.behind as f64,
-            ),
-            ("peer_lag_seconds", "For how long the oldest of them had been sent then", |peer| {
-                peer.lag_seconds
-            }),
-        ];
-        for (name, help, read) in metrics {
-            let kind = ConstGauge::new(0f64).metric_type();
-            let mut metric = encoder.encode_descriptor(name, help, None, kind)?;
-            for peer in &self.view.peers {
-                let label = [("peer", peer.name.as_str())];
-                ConstGauge::new(read(peer)).encode(metric.encode_family(&label)?)?;
-            }
+        for (name, help, read) in PEER {
+            let samples = self.groups.iter().flat_map(|group| {
+                group.view.peers.iter().map(move |peer| {
+                    (vec![("group", group.name.as_str()), ("peer", peer.name.as_str())], read(peer))
+                })
+            });
+            gauges(encoder, name, help, samples)?;
         }
         Ok(())
     }
 
     fn encode_counters(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
-        let of = |changes: Changes, cache: &'static str| {
-            [("created", changes.created), ("updated", changes.updated), ("destroyed", changes.destroyed)]
-                .map(|(verb, count)| (cache, verb, count))
-        };
-        let kind = ConstCounter::new(0u64).metric_type();
-        let mut metric = encoder.encode_descriptor(
-            "changes",
-            "Entries created, updated, destroyed in a cache",
-            None,
-            kind,
-        )?;
-        for (cache, verb, count) in
-            of(self.counters.internal, "internal").into_iter().chain(of(self.counters.external, "external"))
-        {
-            let labels = [("cache", cache), ("change", verb)];
-            ConstCounter::new(count).encode(metric.encode_family(&labels)?)?;
-        }
-        let failures: Vec<_> =
-            self.view.failures.iter().map(|(reason, count)| (Some([("reason", *reason)]), *count)).collect();
-        counters(encoder, "install_failures", "Installs that the kernel refused", &failures)?;
-        for (name, help, value) in named_counters(&self.counters) {
-            counter(encoder, name, help, value)?;
+        let by_group = |group: &GroupSnapshot| group.name.clone();
+        let names: Vec<String> = self.groups.iter().map(by_group).collect();
+        let named = || self.groups.iter().zip(names.iter().map(String::as_str));
+        let changes = named().flat_map(|(group, name)| {
+            let counters = &group.counters;
+            [(counters.internal, "internal"), (counters.external, "external")].into_iter().flat_map(
+                move |(changes, cache)| {
+                    let Changes { created, updated, destroyed } = changes;
+                    [("created", created), ("updated", updated), ("destroyed", destroyed)].map(
+                        |(change, count)| {
+                            (vec![("group", name), ("cache", cache), ("change", change)], count)
+                        },
+                    )
+                },
+            )
+        });
+        counters(encoder, "changes", "Entries created, updated, destroyed in a cache", changes)?;
+        let failures = named().flat_map(|(group, name)| {
+            let of = move |(reason, count): &(&'static str, u64)| {
+                (vec![("group", name), ("reason", *reason)], *count)
+            };
+            group.view.failures.iter().map(of)
+        });
+        counters(encoder, "install_failures", "Installs that the kernel refused", failures)?;
+        let transitions = named().flat_map(|(group, name)| {
+            let words = Role::ALL.map(Role::word).into_iter().zip(group.transitions);
+            words.map(move |(role, count)| (vec![("group", name), ("role", role)], count))
+        });
+        counters(encoder, "transitions", "Changes of the role, by the one that they led to", transitions)?;
+        let all: Vec<_> = self.groups.iter().map(|group| named_counters(&group.counters)).collect();
+        let Some(first) = all.first() else { return Ok(()) };
+        for (at, (name, help, _)) in first.iter().enumerate() {
+            let samples = all.iter().zip(&names).filter_map(|(counts, group)| {
+                counts.get(at).map(|(_, _, count)| (vec![("group", group.as_str())], *count))
+            });
+            counters(encoder, name, help, samples)?;
         }
         Ok(())
     }
@@ -321,6 +354,7 @@ pub fn named_counters(counters: &Counters) -> Vec<(&'static str, &'static str, u
     let mut all = vec![
         ("requests", "Requests to the kernel", counters.requests),
         ("tracked_entries", "TCP entries that got their window tracking back", counters.tracked),
+        ("trimmed_entries", "Entries whose lease went back to their protocol's timeout", counters.trimmed),
         ("ignored_events", "Kernel events of entries that are not synchronised", counters.ignored),
         ("overruns", "Times the kernel dropped events", counters.overruns),
         ("dumps", "Times the kernel table was read", counters.dumps),

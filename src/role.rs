@@ -11,6 +11,7 @@ use nix::sys::stat::Mode;
 use thiserror::Error;
 use tokio::net::unix::pipe;
 
+use crate::config::Subject;
 use crate::replica::Role;
 
 /// What the track file says of a node that should not be elected: lowers any priority to the least, without FAULT.
@@ -31,30 +32,34 @@ pub struct RoleError {
 /// The read end of keepalived's `vrrp_notify_fifo`.
 pub struct NotifyFifo {
     path: PathBuf,
-    sync_group: String,
     pipe: pipe::Receiver,
     partial: Vec<u8>,
 }
 
 /// What keepalived said.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Told {
-    /// The sync group changed its state.
-    Role(Role),
+    /// A sync group or an instance changed its state.
+    Role(Subject, Role),
     /// keepalived closed the FIFO: it is gone.
     Gone,
 }
 
 impl NotifyFifo {
     /// Open the FIFO, making it if it is missing.
-    pub fn open(path: &Path, sync_group: &str) -> Result<NotifyFifo, RoleError> {
+    pub fn open(path: &Path) -> Result<NotifyFifo, RoleError> {
         let failed = |what| move |source: io::Error| RoleError { what, path: path.to_owned(), source };
         match nix::unistd::mkfifo(path, Mode::S_IRUSR | Mode::S_IWUSR) {
             Ok(()) | Err(Errno::EEXIST) => {}
             Err(errno) => return Err(failed("make the notify FIFO")(errno.into())),
         }
         let pipe = pipe::OpenOptions::new().open_receiver(path).map_err(failed("open the notify FIFO"))?;
-        Ok(NotifyFifo { path: path.to_owned(), sync_group: sync_group.to_owned(), pipe, partial: Vec::new() })
+        Ok(NotifyFifo { path: path.to_owned(), pipe, partial: Vec::new() })
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
     }
 
     /// Wait until something can be read.
@@ -72,7 +77,7 @@ impl NotifyFifo {
                     told.push(Told::Gone);
                     // A fresh open is silent until the next writer comes.
                     self.partial.clear();
-                    *self = NotifyFifo::open(&self.path, &self.sync_group)?;
+                    *self = NotifyFifo::open(&self.path)?;
                     return Ok(told);
                 }
                 Ok(length) => self.take(buffer.get(..length).unwrap_or_default(), &mut told),
@@ -96,26 +101,29 @@ impl NotifyFifo {
             }
             let line = String::from_utf8_lossy(&self.partial).into_owned();
             self.partial.clear();
-            if let Some(role) = parse_line(&line, &self.sync_group) {
-                told.push(Told::Role(role));
+            if let Some((subject, role)) = parse_line(&line) {
+                told.push(Told::Role(subject, role));
             }
         }
     }
 }
 
-/// `GROUP "name" STATE priority`, keepalived.conf(5), vrrp_notify_fifo. Other lines and groups tell nothing.
-pub fn parse_line(line: &str, sync_group: &str) -> Option<Role> {
-    let rest = line.strip_prefix("GROUP \"")?;
+/// `GROUP "name" STATE priority` or `INSTANCE ...`, keepalived.conf(5), vrrp_notify_fifo. Other lines tell nothing.
+pub fn parse_line(line: &str) -> Option<(Subject, Role)> {
+    let (kind, rest) = line.split_once(" \"")?;
     let (name, rest) = rest.split_once('"')?;
-    if name != sync_group {
-        return None;
-    }
-    match rest.split_whitespace().next()? {
-        "MASTER" => Some(Role::Primary),
-        "BACKUP" => Some(Role::Backup),
-        "FAULT" | "STOP" => Some(Role::Fault),
-        _ => None,
-    }
+    let subject = match kind {
+        "GROUP" => Subject::SyncGroup(name.to_owned()),
+        "INSTANCE" => Subject::Instance(name.to_owned()),
+        _ => return None,
+    };
+    let role = match rest.split_whitespace().next()? {
+        "MASTER" => Role::Primary,
+        "BACKUP" => Role::Backup,
+        "FAULT" | "STOP" => Role::Fault,
+        _ => return None,
+    };
+    Some((subject, role))
 }
 
 /// The file that keepalived's `vrrp_track_file` watches.
@@ -151,18 +159,21 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_our_groups_lines_count() {
-        for (line, role) in [
-            ("GROUP \"SYNC\" MASTER 200", Some(Role::Primary)),
-            ("GROUP \"SYNC\" BACKUP 100", Some(Role::Backup)),
-            ("GROUP \"SYNC\" FAULT 0", Some(Role::Fault)),
-            ("GROUP \"SYNC\" STOP 0", Some(Role::Fault)),
-            ("GROUP \"OTHER\" MASTER 200", None),
-            ("INSTANCE \"SYNC\" MASTER 200", None),
+    fn a_line_names_a_group_or_an_instance() {
+        let group = |role| Some((Subject::SyncGroup("SYNC".into()), role));
+        let instance = |role| Some((Subject::Instance("SYNC".into()), role));
+        for (line, told) in [
+            ("GROUP \"SYNC\" MASTER 200", group(Role::Primary)),
+            ("GROUP \"SYNC\" BACKUP 100", group(Role::Backup)),
+            ("GROUP \"SYNC\" FAULT 0", group(Role::Fault)),
+            ("GROUP \"SYNC\" STOP 0", group(Role::Fault)),
+            ("INSTANCE \"SYNC\" MASTER 200", instance(Role::Primary)),
+            ("INSTANCE \"SYNC\" MASTER_RX_LOWER_PRI 200", None),
             ("GROUP \"SYNC\"", None),
+            ("GROUP", None),
             ("", None),
         ] {
-            assert_eq!(parse_line(line, "SYNC"), role, "{line}");
+            assert_eq!(parse_line(line), told, "{line}");
         }
     }
 }

@@ -36,8 +36,8 @@ pub struct RunState {
 
 impl RunState {
     /// Read what the last run left; nothing when it belongs to another boot or namespace.
-    pub fn open(directory: &Path) -> RunState {
-        let path = directory.join("state.json");
+    pub fn open(directory: &Path, file: &str) -> RunState {
+        let path = directory.join(file);
         let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
         let namespace = std::fs::metadata("/proc/self/ns/net").map(|meta| meta.ino()).unwrap_or_default();
         let found: Option<Kept> =

@@ -70,6 +70,8 @@ bitflags! {
         const NO_ROOM = 1 << 24;
         /// Its master has ended before this kernel could have it: installed without.
         const MASTERLESS = 1 << 25;
+        /// Its kernel timer is to go back from the lease to its protocol's timeout.
+        const TRIM = 1 << 26;
     }
 }
 

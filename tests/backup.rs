@@ -265,6 +265,7 @@ fn window_tracking_comes_back_for_those_that_speak() {
             alive: Duration::from_millis(250),
             lost_after: Duration::from_secs(1),
             gate_limit: Duration::from_secs(30),
+            owner_lost: Duration::from_secs(3600),
             hot: true,
             track_windows: on,
         });

@@ -237,8 +237,14 @@ fn text(kind: Kind) -> BoxedStrategy<Value> {
                 if length == 32 { json!(net.addr().to_string()) } else { json!(net.to_string()) }
             })
             .boxed(),
-        Kind::Protocol | Kind::Standby => prop::sample::select(kind.words()).prop_map(Value::from).boxed(),
+        Kind::Protocol | Kind::Standby | Kind::Require => {
+            prop::sample::select(kind.words()).prop_map(Value::from).boxed()
+        }
         Kind::Helper => prop::sample::select(&kind.words()[1..]).prop_map(Value::from).boxed(),
+        Kind::Zone => (1u16..).prop_map(|zone| json!(zone.to_string())).boxed(),
+        Kind::Mark => {
+            (any::<u32>(), any::<u32>()).prop_map(|(value, mask)| json!(format!("{value:#x}/{mask}"))).boxed()
+        }
         Kind::Listen => prop_oneof![
             (any::<[u8; 4]>(), 1u16..)
                 .prop_map(|([a, b, c, d], port)| json!(format!("{a}.{b}.{c}.{d}:{port}"))),
@@ -287,14 +293,37 @@ fn table(options: &'static [Opt]) -> BoxedStrategy<Value> {
     .boxed()
 }
 
+/// The mechanism of this number among those given, with what it needs. `name`: the group's.
+fn one_mechanism(all: &Value, number: usize, name: &str) -> Value {
+    let (word, inner) =
+        [("vrrp", "sync-group"), ("cluster", "group"), ("manual", "group"), ("vip", "group")][number];
+    let mut chosen = all.get(word).cloned().unwrap_or_else(|| json!({}));
+    let options = chosen.as_object_mut().unwrap();
+    options.insert(inner.into(), json!(name));
+    options.remove("instance");
+    if word == "vip" {
+        options.entry("address").or_insert_with(|| json!(["10.0.0.1"]));
+    }
+    json!({ word: chosen })
+}
+
 /// What the single values allow and their combination does not is put right.
 fn possible(mut file: Map<String, Value>, mechanism: usize) -> Map<String, Value> {
     file.entry("interface").or_insert_with(|| json!({ "eth0": {} }));
     let all = file.remove("failover-mechanism").unwrap_or_else(|| json!({}));
-    let (name, inner) = [("vrrp", "sync-group"), ("cluster", "group"), ("manual", "group")][mechanism];
-    let mut chosen = all.get(name).cloned().unwrap_or_else(|| json!({}));
-    chosen.as_object_mut().unwrap().entry(inner).or_insert_with(|| json!("SYNC"));
-    file.insert("failover-mechanism".into(), json!({ name: chosen }));
+    let chosen = one_mechanism(&all, mechanism, "SYNC");
+    let first = &chosen[["vrrp", "cluster", "manual", "vip"][mechanism]];
+    let addresses = first.get("virtual-address").or(first.get("address")).is_some();
+    file.insert("failover-mechanism".into(), chosen);
+    for group in file.get_mut("group").and_then(Value::as_object_mut).into_iter().flat_map(Map::values_mut) {
+        let group = group.as_object_mut().unwrap();
+        let all = group.remove("failover-mechanism").unwrap_or_else(|| json!({}));
+        group.insert("failover-mechanism".into(), one_mechanism(&all, 2, "ANOTHER"));
+        group.entry("prefix").or_insert_with(|| json!(["10.0.0.0/8"]));
+    }
+    if file.contains_key("group") || !addresses {
+        file.remove("hold");
+    }
     let peer = file["interface"].as_object().unwrap().values().next().unwrap().get("peer").cloned();
     let v6 = |value: &Value| value.as_str().unwrap().contains(':');
     let listen = file.get("listen-address").and_then(|list| list.get(0)).cloned();
@@ -318,7 +347,7 @@ proptest! {
 
     /// `set` lines, JSON and the daemon's view of them say the same, for every option.
     #[test]
-    fn every_option_goes_through_both_forms(file in table(OPTIONS), mechanism in 0usize..3) {
+    fn every_option_goes_through_both_forms(file in table(OPTIONS), mechanism in 0usize..4) {
         let Value::Object(file) = file else { unreachable!() };
         let file = possible(file, mechanism);
         let from_json = parse(Path::new("a.json"), &to_json(&file)).map_err(|refused| TestCaseError::fail(refused.to_string()))?;

@@ -122,6 +122,7 @@ impl Stage {
             sweep: Duration::from_secs(600),
             flush_wait: Duration::from_millis(100),
             gate_limit: Duration::from_secs(30),
+            owner_lost: Duration::from_secs(3600),
             kernel: KernelSettings::default(),
             restored: Restored::default(),
         };

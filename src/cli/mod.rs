@@ -405,8 +405,11 @@ impl Daemon {
 async fn status(daemon: &Daemon, form: Form) -> Result<ExitCode> {
     let value = daemon.ask(Request::Status, ANSWER).await?;
     print(&if form.json { pretty(&value)? } else { show::status(&value) })?;
-    let protected = value.pointer("/state/protected").and_then(Value::as_bool);
-    Ok(if protected == Some(true) { ExitCode::SUCCESS } else { ExitCode::from(EXIT_UNPROTECTED) })
+    let further = value["groups"].as_array().into_iter().flatten();
+    let protected = std::iter::once(&value)
+        .chain(further)
+        .all(|group| group.pointer("/state/protected").and_then(Value::as_bool) == Some(true));
+    Ok(if protected { ExitCode::SUCCESS } else { ExitCode::from(EXIT_UNPROTECTED) })
 }
 
 async fn statistics(daemon: &Daemon, section: Option<Section>, form: Form) -> Result<()> {

@@ -1,22 +1,41 @@
 //! keepalived's side of the `vrrp` mechanism: the fragments to write, and whether a configuration has them.
 
-use std::path::{Path, PathBuf};
+use std::fmt::Write;
+use std::path::Path;
 
 use super::mistake::{Mistake, nearest};
-use super::{Config, Mechanism};
+use super::{Config, Mechanism, Subject};
 
-/// The three fragments that keepalived.conf needs, or `None` when the mechanism is another.
+/// The fragments that keepalived.conf needs, or `None` when no group's mechanism is `vrrp`.
 pub fn fragments(config: &Config) -> Option<String> {
-    let Mechanism::Vrrp { sync_group, notify_fifo, track_file, .. } = &config.mechanism else { return None };
-    let (fifo, track) = (notify_fifo.display(), track_file.display());
-    Some(format!(
-        "global_defs {{\n    vrrp_notify_fifo {fifo}\n}}\n\n\
-         vrrp_track_file ctsync {{\n    file {track}\n    weight 1\n}}\n\n\
-         # Into your vrrp_sync_group {sync_group}, beside its `group {{ ... }}`:\n\
-         vrrp_sync_group {sync_group} {{\n    \
-         # Without it keepalived ignores the weight in a sync group and goes to FAULT.\n    \
-         sync_group_tracking_weight\n    track_file {{\n        ctsync weight 1\n    }}\n}}\n"
-    ))
+    let mut fifos: Vec<&Path> = Vec::new();
+    let mut groups = String::new();
+    for (number, (_, mechanism)) in config.mechanisms().enumerate() {
+        let Mechanism::Vrrp { subject, notify_fifo, track_file, .. } = mechanism else { continue };
+        if !fifos.contains(&notify_fifo.as_path()) {
+            fifos.push(notify_fifo);
+        }
+        let tracker = if number == 0 { "ctsync".to_owned() } else { format!("ctsync_{}", subject.name()) };
+        let _ = write!(
+            groups,
+            "\nvrrp_track_file {tracker} {{\n    file {}\n    weight 1\n}}\n",
+            track_file.display()
+        );
+        let tracks = format!("    track_file {{\n        {tracker} weight 1\n    }}\n}}\n");
+        groups += &match subject {
+            Subject::SyncGroup(name) => format!(
+                "\n# Into your vrrp_sync_group {name}, beside its `group {{ ... }}`:\n\
+                 vrrp_sync_group {name} {{\n    \
+                 # Without it keepalived ignores the weight in a sync group and goes to FAULT.\n    \
+                 sync_group_tracking_weight\n{tracks}"
+            ),
+            Subject::Instance(name) => {
+                format!("\n# Into your vrrp_instance {name}:\nvrrp_instance {name} {{\n{tracks}")
+            }
+        };
+    }
+    let fifo = fifos.first()?.display();
+    Some(format!("global_defs {{\n    vrrp_notify_fifo {fifo}\n}}\n{groups}"))
 }
 
 /// A statement: its words, and what its braces hold.
@@ -25,19 +44,21 @@ struct Statement {
     below: Vec<Statement>,
 }
 
-/// What is missing in a keepalived configuration, if the mechanism is `vrrp`.
-pub(super) fn check(config: &Config, file: &Path, text: &str) -> Vec<(&'static str, Mistake)> {
-    let Mechanism::Vrrp { sync_group, notify_fifo, track_file, .. } = &config.mechanism else {
-        return Vec::new();
-    };
-    const GROUP: &str = "/failover-mechanism/vrrp/sync-group";
+/// What is missing in a keepalived configuration, and where below the mechanism's place that is written.
+pub(super) fn check(mechanism: &Mechanism, file: &Path, text: &str) -> Vec<(&'static str, Mistake)> {
+    let Mechanism::Vrrp { subject, notify_fifo, track_file, .. } = mechanism else { return Vec::new() };
     let statements = parse(text);
     let named = |name: &'static str| statements.iter().filter(move |statement| word(statement, 0) == name);
-    let groups: Vec<&Statement> = named("vrrp_sync_group").collect();
-    let Some(group) = groups.iter().find(|group| word(group, 1) == sync_group) else {
-        let nearest = nearest(sync_group, groups.iter().map(|group| word(group, 1)));
-        let mistake = Mistake::SyncGroupMissing { group: sync_group.clone(), file: file.to_owned(), nearest };
-        return vec![(GROUP, mistake)];
+    let (keyword, kind, at) = match subject {
+        Subject::SyncGroup(_) => ("vrrp_sync_group", "sync-group", "/vrrp/sync-group"),
+        Subject::Instance(_) => ("vrrp_instance", "instance", "/vrrp/instance"),
+    };
+    let found: Vec<&Statement> = named(keyword).collect();
+    let name = subject.name();
+    let Some(statement) = found.iter().find(|statement| word(statement, 1) == name) else {
+        let nearest = nearest(name, found.iter().map(|statement| word(statement, 1)));
+        let file = file.to_owned();
+        return vec![(at, Mistake::SyncGroupMissing { group: format!("{kind} {name}"), file, nearest })];
     };
     let mut missing = Vec::new();
     let fifos: Vec<&str> = named("global_defs")
@@ -50,7 +71,7 @@ pub(super) fn check(config: &Config, file: &Path, text: &str) -> Vec<(&'static s
             .first()
             .map_or("no vrrp_notify_fifo".to_owned(), |fifo| format!("`vrrp_notify_fifo {fifo}`"));
         let mistake = Mistake::NotifyFifo { file: file.to_owned(), found, expected: notify_fifo.clone() };
-        missing.push(("/failover-mechanism/vrrp/notify-fifo", mistake));
+        missing.push(("/vrrp/notify-fifo", mistake));
     }
     let tracked: Vec<&str> = named("vrrp_track_file")
         .filter(|tracker| {
@@ -58,19 +79,20 @@ pub(super) fn check(config: &Config, file: &Path, text: &str) -> Vec<(&'static s
         })
         .map(|tracker| word(tracker, 1))
         .collect();
-    let tracks = group
+    let tracks = statement
         .below
         .iter()
         .filter(|line| word(line, 0) == "track_file")
         .flat_map(|line| &line.below)
         .any(|line| tracked.contains(&word(line, 0)));
     if !tracks {
-        let (file, group, expected) = (file.to_owned(), sync_group.clone(), track_file.clone());
-        missing.push(("/failover-mechanism/vrrp/track-file", Mistake::TrackFile { file, group, expected }));
+        let (file, group, expected) = (file.to_owned(), format!("{kind} {name}"), track_file.clone());
+        missing.push(("/vrrp/track-file", Mistake::TrackFile { file, group, expected }));
     }
-    if !group.below.iter().any(|line| word(line, 0) == "sync_group_tracking_weight") {
-        let (file, group): (PathBuf, String) = (file.to_owned(), sync_group.clone());
-        missing.push((GROUP, Mistake::TrackingWeight { file, group }));
+    let weighs = statement.below.iter().any(|line| word(line, 0) == "sync_group_tracking_weight");
+    if matches!(subject, Subject::SyncGroup(_)) && !weighs {
+        let (file, group) = (file.to_owned(), name.to_owned());
+        missing.push((at, Mistake::TrackingWeight { file, group }));
     }
     missing
 }

@@ -73,7 +73,10 @@ impl Machine {
 /// Everything that it names and the machine lacks.
 pub fn check_machine(loaded: &Loaded, machine: &Machine) -> Result<(), Refused> {
     let mut wrong = check_interfaces(&loaded.config, machine);
-    wrong.extend(check_mechanism(loaded, machine).into_iter().map(|(at, mistake)| (at.to_owned(), mistake)));
+    for (at, mechanism) in loaded.config.mechanisms() {
+        let found = check_mechanism(mechanism, machine).into_iter();
+        wrong.extend(found.map(|(below, mistake)| (format!("{at}{below}"), mistake)));
+    }
     if wrong.is_empty() {
         return Ok(());
     }
@@ -106,41 +109,51 @@ fn check_interfaces(config: &Config, machine: &Machine) -> Vec<(String, Mistake)
     wrong
 }
 
-fn check_mechanism(loaded: &Loaded, machine: &Machine) -> Vec<(&'static str, Mistake)> {
+/// Where below the mechanism's place, and what is missing.
+fn check_mechanism(mechanism: &Mechanism, machine: &Machine) -> Vec<(&'static str, Mistake)> {
     let mut wrong = Vec::new();
     let lacks = |names: &[&str]| {
         let running = machine.running.as_ref();
         running.is_some_and(|running| !running.iter().any(|name| names.contains(&name.as_str())))
     };
-    match &loaded.config.mechanism {
+    match mechanism {
         Mechanism::Vrrp { .. } => {
             match &machine.keepalived {
-                Some((file, Ok(text))) => wrong.extend(keepalived::check(&loaded.config, file, text)),
+                Some((file, Ok(text))) => wrong.extend(keepalived::check(mechanism, file, text)),
                 Some((file, Err(error))) => {
                     let source = std::io::Error::new(error.kind(), error.to_string());
                     let file = file.clone();
-                    wrong.push(("/failover-mechanism/vrrp", Mistake::KeepalivedUnreadable { file, source }));
+                    wrong.push(("/vrrp", Mistake::KeepalivedUnreadable { file, source }));
                 }
                 None => {}
             }
             if lacks(&["keepalived"]) {
-                wrong.push(("/failover-mechanism/vrrp", Mistake::VrrpNotRunning));
+                wrong.push(("/vrrp", Mistake::VrrpNotRunning));
             }
         }
-        Mechanism::Cluster { group } => {
+        Mechanism::Cluster { group, .. } => {
             if let Some((file, text)) = &machine.haresources
                 && !text
                     .split(|letter: char| letter.is_whitespace() || letter == ':')
                     .any(|word| word == group)
             {
                 let mistake = Mistake::ClusterGroupMissing { group: group.clone(), file: file.clone() };
-                wrong.push(("/failover-mechanism/cluster/group", mistake));
+                wrong.push(("/cluster/group", mistake));
             }
             if lacks(&["heartbeat", "pacemakerd"]) {
-                wrong.push(("/failover-mechanism/cluster", Mistake::ClusterNotRunning));
+                wrong.push(("/cluster", Mistake::ClusterNotRunning));
             }
         }
-        Mechanism::Manual { .. } => {}
+        Mechanism::Vip { interface: Some(interface), .. } => {
+            if let Some(interfaces) = &machine.interfaces
+                && !interfaces.contains_key(interface)
+            {
+                let nearest = nearest(interface, interfaces.keys().map(String::as_str));
+                let mistake = Mistake::InterfaceMissing { found: interface.clone(), nearest };
+                wrong.push(("/vip/interface", mistake));
+            }
+        }
+        Mechanism::Vip { interface: None, .. } | Mechanism::Manual { .. } => {}
     }
     wrong
 }

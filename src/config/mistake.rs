@@ -311,6 +311,26 @@ pub enum Mistake {
         /// The one that was probably meant.
         nearest: Nearest,
     },
+    /// Neither all nor any.
+    #[error("found \"{found}\", expected all or any{nearest}")]
+    Require {
+        /// What stands there.
+        found: String,
+        /// The one that was probably meant.
+        nearest: Nearest,
+    },
+    /// Not a conntrack zone.
+    #[error("found \"{found}\", expected a zone from 1 to 65535")]
+    Zone {
+        /// What stands there.
+        found: String,
+    },
+    /// Not a mark.
+    #[error("found \"{found}\", expected VALUE or VALUE/MASK, 0x1/0xff")]
+    Mark {
+        /// What stands there.
+        found: String,
+    },
     /// A name that cannot be one.
     #[error("found \"{found}\", expected a name of 1 to 64 bytes without blanks")]
     Name {
@@ -349,7 +369,7 @@ pub enum Mistake {
         without: String,
     },
     /// No mechanism.
-    #[error("failover mechanism not defined; expected vrrp, cluster or manual")]
+    #[error("failover mechanism not defined; expected vrrp, cluster, vip or manual")]
     NoMechanism,
     /// Several mechanisms.
     #[error("can't set {found} as failover mechanism; expected one")]
@@ -360,6 +380,34 @@ pub enum Mistake {
     /// `vrrp` without its group.
     #[error("VRRP sync-group must be defined")]
     NoSyncGroup,
+    /// keepalived tells the state of an instance in a sync group by the group.
+    #[error(
+        "found both sync-group and instance, expected one: an instance in a sync group has the group's state"
+    )]
+    GroupAndInstance,
+    /// `vip` without addresses.
+    #[error("a virtual address must be defined: the role is where it is")]
+    NoVirtualAddress,
+    /// Two groups of one name.
+    #[error("another failover group is named \"{found}\" too; expected names that differ")]
+    GroupTwice {
+        /// The name.
+        found: String,
+    },
+    /// No entry could ever belong to it.
+    #[error("no entry belongs to group {found}; expected a prefix, zone, mark or virtual-address of it")]
+    GroupWithoutEntries {
+        /// Its name.
+        found: String,
+    },
+    /// What is to be forwarded cannot be told apart by group.
+    #[error("hold is for one failover group: it would drop what another group forwards here")]
+    HoldWithGroups,
+    /// What is addressed to them is held, and they are not the router's own.
+    #[error(
+        "hold needs the group's virtual addresses; expected `virtual-address` below the failover mechanism"
+    )]
+    HoldWithoutAddress,
     /// `cluster` without its group.
     #[error("cluster group must be defined")]
     NoClusterGroup,
@@ -531,7 +579,7 @@ pub enum Mistake {
         source: std::io::Error,
     },
     /// No such sync group.
-    #[error("VRRP sync-group {group} is not configured in {file}{nearest}")]
+    #[error("VRRP {group} is not configured in {file}{nearest}")]
     SyncGroupMissing {
         /// The group.
         group: String,
@@ -551,7 +599,7 @@ pub enum Mistake {
         expected: PathBuf,
     },
     /// The group looks at no track file of ours.
-    #[error("{file}: sync-group {group} does not track {expected}: an unready node could be elected")]
+    #[error("{file}: {group} does not track {expected}: an unready node could be elected")]
     TrackFile {
         /// keepalived's configuration.
         file: PathBuf,

@@ -9,6 +9,7 @@ mod json;
 mod keepalived;
 mod keys;
 mod machine;
+mod mechanism;
 mod mistake;
 pub mod options;
 mod schema;
@@ -32,10 +33,12 @@ use crate::entry::proto;
 pub use keepalived::fragments as keepalived_fragments;
 pub use keys::read_keys;
 pub use machine::{Machine, check_machine};
+pub use mechanism::{FurtherGroup, Mechanism, Subject};
 pub use mistake::{ConfigError, Mistake, Place, Refused};
 pub use schema::schema;
 pub use write::{EXAMPLE, reference_roff, reference_table, to_json, to_set_lines};
 
+use mechanism::{GivenFurther, GivenMechanism};
 use options::{OPTIONS, Shape};
 
 /// VyOS says MB and means this.
@@ -79,8 +82,14 @@ pub struct Config {
     pub sync_queue: usize,
     /// Keys of the channel.
     pub key_file: Option<PathBuf>,
-    /// How the role is learned.
+    /// How the role in the first group is learned.
     pub mechanism: Mechanism,
+    /// Further groups, in the file's order.
+    pub further: Vec<FurtherGroup>,
+    /// Keep packets away until a takeover is complete.
+    pub hold: bool,
+    /// After this long without an owner entries end by their protocols' timeouts.
+    pub owner_lost: Duration,
     /// Install at once.
     pub hot: bool,
     /// Between two alives.
@@ -97,6 +106,17 @@ pub struct Config {
     pub state_directory: PathBuf,
 }
 
+impl Config {
+    /// The mechanisms of all groups, the first group's first, each with where it stands in the file.
+    pub fn mechanisms(&self) -> impl Iterator<Item = (String, &Mechanism)> {
+        let further = self.further.iter().map(|group| {
+            let name = group.name.replace('~', "~0").replace('/', "~1");
+            (format!("/group/{name}/failover-mechanism"), &group.mechanism)
+        });
+        std::iter::once(("/failover-mechanism".to_owned(), &self.mechanism)).chain(further)
+    }
+}
+
 /// Where metrics can be scraped.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum MetricsAddress {
@@ -111,51 +131,6 @@ impl std::fmt::Display for MetricsAddress {
         match self {
             MetricsAddress::Tcp(address) => address.fmt(f),
             MetricsAddress::Unix(path) => path.display().fmt(f),
-        }
-    }
-}
-
-/// How a node learns its role.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Mechanism {
-    /// keepalived's notify FIFO.
-    Vrrp {
-        /// Name of the `vrrp_sync_group`.
-        sync_group: String,
-        /// FIFO that keepalived writes to; made if missing.
-        notify_fifo: PathBuf,
-        /// File that keepalived tracks; 0 when this node may be elected.
-        track_file: PathBuf,
-        /// The group's virtual addresses, to check a remembered role after a restart.
-        virtual_address: Vec<IpAddr>,
-    },
-    /// A cluster's resource script calls `ctsync notify start|stop`.
-    Cluster {
-        /// Name of the cluster group.
-        group: String,
-    },
-    /// `ctsync notify`.
-    Manual {
-        /// Name by which `notify` names the group.
-        group: String,
-    },
-}
-
-impl Mechanism {
-    /// The group's name.
-    pub fn group(&self) -> &str {
-        match self {
-            Mechanism::Vrrp { sync_group, .. } => sync_group,
-            Mechanism::Cluster { group } | Mechanism::Manual { group } => group,
-        }
-    }
-
-    /// As `show conntrack-sync status` prints it.
-    pub fn told(&self) -> String {
-        match self {
-            Mechanism::Vrrp { sync_group, .. } => format!("vrrp [sync-group {sync_group}]"),
-            Mechanism::Cluster { group } => format!("cluster [group {group}]"),
-            Mechanism::Manual { group } => format!("manual [group {group}]"),
         }
     }
 }
@@ -236,6 +211,10 @@ struct Given {
     alive_interval: u64,
     peer_timeout: u64,
     gate_timeout: u64,
+    owner_lost_timeout: u64,
+    hold: bool,
+    #[serde(default)]
+    group: IndexMap<String, GivenFurther>,
     metrics_listen: Option<String>,
     control_socket: PathBuf,
     state_directory: PathBuf,
@@ -245,28 +224,6 @@ struct Given {
 struct GivenInterface {
     peer: Option<IpAddr>,
     port: Option<u16>,
-}
-
-#[derive(Deserialize, Default)]
-struct GivenMechanism {
-    vrrp: Option<GivenVrrp>,
-    cluster: Option<GivenGroup>,
-    manual: Option<GivenGroup>,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "kebab-case")]
-struct GivenVrrp {
-    sync_group: Option<String>,
-    notify_fifo: Option<PathBuf>,
-    track_file: Option<PathBuf>,
-    #[serde(default)]
-    virtual_address: Vec<IpAddr>,
-}
-
-#[derive(Deserialize)]
-struct GivenGroup {
-    group: Option<String>,
 }
 
 /// Read and check a configuration file of either form.
@@ -434,13 +391,23 @@ fn combine(values: Map<String, Json>, source: &Source, remarks: &mut Vec<String>
     if node.is_empty() {
         wrong("/node", Mistake::NoNodeName);
     }
-    let mechanism = match mechanism(given.failover_mechanism, &given.state_directory) {
+    let mechanism = match mechanism::mechanism(given.failover_mechanism, &given.state_directory, None) {
         Ok(mechanism) => Some(mechanism),
-        Err((pointer, mistake)) => {
-            wrong(pointer, mistake);
+        Err((below, mistake)) => {
+            wrong(&format!("/failover-mechanism{below}"), mistake);
             None
         }
     };
+    let further = mechanism::further(given.group, &given.state_directory, mechanism.as_ref());
+    let further = further.unwrap_or_else(|mistakes| {
+        mistakes.into_iter().for_each(|(pointer, mistake)| wrong(&pointer, mistake));
+        Vec::new()
+    });
+    if given.hold && !further.is_empty() {
+        wrong("/hold", Mistake::HoldWithGroups);
+    } else if given.hold && mechanism.as_ref().is_some_and(|mechanism| mechanism.addresses().is_empty()) {
+        wrong("/hold", Mistake::HoldWithoutAddress);
+    }
     let (Some(mechanism), true) = (mechanism, errors.is_empty()) else { return Err(Refused { errors }) };
     Ok(Config {
         node,
@@ -457,6 +424,9 @@ fn combine(values: Map<String, Json>, source: &Source, remarks: &mut Vec<String>
         sync_queue: given.sync_queue_size * MEGABYTE,
         key_file: given.key_file,
         mechanism,
+        further,
+        hold: given.hold,
+        owner_lost: Duration::from_secs(given.owner_lost_timeout),
         hot: given.standby == "hot",
         include_local: given.include_local,
         window_tracking: given.window_tracking,
@@ -493,47 +463,6 @@ fn accepted(given: &Given, remarks: &mut Vec<String>) {
     }
     if given.disable_syslog {
         remarks.push("disable-syslog: ctsync never writes to syslog".into());
-    }
-}
-
-fn mechanism(given: GivenMechanism, state: &Path) -> Result<Mechanism, (&'static str, Mistake)> {
-    let name = |is: bool, name: &'static str| is.then_some(name);
-    let set: Vec<&str> = [
-        name(given.vrrp.is_some(), "vrrp"),
-        name(given.cluster.is_some(), "cluster"),
-        name(given.manual.is_some(), "manual"),
-    ]
-    .into_iter()
-    .flatten()
-    .collect();
-    if set.len() > 1 {
-        let found = match set.as_slice() {
-            [one, other] => format!("both {one} and {other}"),
-            all => all.join(", "),
-        };
-        return Err(("/failover-mechanism", Mistake::SeveralMechanisms { found }));
-    }
-    match given {
-        GivenMechanism { vrrp: Some(vrrp), .. } => match vrrp.sync_group {
-            Some(sync_group) => Ok(Mechanism::Vrrp {
-                sync_group,
-                notify_fifo: vrrp.notify_fifo.unwrap_or_else(|| state.join("vrrp.fifo")),
-                track_file: vrrp.track_file.unwrap_or_else(|| state.join("vrrp.track")),
-                virtual_address: vrrp.virtual_address,
-            }),
-            None => Err(("/failover-mechanism/vrrp", Mistake::NoSyncGroup)),
-        },
-        GivenMechanism { cluster: Some(cluster), .. } => match cluster.group {
-            Some(group) => Ok(Mechanism::Cluster { group }),
-            None => Err(("/failover-mechanism/cluster", Mistake::NoClusterGroup)),
-        },
-        GivenMechanism { manual: Some(manual), .. } => match manual.group {
-            Some(group) => Ok(Mechanism::Manual { group }),
-            None => Err(("/failover-mechanism/manual", Mistake::NoManualGroup)),
-        },
-        GivenMechanism { vrrp: None, cluster: None, manual: None } => {
-            Err(("/failover-mechanism", Mistake::NoMechanism))
-        }
     }
 }
 

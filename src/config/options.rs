@@ -67,6 +67,12 @@ pub enum Kind {
     Standby,
     /// `address:port`, or an absolute path of a Unix socket.
     Listen,
+    /// `all` or `any`.
+    Require,
+    /// A conntrack zone.
+    Zone,
+    /// A mark, or a mark and a mask.
+    Mark,
 }
 
 impl Kind {
@@ -85,6 +91,9 @@ impl Kind {
             }
             Kind::Standby => "hot or cold",
             Kind::Listen => "ADDRESS:PORT or an absolute path",
+            Kind::Require => "all or any",
+            Kind::Zone => "a zone from 1 to 65535",
+            Kind::Mark => "VALUE or VALUE/MASK, 0x1/0xff",
         }
     }
 
@@ -108,6 +117,7 @@ impl Kind {
                 "sane",
             ],
             Kind::Standby => &["hot", "cold"],
+            Kind::Require => &["all", "any"],
             _ => &[],
         }
     }
@@ -145,7 +155,7 @@ pub const OPTIONS: &[Opt] = &[
         "failover-mechanism",
         Shape::Table(MECHANISM),
         "",
-        "How this node learns whether it is primary: `vrrp`, `cluster` or `manual`. Required, exactly one.",
+        "How this node learns whether it is primary: `vrrp`, `cluster`, `vip` or `manual`. Required, exactly one.",
     ),
     vyos("accept-protocol", Shape::List(Kind::Protocol), "", "Protocols to synchronise. Without it, all.")
         .reloads(),
@@ -268,6 +278,28 @@ pub const OPTIONS: &[Opt] = &[
     )
     .reloads(),
     ours(
+        "owner-lost-timeout",
+        Shape::Count { from: 1, to: 604_800, unit: "seconds" },
+        "3600",
+        "When no node has owned a group for this long, its entries go back to their protocols' timeouts and end by them.",
+    )
+    .reloads(),
+    ours(
+        "hold",
+        Shape::Flag,
+        "false",
+        "While this node is not primary, and until a takeover is complete, drop what is to be forwarded or addressed to \
+         the virtual addresses: no packet meets a table that lacks its entry. Needs the program `nft`.",
+    ),
+    ours(
+        "group",
+        Shape::Tagged(Kind::Name, GROUP),
+        "",
+        "Another failover group, by a name that is the same on all nodes: its own mechanism, role, owner and digest. An \
+         entry belongs to the first group with an address, prefix, zone or mark of it; what belongs to none, to the group of \
+         `failover-mechanism` above.",
+    ),
+    ours(
         "metrics-listen",
         Shape::Text(Kind::Listen),
         "",
@@ -306,11 +338,29 @@ const MECHANISM: &[Opt] = &[
         "",
         "heartbeat or Pacemaker: a resource script tells the role by `ctsync notify start|stop GROUP`.",
     ),
+    ours(
+        "vip",
+        Shape::Table(VIP),
+        "",
+        "The virtual addresses themselves tell the role, for VRRP daemons that tell nothing (FRR): this node is primary \
+         while they are on an interface that works.",
+    ),
     ours("manual", Shape::Table(MANUAL), "", "`ctsync notify` tells the role."),
 ];
 
 const VRRP: &[Opt] = &[
-    vyos("sync-group", Shape::Text(Kind::Name), "", "The name of keepalived's `vrrp_sync_group`. Required."),
+    vyos(
+        "sync-group",
+        Shape::Text(Kind::Name),
+        "",
+        "The name of keepalived's `vrrp_sync_group`. Required, unless `instance` is given.",
+    ),
+    ours(
+        "instance",
+        Shape::Text(Kind::Name),
+        "",
+        "The name of a `vrrp_instance` that is in no sync group, in place of `sync-group`.",
+    ),
     ours(
         "notify-fifo",
         Shape::Text(Kind::Path),
@@ -327,14 +377,58 @@ const VRRP: &[Opt] = &[
         "virtual-address",
         Shape::List(Kind::Host),
         "",
-        "The group's virtual addresses: they check a remembered role after a restart.",
+        "The group's virtual addresses: they check a remembered role after a restart, and `hold` needs them.",
     ),
 ];
 
-const CLUSTER: &[Opt] = &[vyos("group", Shape::Text(Kind::Name), "", "The cluster group's name. Required.")];
+const CLUSTER: &[Opt] =
+    &[vyos("group", Shape::Text(Kind::Name), "", "The cluster group's name. Required."), VIRTUAL_ADDRESS];
 
-const MANUAL: &[Opt] =
-    &[ours("group", Shape::Text(Kind::Name), "", "The name by which `notify` names the group. Required.")];
+const MANUAL: &[Opt] = &[
+    ours("group", Shape::Text(Kind::Name), "", "The name by which `notify` names the group. Required."),
+    VIRTUAL_ADDRESS,
+];
+
+const VIRTUAL_ADDRESS: Opt = ours(
+    "virtual-address",
+    Shape::List(Kind::Host),
+    "",
+    "The group's virtual addresses; `hold` needs them, and entries are assigned by them to one of several groups.",
+);
+
+const VIP: &[Opt] = &[
+    ours("address", Shape::List(Kind::Host), "", "The group's virtual addresses. Required."),
+    ours(
+        "interface",
+        Shape::Text(Kind::Interface),
+        "",
+        "Only addresses on this interface count. Without it, wherever they are.",
+    ),
+    ours(
+        "require",
+        Shape::Text(Kind::Require),
+        "\"all\"",
+        "`all`: primary while every address is here. `any`: while one is.",
+    ),
+    ours("group", Shape::Text(Kind::Name), "\"vip\"", "The group's name in logs and `status`."),
+];
+
+const GROUP: &[Opt] = &[
+    ours(
+        "failover-mechanism",
+        Shape::Table(MECHANISM),
+        "",
+        "How this node learns whether it is primary in this group. Required.",
+    ),
+    ours("prefix", Shape::List(Kind::Prefix), "", "Entries with an end in one of these belong to the group."),
+    ours("zone", Shape::List(Kind::Zone), "", "Entries of these conntrack zones belong to the group."),
+    ours(
+        "mark",
+        Shape::Text(Kind::Mark),
+        "",
+        "Entries whose mark is this when they are created belong to the group: VALUE or VALUE/MASK.",
+    ),
+];
 
 /// An option and where it stands: `failover-mechanism vrrp sync-group`.
 pub fn walk(visit: &mut impl FnMut(&[&'static str], &Opt)) {

@@ -7,6 +7,7 @@ use std::net::{IpAddr, SocketAddr};
 use ipnet::IpNet;
 use serde_json::{Map, Value as Json};
 
+use super::mechanism::parse_mark;
 use super::mistake::{Mistake, Nearest, Place, nearest};
 use super::options::{Kind, OPTIONS, Opt, Shape};
 use super::tree::{Field, Node, Value};
@@ -229,6 +230,15 @@ fn one_text(kind: Kind, text: &str) -> Result<String, Mistake> {
         Kind::Protocol => word(kind, text, |found, nearest| Mistake::Protocol { found, nearest }),
         Kind::Helper => word(kind, text, |found, nearest| Mistake::Helper { found, nearest }),
         Kind::Standby => word(kind, text, |found, nearest| Mistake::Standby { found, nearest }),
+        Kind::Require => word(kind, text, |found, nearest| Mistake::Require { found, nearest }),
+        Kind::Zone => match text.parse::<u16>() {
+            Ok(zone) if zone > 0 => Ok(zone.to_string()),
+            _ => Err(Mistake::Zone { found }),
+        },
+        Kind::Mark => match parse_mark(text) {
+            Some(_) => Ok(found),
+            None => Err(Mistake::Mark { found }),
+        },
         Kind::Listen => {
             let good = is_path(text) || text.parse::<SocketAddr>().is_ok_and(|at| at.port() > 0);
             if good { Ok(found) } else { Err(Mistake::Listen { found }) }

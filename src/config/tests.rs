@@ -62,7 +62,7 @@ fn old_and_new_lines_mean_the_same() {
          set service conntrack-sync mcast-group '225.0.0.50'\n\
          set service conntrack-sync sync-queue-size '8'\n",
     );
-    assert_eq!(seed.config.mechanism, Mechanism::Cluster { group: "GROUP".into() });
+    assert_eq!(seed.config.mechanism, Mechanism::Cluster { group: "GROUP".into(), virtual_address: vec![] });
     let newer = good(
         "set service conntrack-sync accept-protocol tcp\n\
          set service conntrack-sync accept-protocol udp\n\
@@ -117,10 +117,10 @@ fn our_fragments_pass_our_check() {
     let loaded = good(DOCUMENTED);
     let fragments = keepalived_fragments(&loaded.config).unwrap();
     let file = Path::new("keepalived.conf");
-    assert!(keepalived::check(&loaded.config, file, &fragments).is_empty());
+    assert!(keepalived::check(&loaded.config.mechanism, file, &fragments).is_empty());
     let missing = |taken: &str| {
         let text = fragments.replace(taken, "");
-        keepalived::check(&loaded.config, file, &text)
+        keepalived::check(&loaded.config.mechanism, file, &text)
             .into_iter()
             .map(|(_, mistake)| mistake.word())
             .collect::<Vec<_>>()
@@ -129,6 +129,24 @@ fn our_fragments_pass_our_check() {
     assert_eq!(missing("ctsync weight 1"), ["TrackFile"]);
     assert_eq!(missing("vrrp_notify_fifo /run/ctsync/vrrp.fifo"), ["NotifyFifo"]);
     let misspelt = fragments.replace("SYNC", "SYNCH");
-    let all = keepalived::check(&loaded.config, file, &misspelt);
+    let all = keepalived::check(&loaded.config.mechanism, file, &misspelt);
     assert!(all.first().unwrap().1.to_string().ends_with("did you mean \"SYNCH\"?"), "{all:?}");
+}
+
+#[test]
+fn fragments_of_groups_and_instances_pass_too() {
+    for (file, needed) in [("two-groups.set", 2), ("instance.set", 1)] {
+        let path = format!("{}/tests/config/good/{file}", env!("CARGO_MANIFEST_DIR"));
+        let loaded = read(Path::new(&path)).unwrap();
+        let fragments = keepalived_fragments(&loaded.config).unwrap();
+        let mut checked = 0;
+        for (_, mechanism) in loaded.config.mechanisms() {
+            assert!(
+                keepalived::check(mechanism, Path::new("keepalived.conf"), &fragments).is_empty(),
+                "{fragments}"
+            );
+            checked += u32::from(matches!(mechanism, Mechanism::Vrrp { .. }));
+        }
+        assert_eq!(checked, needed);
+    }
 }

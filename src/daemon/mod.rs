@@ -3,15 +3,16 @@
 //! A turn: read the clock once; read the channel, the event socket, the dump and the FIFO; let the replica judge
 //! deadlines; carry out what it wants. Decides nothing that the replica could. Called by `ctsync run`.
 //!
+//! - `group`: a failover group: its engine and who tells its role.
 //! - `start`: what a run begins with.
 //! - `operator`: what operators ask.
 //! - `report`: what is told without being asked.
 
+mod group;
 mod operator;
 mod report;
 mod start;
 
-use std::collections::VecDeque;
 use std::io;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
@@ -29,13 +30,16 @@ use crate::ctnetlink::codec::{self, Incoming, KernelTable};
 use crate::ctnetlink::nla::Writer;
 use crate::ctnetlink::socket::{BATCH, DoorError, DumpSocket, EventSocket, Read, RequestSocket};
 use crate::ctnetlink::watched::{watch_dump, watch_events};
+use crate::entry::Entry;
+use crate::groups::Assignment;
 use crate::metrics::{MetricsServer, Scrape, Timings};
 use crate::reconcile::Op;
-use crate::replica::{FenceReport, Refused, Replica, Role};
-use crate::role::{NotifyFifo, RoleError, Told, TrackFile};
-use crate::runstate::RunState;
+use crate::replica::{Refused, Role};
+use crate::role::{NotifyFifo, RoleError, Told};
 use crate::seal::Key;
+use crate::wire;
 
+use group::{Cause, Common, Group};
 use operator::{Ongoing, Watcher};
 
 pub use start::node_id;
@@ -91,7 +95,9 @@ struct Daemon {
     config: Config,
     keys: Vec<Key>,
     values: Map<String, Value>,
-    replica: Replica,
+    /// The failover groups; there is always a first one.
+    groups: Vec<Group>,
+    assignment: Assignment,
     events: AsyncFd<EventSocket>,
     requests: RequestSocket,
     dump: AsyncFd<DumpSocket>,
@@ -101,8 +107,7 @@ struct Daemon {
     channel: Channel,
     unsent: Option<Vec<u8>>,
     addresses: Addresses,
-    fifo: Option<NotifyFifo>,
-    track: Option<TrackFile>,
+    fifos: Vec<NotifyFifo>,
     control: ControlServer<Ongoing>,
     waiting: Vec<(Client, Request)>,
     watchers: Vec<Watcher>,
@@ -112,20 +117,13 @@ struct Daemon {
     unshown: u64,
     metrics: Option<MetricsServer>,
     timings: Timings,
-    /// Roles told by `notify`, not yet taken.
-    told: VecDeque<Role>,
     /// Kinds of refused datagrams that have been complained about.
     complained: [bool; 5],
-    state: RunState,
     /// What would make a takeover fail, as last told; and when to look again.
     remarks: Vec<String>,
     remarks_due: Instant,
     /// When to look how full the kernel's table is.
     fill_due: Instant,
-    /// When the role became primary, until the fence that follows is reported.
-    told_primary: Option<Instant>,
-    last_fence: Option<LastFence>,
-    shown: Option<(Role, bool, &'static str)>,
     buffer: Vec<u8>,
     answered: Vec<bool>,
     /// More waits than one turn reads: the next turn begins at once.
@@ -151,16 +149,6 @@ pub async fn run(path: PathBuf, loaded: Loaded, keys: Vec<Key>) -> Result<(), Da
             return Ok(());
         }
     }
-}
-
-/// The last takeover, and when it was complete.
-#[derive(serde::Serialize)]
-#[serde(rename_all = "kebab-case")]
-struct LastFence {
-    #[serde(flatten)]
-    report: FenceReport,
-    /// RFC 3339.
-    closed_at: String,
 }
 
 /// Now, as RFC 3339 has it, in microseconds.
@@ -202,27 +190,24 @@ impl Daemon {
                 "the event buffer is smaller than asked for: no CAP_NET_ADMIN outside a user namespace?"
             );
         }
-        let (fifo, track) = match &config.mechanism {
-            Mechanism::Vrrp { sync_group, notify_fifo, track_file, .. } => {
-                (Some(NotifyFifo::open(notify_fifo, sync_group)?), Some(TrackFile::new(track_file)))
-            }
-            Mechanism::Cluster { .. } | Mechanism::Manual { .. } => (None, None),
-        };
-        let state = RunState::open(&config.state_directory);
-        let local = addresses.list().await?;
-        let mut settings = start::settings(&config, interface.mtu, &state)?;
-        settings.restored.role = start::check_role(&config, settings.restored.role, &local);
+        let fifos = open_fifos(&config)?;
+        let held = addresses.list().await?;
         if keys.is_empty() {
             tracing::warn!("no key is configured: anyone on {} can write to this table", config.interface);
         }
-        settings.keys.clone_from(&keys);
+        let common = Common { config: &config, mtu: interface.mtu, held: &held, keys: &keys };
+        let mut groups = vec![Group::open(&common, None)?];
+        for further in &config.further {
+            groups.push(Group::open(&common, Some(further))?);
+        }
+        groups.iter_mut().for_each(|group| group.look_at_addresses(&held));
+        let assignment = Assignment::new(config.further.iter().map(|group| group.rules.clone()).collect());
         let metrics = match &config.metrics {
             Some(address) => Some(
                 MetricsServer::open(address).await.map_err(failed(format!("serve metrics at {address}")))?,
             ),
             None => None,
         };
-        let replica = Replica::new(settings, start::filter(&config, local), clock());
         Ok(Daemon {
             events: watch_events(events).map_err(failed("register the event socket"))?,
             dump: watch_dump(DumpSocket::open()?).map_err(failed("register the dump socket"))?,
@@ -230,15 +215,15 @@ impl Daemon {
             config,
             keys,
             values,
-            replica,
+            groups,
+            assignment,
             requests,
             dump_waits: false,
             dumping: KernelTable::Connections,
             channel,
             unsent: None,
             addresses,
-            fifo,
-            track,
+            fifos,
             control,
             waiting: Vec::new(),
             watchers: Vec::new(),
@@ -246,15 +231,10 @@ impl Daemon {
             unshown: 0,
             metrics,
             timings: Timings::default(),
-            told: VecDeque::new(),
             complained: [false; 5],
-            state,
             remarks: Vec::new(),
             remarks_due: clock(),
             fill_due: clock(),
-            told_primary: None,
-            last_fence: None,
-            shown: None,
             buffer: vec![0; 65536],
             answered: Vec::new(),
             more: false,
@@ -274,7 +254,8 @@ impl Daemon {
             tokio::task::yield_now().await;
             return Ok(false);
         }
-        let deadline = self.replica.poll_timeout(now);
+        let deadlines = self.groups.iter().map(|group| group.replica.poll_timeout(now));
+        let deadline = deadlines.min().unwrap_or(now);
         tokio::select! {
             ready = self.events.readable() => {
                 // Cleared before it is read: the turn reads until empty, and what comes later wakes again.
@@ -288,13 +269,13 @@ impl Daemon {
             ready = self.channel.writable(), if self.unsent.is_some() => {
                 ready.map_err(failed("wait for the channel"))?;
             }
-            ready = fifo_readable(self.fifo.as_ref()) => ready.map_err(failed("wait for keepalived"))?,
+            ready = fifo_readable(&self.fifos) => ready.map_err(failed("wait for keepalived"))?,
             Some(()) = self.addresses.changed() => {
-                let local = self.addresses.list().await?;
-                self.replica.handle_addresses(local);
+                self.look_at_addresses().await?;
                 // While the interface is gone its last size stands.
                 if let Ok(interface) = self.addresses.interface(&self.config.interface).await {
-                    self.replica.set_datagram(start::datagram(interface.mtu));
+                    let datagram = start::datagram(interface.mtu);
+                    self.groups.iter_mut().for_each(|group| group.replica.set_datagram(datagram));
                 }
             }
             heard = self.control.next() => self.hear(heard, now),
@@ -315,22 +296,30 @@ impl Daemon {
         let drained = self.read_channel(now);
         self.read_events(now)?;
         self.read_dump(now)?;
-        self.read_fifo(now)?;
-        while let Some(role) = self.told.pop_front() {
-            self.take_role(role, now);
-        }
-        if drained {
-            // Silence is judged only when nothing is left to be heard: a stopped process wakes up to full sockets.
-            self.replica.handle_timeout(now);
-        }
-        if now >= self.fill_due {
+        self.read_fifos()?;
+        let fill = now >= self.fill_due;
+        let [in_use, max] = if fill {
             self.fill_due = now + FILL;
-            let [in_use, max] = ["nf_conntrack_count", "nf_conntrack_max"].map(start::netfilter_sysctl);
-            self.replica.handle_fill(in_use, max);
+            ["nf_conntrack_count", "nf_conntrack_max"].map(start::netfilter_sysctl)
+        } else {
+            [0; 2]
+        };
+        for at in 0..self.groups.len() {
+            let Some(group) = self.groups.get_mut(at) else { break };
+            group.take_roles(now);
+            if drained {
+                // Silence is judged only when nothing is left to be heard: a stopped process wakes up to full sockets.
+                group.replica.handle_timeout(now);
+            }
+            if fill {
+                group.replica.handle_fill(in_use, max);
+            }
+            group.replica.step_takeover(now);
+            self.send_requests(at, now)?;
+            if let Some(group) = self.groups.get_mut(at) {
+                group.replica.step_takeover(now);
+            }
         }
-        self.replica.step_takeover(now);
-        self.send_requests(now)?;
-        self.replica.step_takeover(now);
         self.send_datagrams(now);
         self.report(now)
     }
@@ -339,9 +328,19 @@ impl Daemon {
         for _ in 0..DATAGRAMS_IN {
             match self.channel.receive(&mut self.buffer) {
                 Received::Datagram(length) => {
-                    self.replica.handle_datagram(self.buffer.get(..length).unwrap_or_default(), now);
+                    let datagram = self.buffer.get(..length).unwrap_or_default();
+                    // What belongs to no group here is refused, and counted, by the first one.
+                    let number = wire::peek_group(datagram);
+                    let at = self.groups.iter().position(|group| number == Some(group.replica.number()));
+                    if let Some(group) = self.groups.get_mut(at.unwrap_or(0)) {
+                        group.replica.handle_datagram(datagram, now);
+                    }
                 }
-                Received::Far => self.replica.refuse_datagram(Refused::Far),
+                Received::Far => {
+                    if let Some(group) = self.groups.first_mut() {
+                        group.replica.refuse_datagram(Refused::Far);
+                    }
+                }
                 Received::Nothing => {
                     self.unjudged = 0;
                     return true;
@@ -360,16 +359,16 @@ impl Daemon {
     }
 
     fn read_events(&mut self, now: Instant) -> Result<(), DaemonError> {
-        let replica = &mut self.replica;
+        let (groups, assignment) = (&mut self.groups, &self.assignment);
         for _ in 0..EVENTS {
-            match self.events.get_mut().read(|event| replica.handle_event(event, now))? {
+            match self.events.get_mut().read(|event| hear_event(groups, assignment, event, now))? {
                 Read::Messages => {}
                 Read::Empty => {
-                    replica.handle_events_empty();
+                    groups.iter_mut().for_each(|group| group.replica.handle_events_empty());
                     return Ok(());
                 }
                 Read::Overrun => {
-                    replica.handle_overrun();
+                    groups.iter_mut().for_each(|group| group.replica.handle_overrun());
                     self.events.get_mut().grow();
                     tracing::warn!(
                         buffer = self.events.get_ref().buffer_size(),
@@ -382,16 +381,27 @@ impl Daemon {
         Ok(())
     }
 
+    /// One dump serves all groups that want one when it begins; the others wait for the next.
     fn read_dump(&mut self, now: Instant) -> Result<(), DaemonError> {
-        if self.replica.poll_dump() {
+        if !self.groups.iter().any(|group| group.replica.dumping()) {
+            let mut wanted = false;
+            for group in &mut self.groups {
+                wanted |= group.replica.poll_dump();
+            }
+            if !wanted {
+                return Ok(());
+            }
             self.dump.get_mut().start(KernelTable::Connections, None)?;
             self.dumping = KernelTable::Connections;
         }
-        if !self.replica.dumping() {
-            return Ok(());
-        }
-        let replica = &mut self.replica;
-        match self.dump.get_mut().read(|_, entry| replica.handle_dump_entry(entry)) {
+        let (groups, assignment) = (&mut self.groups, &self.assignment);
+        let read = self.dump.get_mut().read(|_, entry| {
+            let at = group_of(groups, assignment, &entry);
+            if let Some(group) = groups.get_mut(at) {
+                group.replica.handle_dump_entry(entry);
+            }
+        });
+        match read {
             Ok(None) => self.dump_waits = true,
             Ok(Some(false)) => self.more = true,
             Ok(Some(true)) if self.dumping == KernelTable::Connections => {
@@ -401,68 +411,82 @@ impl Daemon {
                 self.more = true;
             }
             Ok(Some(true)) => {
-                replica.handle_dump_end(true, now);
+                groups.iter_mut().for_each(|group| group.replica.handle_dump_end(true, now));
                 self.more = true;
             }
             Err(error) => {
                 tracing::warn!(%error, "the dump failed and is tried again");
-                replica.handle_dump_end(false, now);
+                groups.iter_mut().for_each(|group| group.replica.handle_dump_end(false, now));
                 self.dump = watch_dump(DumpSocket::open()?).map_err(failed("register the dump socket"))?;
             }
         }
         Ok(())
     }
 
-    fn read_fifo(&mut self, now: Instant) -> Result<(), DaemonError> {
-        let Some(fifo) = &mut self.fifo else { return Ok(()) };
-        let told = fifo.read()?;
-        for told in told {
-            match told {
-                Told::Role(role) => self.take_role(role, now),
-                Told::Gone => {
-                    tracing::warn!("keepalived is gone: the role is unknown, forwarding goes on");
-                    self.take_role(Role::Unknown, now);
+    fn read_fifos(&mut self) -> Result<(), DaemonError> {
+        for fifo in &mut self.fifos {
+            for told in fifo.read()? {
+                match told {
+                    Told::Role(subject, role) => {
+                        let ours = |group: &&mut Group| matches!(&group.mechanism, Mechanism::Vrrp { subject: known, .. } if *known == subject);
+                        if let Some(group) = self.groups.iter_mut().find(ours) {
+                            group.tell(role, Cause::Keepalived);
+                        }
+                    }
+                    Told::Gone => {
+                        tracing::warn!("keepalived is gone: the role is unknown, forwarding goes on");
+                        let path = fifo.path();
+                        let its = |group: &&mut Group| matches!(&group.mechanism, Mechanism::Vrrp { notify_fifo, .. } if notify_fifo == path);
+                        for group in self.groups.iter_mut().filter(its) {
+                            group.tell(Role::Unknown, Cause::KeepalivedGone);
+                        }
+                    }
                 }
             }
         }
         Ok(())
     }
 
-    fn take_role(&mut self, role: Role, now: Instant) {
-        if role != self.replica.role() {
-            let when = local_time();
-            tracing::info!(role = role.word(), group = self.config.mechanism.group(), "role");
-            self.state.note_transition(role, &when, &rfc3339());
+    /// Addresses or links changed.
+    async fn look_at_addresses(&mut self) -> Result<(), DaemonError> {
+        let held = self.addresses.list().await?;
+        for group in &mut self.groups {
+            group.replica.handle_addresses(held.iter().map(|held| held.address).collect());
+            group.look_at_addresses(&held);
         }
-        if role == Role::Primary {
-            self.told_primary = Some(clock());
-        }
-        // What was received before counts: channel and event socket have been read in this turn.
-        self.replica.handle_role(role, now);
+        Ok(())
     }
 
-    fn send_requests(&mut self, now: Instant) -> Result<(), DaemonError> {
+    fn send_requests(&mut self, at: usize, now: Instant) -> Result<(), DaemonError> {
         let mut batches = 0;
-        while self.replica.waiting() > 0 {
-            if batches == BATCHES && !self.replica.fencing() {
+        while let Some(group) = self.groups.get(at)
+            && group.replica.waiting() > 0
+        {
+            if batches == BATCHES && !group.replica.fencing() {
                 self.more = true;
                 break;
             }
             batches += 1;
-            if self.send_batch(now)? == 0 {
+            if self.send_batch(at, now)? == 0 {
                 break;
             }
         }
         Ok(())
     }
 
-    fn send_batch(&mut self, now: Instant) -> Result<u32, DaemonError> {
+    fn send_batch(&mut self, at: usize, now: Instant) -> Result<u32, DaemonError> {
+        let Some(group) = self.groups.get_mut(at) else { return Ok(0) };
+        let replica = &mut group.replica;
         let mut answers: Vec<(usize, Incoming)> = Vec::new();
-        let replica = &mut self.replica;
+        let mut removed: Vec<Entry> = Vec::new();
+        let several = !self.config.further.is_empty();
         let result = self.requests.execute(
             |writer, first| {
                 let mut next = first;
                 replica.poll_requests(BATCH as usize, |request| {
+                    if several && request.op == Op::Destroy {
+                        removed.push(request.entry.clone());
+                    }
                     emit(writer, next, request);
                     next = next.wrapping_add(1);
                 });
@@ -477,18 +501,24 @@ impl Daemon {
                 *answered = true;
             }
             match answer {
-                Incoming::Answer { errno, .. } => self.replica.handle_answer(at, errno),
-                Incoming::New(entry) | Incoming::Update(entry) => self.replica.handle_read_back(at, entry),
+                Incoming::Answer { errno, .. } => replica.handle_answer(at, errno),
+                Incoming::New(entry) | Incoming::Update(entry) => replica.handle_read_back(at, entry),
                 Incoming::Destroy(_) => {}
             }
         }
-        self.replica.handle_answers_end(&self.answered, now);
+        replica.handle_answers_end(&self.answered, now);
+        // Its own socket filter keeps this daemon from hearing what it removes; another group may hold it by now.
+        for entry in removed {
+            for (_, group) in self.groups.iter_mut().enumerate().filter(|(other, _)| *other != at) {
+                group.replica.handle_event(Incoming::Destroy(entry.clone()), now);
+            }
+        }
         match result {
             Ok(count) => Ok(count),
             Err(error) => {
                 // What the kernel did is not known: read it all again.
                 tracing::warn!(%error, "answers were lost, reading the kernel table");
-                self.replica.handle_overrun();
+                self.groups.iter_mut().for_each(|group| group.replica.handle_overrun());
                 self.requests = RequestSocket::open()?;
                 let events = EventSocket::open(self.requests.port_id(), self.config.event_buffer)?;
                 self.events = watch_events(events).map_err(failed("register the event socket"))?;
@@ -498,11 +528,19 @@ impl Daemon {
     }
 
     fn send_datagrams(&mut self, now: Instant) {
-        for _ in 0..DATAGRAMS_OUT {
-            let Some(datagram) = self.unsent.take().or_else(|| self.replica.poll_datagram(now)) else {
-                return;
+        let mut quiet = 0;
+        for turn in 0..DATAGRAMS_OUT {
+            let at = turn % self.groups.len();
+            let Some(group) = self.groups.get_mut(at) else { return };
+            let Some(datagram) = self.unsent.take().or_else(|| group.replica.poll_datagram(now)) else {
+                quiet += 1;
+                if quiet >= self.groups.len() {
+                    return;
+                }
+                continue;
             };
-            if let Some(lag) = self.replica.take_lag() {
+            quiet = 0;
+            if let Some(lag) = group.replica.take_lag() {
                 self.timings.lag.observe(lag.as_secs_f64());
             }
             if !self.channel.send(&datagram) {
@@ -512,6 +550,50 @@ impl Daemon {
         }
         self.more = true;
     }
+}
+
+/// An event goes to the group that holds its entry, else to the one that the entry belongs to; its end, to all.
+fn hear_event(groups: &mut [Group], assignment: &Assignment, event: Incoming, now: Instant) {
+    match groups {
+        [only] => only.replica.handle_event(event, now),
+        groups => match &event {
+            Incoming::Destroy(_) => {
+                for group in groups {
+                    group.replica.handle_event(event.clone(), now);
+                }
+            }
+            Incoming::New(entry) | Incoming::Update(entry) => {
+                let at = group_of(groups, assignment, entry);
+                if let Some(group) = groups.get_mut(at) {
+                    group.replica.handle_event(event, now);
+                }
+            }
+            Incoming::Answer { .. } => {}
+        },
+    }
+}
+
+/// An entry stays in the group that holds it, a child goes with its master, any other one where it is assigned.
+fn group_of(groups: &mut [Group], assignment: &Assignment, entry: &Entry) -> usize {
+    if groups.len() == 1 {
+        return 0;
+    }
+    let holder = groups.iter_mut().position(|group| group.replica.holds(entry));
+    let master = || groups.iter_mut().position(|group| group.replica.holds_master_of(entry));
+    holder.or_else(master).unwrap_or_else(|| assignment.group_of(entry))
+}
+
+/// keepalived has one FIFO for all its groups.
+fn open_fifos(config: &Config) -> Result<Vec<NotifyFifo>, DaemonError> {
+    let mut fifos: Vec<NotifyFifo> = Vec::new();
+    for (_, mechanism) in config.mechanisms() {
+        if let Mechanism::Vrrp { notify_fifo, .. } = mechanism
+            && !fifos.iter().any(|fifo| fifo.path() == notify_fifo)
+        {
+            fifos.push(NotifyFifo::open(notify_fifo)?);
+        }
+    }
+    Ok(fifos)
 }
 
 fn emit(writer: &mut Writer, sequence: u32, request: crate::replica::Request<'_>) {
@@ -533,9 +615,10 @@ async fn scraped(metrics: Option<&mut MetricsServer>) -> Scrape {
     }
 }
 
-async fn fifo_readable(fifo: Option<&NotifyFifo>) -> io::Result<()> {
-    match fifo {
-        Some(fifo) => fifo.readable().await,
-        None => std::future::pending().await,
+async fn fifo_readable(fifos: &[NotifyFifo]) -> io::Result<()> {
+    if fifos.is_empty() {
+        return std::future::pending().await;
     }
+    let waits = fifos.iter().map(|fifo| Box::pin(fifo.readable()));
+    futures_util::future::select_all(waits).await.0
 }

@@ -5,12 +5,13 @@ use std::time::Instant;
 
 use serde_json::{Value, json};
 
+use super::group::{Cause, Group};
 use super::{Daemon, rfc3339};
-use crate::config;
+use crate::config::{self, Mechanism};
 use crate::control::{Client, Heard, Reply, Request};
-use crate::metrics::{Scrape, Snapshot, named_counters, render};
+use crate::metrics::{GroupSnapshot, Scrape, Snapshot, named_counters, render};
 use crate::replica::view::View;
-use crate::replica::{Cache, Changes, Compared, Refill, Refused, Role};
+use crate::replica::{Cache, Changes, Compared, Counters, Refill, Refused};
 use crate::rows::Row;
 use crate::show::{CacheStatistics, Statistics};
 use crate::table::SlotId;
@@ -30,7 +31,8 @@ const TOLD: usize = 512;
 
 /// What a client that is answered in parts is in the middle of.
 pub(super) enum Ongoing {
-    Listing(Cache, SlotId),
+    /// A cache, the group that is being listed, and where.
+    Listing(Cache, usize, SlotId),
     Watching(u64),
 }
 
@@ -48,7 +50,9 @@ impl Daemon {
     pub(super) fn hear(&mut self, heard: Heard<Ongoing>, now: Instant) {
         match heard {
             Heard::Asked(client, request) => self.answer(client, request, now),
-            Heard::Read(client, Ongoing::Listing(cache, next)) => self.list(client, cache, next),
+            Heard::Read(client, Ongoing::Listing(cache, group, next)) => {
+                self.list(client, cache, group, next);
+            }
             Heard::Read(client, Ongoing::Watching(number)) => {
                 if let Some(watcher) = self.watchers.iter_mut().find(|watcher| watcher.number == number) {
                     watcher.client = Some(client);
@@ -67,7 +71,7 @@ impl Daemon {
         let reply = match &request {
             Request::Status => Reply::Ok(self.status(now)),
             Request::Statistics => Reply::Ok(serde_json::to_value(self.statistics(now)).unwrap_or_default()),
-            Request::Cache { cache } => return self.list(client, *cache, 0),
+            Request::Cache { cache } => return self.list(client, *cache, 0, 0),
             Request::Events if self.watchers.len() >= WATCHERS => {
                 Reply::Error(format!("{WATCHERS} clients watch already; end one of them"))
             }
@@ -76,35 +80,53 @@ impl Daemon {
                 Ok(told) => Reply::Ok(told),
                 Err(refused) => Reply::Error(format!("nothing was changed:\n{refused}")),
             },
-            Request::Notify { group, .. } if *group != self.config.mechanism.group() => {
-                let ours = self.config.mechanism.group();
-                Reply::Error(format!("no failover group \"{group}\" here; the group is \"{ours}\""))
-            }
-            Request::Notify { role, .. } => {
-                // Taken in the next turn, after channel and event socket have been read: what was received counts.
-                self.told.push_back(*role);
-                return self.wait_for(client, request);
-            }
+            Request::Notify { role, group } => match self
+                .groups
+                .iter_mut()
+                .find(|known| known.is_named(group))
+            {
+                None => {
+                    let ours: Vec<&str> = self.groups.iter().map(|group| group.name.as_str()).collect();
+                    let (word, is) = if ours.len() == 1 { ("group", "is") } else { ("groups", "are") };
+                    let ours = ours.join("\", \"");
+                    Reply::Error(format!("no failover group \"{group}\" here; the {word} {is} \"{ours}\""))
+                }
+                Some(Group { mechanism: mechanism @ Mechanism::Vip { .. }, .. }) => Reply::Error(format!(
+                    "the role of \"{group}\" is where its addresses are: {}; nobody tells it",
+                    mechanism.told()
+                )),
+                Some(known) => {
+                    known.tell(*role, Cause::Notify);
+                    return self.wait_for(client, request);
+                }
+            },
             Request::WaitReady => return self.wait_for(client, request),
             Request::Diff => {
-                if !self.replica.comparing() {
-                    self.replica.begin_comparison(now);
+                for group in &mut self.groups {
+                    if !group.replica.comparing() {
+                        group.replica.begin_comparison(now);
+                        group.compared = None;
+                    }
                 }
                 return self.wait_for(client, request);
             }
             Request::Resync => {
-                self.replica.resync();
+                self.groups.iter_mut().for_each(|group| group.replica.resync());
                 return self.wait_for(client, request);
             }
             Request::Reset { cache: Cache::Internal } => {
-                self.replica.reset_internal();
-                return self.wait_for(client, request);
-            }
-            Request::Reset { cache: Cache::External } if self.replica.reset_external() => {
+                self.groups.iter_mut().for_each(|group| group.replica.reset_internal());
                 return self.wait_for(client, request);
             }
             Request::Reset { cache: Cache::External } => {
-                let why = if self.replica.owner() {
+                let mut begun = false;
+                for group in &mut self.groups {
+                    begun |= group.replica.reset_external();
+                }
+                if begun {
+                    return self.wait_for(client, request);
+                }
+                let why = if self.groups.iter().any(|group| group.replica.owner()) {
                     "this node owns its group and has no external entries"
                 } else {
                     "no living peer owns the group, and nobody else has its entries"
@@ -126,39 +148,47 @@ impl Daemon {
     }
 
     /// The next part of a listing, or its end.
-    fn list(&mut self, client: Client, cache: Cache, from: SlotId) {
-        if from > 0 && self.replica.shown() != cache {
+    fn list(&mut self, client: Client, cache: Cache, at: usize, from: SlotId) {
+        let Some(group) = self.groups.get(at) else {
+            return self.control.answer(client, Reply::Ok(Value::Null));
+        };
+        let replica = &group.replica;
+        if from > 0 && replica.shown() != cache {
             let sentence = "the group changed its owner while the cache was listed; ask again";
             return self.control.answer(client, Reply::Error(sentence.into()));
         }
-        let owner = self.replica.owner_name();
-        let (listings, next) = self.replica.list(cache, from, SLICE);
+        let owner = replica.owner_name();
+        let (listings, next) = replica.list(cache, from, SLICE);
         let rows: Vec<Row> = listings.iter().map(|listing| Row::of_cache(listing, owner)).collect();
         match next {
             // Empty slots are walked over at the loop's pace, too.
-            Some(next) => self.control.give_part(client, json!(rows), Ongoing::Listing(cache, next)),
-            None if rows.is_empty() => self.control.answer(client, Reply::Ok(Value::Null)),
-            None => self.control.give_part(client, json!(rows), Ongoing::Listing(cache, SlotId::MAX)),
+            Some(next) => self.control.give_part(client, json!(rows), Ongoing::Listing(cache, at, next)),
+            None => self.control.give_part(client, json!(rows), Ongoing::Listing(cache, at + 1, 0)),
         }
     }
 
     fn watch(&mut self, client: Client) {
-        self.unshown = self.replica.counters().unshown;
+        self.unshown = self.all_unshown();
         self.watched += 1;
         let (number, client) = (self.watched, Some(client));
         self.watchers.push(Watcher { number, client, backlog: Vec::new(), unshown: 0 });
-        self.replica.watch_changes(true);
+        self.groups.iter_mut().for_each(|group| group.replica.watch_changes(true));
+    }
+
+    fn all_unshown(&self) -> u64 {
+        self.groups.iter().map(|group| group.replica.counters().unshown).sum()
     }
 
     /// Hand changes to whoever watches.
     pub(super) fn tell_watchers(&mut self) {
         self.watchers.retain(|watcher| watcher.client.as_ref().is_none_or(Client::waits));
-        self.replica.watch_changes(!self.watchers.is_empty());
+        let watched = !self.watchers.is_empty();
+        self.groups.iter_mut().for_each(|group| group.replica.watch_changes(watched));
         if self.watchers.is_empty() {
             return;
         }
         let when = rfc3339();
-        let unshown = self.replica.counters().unshown;
+        let unshown = self.all_unshown();
         let missed = unshown - std::mem::replace(&mut self.unshown, unshown);
         for watcher in &mut self.watchers {
             watcher.unshown += missed;
@@ -168,7 +198,9 @@ impl Daemon {
                 self.more = true;
                 break;
             }
-            let Some(change) = self.replica.poll_change() else { break };
+            let Some(change) = self.groups.iter_mut().find_map(|group| group.replica.poll_change()) else {
+                break;
+            };
             if self.watchers.iter().all(|watcher| watcher.backlog.len() >= BACKLOG) {
                 self.watchers.iter_mut().for_each(|watcher| watcher.unshown += 1);
                 continue;
@@ -199,31 +231,30 @@ impl Daemon {
     }
 
     /// What a waiting request gets, if its time has come.
-    pub(super) fn due(&self, request: &Request, ready: bool, compared: Option<&Compared>) -> Option<Reply> {
-        let replica = &self.replica;
+    pub(super) fn due(&self, request: &Request, ready: bool, compared: Option<&Reply>) -> Option<Reply> {
+        let held = |cache| self.groups.iter().map(|group| group.replica.held(cache)).sum::<usize>();
         match request {
             Request::WaitReady if ready => Some(Reply::Ok(json!("ready"))),
-            Request::Notify { .. } if !self.told.is_empty() => None,
-            Request::Notify { role: Role::Primary, .. } if replica.role() != Role::Primary => {
-                Some(Reply::Error("another role was told before the takeover was complete".into()))
+            Request::Notify { role, group } => {
+                let group = self.groups.iter().find(|known| known.is_named(group))?;
+                group.answer_notify(*role)
             }
-            Request::Notify { role, .. } => {
-                let done = *role != Role::Primary || (replica.owner() && !replica.fencing());
-                done.then(|| Reply::Ok(json!(self.last_fence)))
+            Request::Resync | Request::Reset { cache: Cache::Internal } => {
+                let done = !self.groups.iter().any(|group| group.replica.resyncing());
+                done.then(|| Reply::Ok(json!({ "internal": held(Cache::Internal) })))
             }
-            Request::Resync | Request::Reset { cache: Cache::Internal } if !replica.resyncing() => {
-                Some(Reply::Ok(json!({ "internal": replica.held(Cache::Internal) })))
-            }
-            Request::Reset { cache: Cache::External } => match replica.refill() {
-                Refill::Underway => None,
-                Refill::GivenUp => Some(Reply::Error(
-                    "the owner was lost or replaced meanwhile: everything is as it was".into(),
-                )),
-                Refill::Never | Refill::Done => {
-                    Some(Reply::Ok(json!({ "external": replica.held(Cache::External) })))
+            Request::Reset { cache: Cache::External } => {
+                let any = |what| self.groups.iter().any(|group| group.replica.refill() == what);
+                if any(Refill::Underway) {
+                    return None;
                 }
-            },
-            Request::Diff => compared.map(tell_compared),
+                Some(if any(Refill::GivenUp) {
+                    Reply::Error("the owner was lost or replaced meanwhile: everything is as it was".into())
+                } else {
+                    Reply::Ok(json!({ "external": held(Cache::External) }))
+                })
+            }
+            Request::Diff => compared.cloned(),
             _ => None,
         }
     }
@@ -239,7 +270,7 @@ impl Daemon {
         let _ = sd_notify::notify(false, &reloading());
         self.apply(&loaded.config);
         if keys != self.keys {
-            self.replica.set_keys(&keys);
+            self.groups.iter_mut().for_each(|group| group.replica.set_keys(&keys));
             self.keys = keys;
             if !now.contains(&"key-file") {
                 now.push("key-file");
@@ -263,73 +294,105 @@ impl Daemon {
     /// Everything `status` shows.
     pub(super) fn status(&mut self, now: Instant) -> Value {
         let remarks = self.remarks(now);
-        let view = self.replica.view(now);
-        json!({
-            "version": crate::rows::VERSION,
-            "verdict": verdict(&view),
-            "interface": self.config.interface,
-            "failover-mechanism": self.config.mechanism.told(),
-            "owner": self.replica.owner_name(),
-            "last-transition": self.state.transition(),
-            "last-transition-at": self.state.transition_at(),
-            "expect-sync": self.config.expect_sync,
-            "authenticated": self.replica.sealed(),
-            "event-buffer-bytes": self.events.get_ref().buffer_size(),
-            "unreadable-kernel-messages": self.unreadable(),
-            "overruns": self.replica.counters().overruns,
-            "last-fence": self.last_fence,
-            "remarks": remarks,
-            "state": view,
-        })
+        let mut groups = self.groups.iter().map(|group| group.status(now));
+        // The first group's are at the top: most routers have no other.
+        let mut status = groups.next().unwrap_or_default();
+        for (name, value) in [
+            ("version", json!(crate::rows::VERSION)),
+            ("interface", json!(self.config.interface)),
+            ("expect-sync", json!(self.config.expect_sync)),
+            ("authenticated", json!(self.sealed())),
+            ("event-buffer-bytes", json!(self.events.get_ref().buffer_size())),
+            ("unreadable-kernel-messages", json!(self.unreadable())),
+            ("remarks", json!(remarks)),
+            ("groups", groups.collect()),
+        ] {
+            if let Some(object) = status.as_object_mut() {
+                object.insert(name.to_owned(), value);
+            }
+        }
+        status
+    }
+
+    fn sealed(&self) -> bool {
+        self.groups.iter().all(|group| group.replica.sealed())
     }
 
     fn statistics(&self, now: Instant) -> Statistics {
-        let view = self.replica.view(now);
-        let counters = self.replica.counters();
+        let views: Vec<View> = self.groups.iter().map(|group| group.replica.view(now)).collect();
+        let counters: Vec<&Counters> = self.groups.iter().map(|group| group.replica.counters()).collect();
         let traffic = self.channel.traffic;
-        let failed: u64 = counters.failures.iter().sum();
-        let cache = |active: usize, changes: Changes, failed| CacheStatistics {
-            active: active as u64,
-            created: [changes.created, failed],
-            updated: [changes.updated, 0],
-            destroyed: [changes.destroyed, 0],
+        let sum = |read: fn(&Counters) -> u64| counters.iter().map(|counters| read(counters)).sum::<u64>();
+        let cache = |active: fn(&View) -> usize, changes: fn(&Counters) -> Changes, failed| {
+            let sum = |read: fn(&Changes) -> u64| {
+                counters.iter().map(|counters| read(&changes(counters))).sum::<u64>()
+            };
+            CacheStatistics {
+                active: views.iter().map(active).sum::<usize>() as u64,
+                created: [sum(|changes| changes.created), failed],
+                updated: [sum(|changes| changes.updated), 0],
+                destroyed: [sum(|changes| changes.destroyed), 0],
+            }
         };
+        let failed = sum(|counters| counters.failures.iter().sum());
+        let mut failures: Vec<(String, u64)> = Vec::new();
+        let mut named: Vec<(String, u64)> = Vec::new();
+        for (view, counters) in views.iter().zip(&counters) {
+            add_up(&mut failures, view.failures.iter().copied());
+            add_up(&mut named, named_counters(counters).into_iter().map(|(name, _, count)| (name, count)));
+        }
         Statistics {
             version: crate::rows::VERSION,
-            internal: cache(view.internal, counters.internal, 0),
-            external: cache(view.external, counters.external, failed),
-            internal_expected: cache(view.internal_expected, counters.internal_expected, 0),
-            external_expected: cache(view.external_expected, counters.external_expected, 0),
+            internal: cache(|view| view.internal, |counters| counters.internal, 0),
+            external: cache(|view| view.external, |counters| counters.external, failed),
+            internal_expected: cache(|view| view.internal_expected, |counters| counters.internal_expected, 0),
+            external_expected: cache(
+                |view| view.external_expected,
+                |counters| counters.external_expected,
+                failed,
+            ),
             multicast: self.channel.is_multicast(),
             interface: self.config.interface.clone(),
             expect_sync: !self.config.expect_sync.is_empty(),
             bytes: [traffic.bytes_sent, traffic.bytes_received],
             datagrams: [traffic.sent, traffic.received],
             errors: [traffic.send_errors, traffic.receive_errors],
-            malformed: counters.refused(Refused::Malformed),
-            lost: counters.lost,
-            failures: view.failures.iter().map(|(word, count)| ((*word).to_owned(), *count)).collect(),
-            counters: named_counters(counters)
-                .iter()
-                .map(|(name, _, count)| ((*name).to_owned(), *count))
-                .collect(),
+            malformed: sum(|counters| counters.refused(Refused::Malformed)),
+            lost: sum(|counters| counters.lost),
+            failures,
+            counters: named,
         }
     }
 
     /// A scraper asks.
     pub(super) fn give_metrics(&mut self, scrape: Scrape, now: Instant) {
+        let groups = self.groups.iter().map(|group| GroupSnapshot {
+            name: group.name.clone(),
+            view: group.replica.view(now),
+            counters: group.replica.counters().clone(),
+            transitions: group.transitions_by_role,
+        });
         let snapshot = Snapshot {
-            view: self.replica.view(now),
-            counters: self.replica.counters().clone(),
+            groups: groups.collect(),
             traffic: self.channel.traffic,
             timings: self.timings.clone(),
             event_buffer: self.events.get_ref().buffer_size(),
             unreadable: self.unreadable(),
-            authenticated: self.replica.sealed(),
+            authenticated: self.sealed(),
         };
         let text = render(snapshot, scrape.format);
         if let (Some(metrics), Ok(text)) = (&mut self.metrics, text) {
             metrics.answer(scrape, text);
+        }
+    }
+}
+
+/// Counts by name, in the order in which the names first come.
+fn add_up(sums: &mut Vec<(String, u64)>, counts: impl Iterator<Item = (&'static str, u64)>) {
+    for (name, count) in counts {
+        match sums.iter_mut().find(|(known, _)| known == name) {
+            Some((_, sum)) => *sum += count,
+            None => sums.push((name.to_owned(), count)),
         }
     }
 }
@@ -340,28 +403,44 @@ fn reloading() -> Vec<sd_notify::NotifyState<'static>> {
     std::iter::once(sd_notify::NotifyState::Reloading).chain(time).collect()
 }
 
-fn tell_compared(compared: &Compared) -> Reply {
-    match compared {
-        Compared::NoOwner { peer } => Reply::Error(format!(
-            "no node has claimed the group since this one and {peer} started: what they hold cannot be compared yet"
-        )),
-        Compared::NoPeer => Reply::Error("no peer is heard: there is nothing to compare with".into()),
-        Compared::Silent { peer } => Reply::Error(format!("{peer} does not say what it holds")),
-        Compared::Done { peer, differing, count, moving, unseen } => {
-            let row = |entry: &Option<crate::entry::Entry>| entry.as_ref().map(Row::of);
-            let pairs: Vec<Value> = differing
-                .iter()
-                .map(|pair| json!({ "here": row(&pair.here), "there": row(&pair.there) }))
-                .collect();
-            Reply::Ok(
-                json!({ "peer": peer, "count": count, "moving": moving, "unseen": unseen, "differing": pairs }),
-            )
+/// What the groups' comparisons found, as one answer.
+pub(super) fn tell_compared(all: &[&Compared]) -> Reply {
+    let mut sums = [0; 3];
+    let mut pairs: Vec<Value> = Vec::new();
+    let mut with = String::new();
+    for compared in all {
+        match compared {
+            Compared::NoOwner { peer } => {
+                return Reply::Error(format!(
+                    "no node has claimed the group since this one and {peer} started: what they hold cannot be \
+                     compared yet"
+                ));
+            }
+            Compared::NoPeer => {
+                return Reply::Error("no peer is heard: there is nothing to compare with".into());
+            }
+            Compared::Silent { peer } => {
+                return Reply::Error(format!("{peer} does not say what it holds"));
+            }
+            Compared::Done { peer, differing, count, moving, unseen } => {
+                let row = |entry: &Option<crate::entry::Entry>| entry.as_ref().map(Row::of);
+                let found = differing
+                    .iter()
+                    .map(|pair| json!({ "here": row(&pair.here), "there": row(&pair.there) }));
+                pairs.extend(found);
+                for (sum, count) in sums.iter_mut().zip([count, moving, unseen]) {
+                    *sum += *count;
+                }
+                with.clone_from(peer);
+            }
         }
     }
+    let [count, moving, unseen] = sums;
+    Reply::Ok(json!({ "peer": with, "count": count, "moving": moving, "unseen": unseen, "differing": pairs }))
 }
 
 /// One line: would a failover now lose something?
-fn verdict(view: &View) -> String {
+pub(super) fn verdict(view: &View) -> String {
     let peer = view.peers.iter().find(|peer| peer.alive);
     match (view.owner, view.protected, peer) {
         (true, true, Some(peer)) => format!("protected: {} holds {} entries", peer.name, peer.entries),

@@ -2,50 +2,45 @@
 
 use std::time::Instant;
 
+use super::operator::tell_compared;
 use super::start::{kernel_settings, netfilter_sysctl};
-use super::{Daemon, DaemonError, LastFence, REMARKS, clock, rfc3339};
+use super::{Daemon, DaemonError, REMARKS};
 use crate::precheck;
 use crate::replica::Refused;
 
 impl Daemon {
     /// Tell whoever should know what changed: log, `/run`, track file, waiting clients.
     pub(super) fn report(&mut self, now: Instant) -> Result<(), DaemonError> {
-        while let Some(mut report) = self.replica.poll_fence_report() {
-            // The turn's own clock stands still while the kernel works: what an operator waits for is this.
-            report.took = self.told_primary.take().map_or(report.took, |told| clock() - told);
-            tracing::info!(
-                held = report.held,
-                pending = report.pending,
-                failed = report.failed,
-                milliseconds = report.took.as_secs_f64() * 1e3,
-                epoch = report.epoch,
-                "takeover complete"
-            );
-            self.timings.fence.observe(report.took.as_secs_f64());
-            self.last_fence = Some(LastFence { report, closed_at: rfc3339() });
-        }
-        let readiness = self.replica.readiness(now);
-        let shown = (self.replica.role(), self.replica.owner(), readiness.word());
-        if self.shown.as_ref() != Some(&shown) {
-            if self.shown.as_ref().map(|(role, owner, _)| (*role, *owner)) != Some((shown.0, shown.1)) {
-                tracing::info!(role = shown.0.word(), owner = shown.1, "{}", shown.2);
-            } else {
-                tracing::debug!("{}", shown.2);
+        let mut ready = true;
+        for group in &mut self.groups {
+            for took in group.report_fences() {
+                self.timings.fence.observe(took.as_secs_f64());
             }
-            self.shown = Some(shown);
-        }
-        if let Some(Err(error)) = self.track.as_mut().map(|track| track.set(self.replica.gate_open())) {
-            tracing::error!(%error, "the election does not hear of this node's readiness; tried again");
-        }
-        if let Err(error) = self.state.keep(self.replica.persist()) {
-            tracing::error!(%error, directory = %self.config.state_directory.display(), "cannot keep state");
-        }
-        while let Some((peer, here)) = self.replica.poll_peer_change() {
-            tracing::info!(peer, "{}", if here { "peer heard" } else { "peer lost" });
+            let readiness = group.replica.readiness(now);
+            ready &= readiness.in_step();
+            let shown = (group.replica.role(), group.replica.owner(), readiness.word());
+            if group.shown.as_ref() != Some(&shown) {
+                let name = &group.name;
+                if group.shown.as_ref().map(|(role, owner, _)| (*role, *owner)) != Some((shown.0, shown.1)) {
+                    tracing::info!(group = name, role = shown.0.word(), owner = shown.1, "{}", shown.2);
+                } else {
+                    tracing::debug!(group = name, "{}", shown.2);
+                }
+                group.shown = Some(shown);
+            }
+            if let Some(Err(error)) = group.track.as_mut().map(|track| track.set(group.replica.gate_open())) {
+                tracing::error!(%error, "the election does not hear of this node's readiness; tried again");
+            }
+            if let Err(error) = group.state.keep(group.replica.persist()) {
+                tracing::error!(%error, directory = %self.config.state_directory.display(), "cannot keep state");
+            }
+            while let Some((peer, here)) = group.replica.poll_peer_change() {
+                tracing::info!(group = group.name, peer, "{}", if here { "peer heard" } else { "peer lost" });
+            }
         }
         self.complain();
         self.look_at_kernel(now);
-        self.answer_waiting(readiness.in_step());
+        self.answer_waiting(ready);
         self.tell_watchers();
         Ok(())
     }
@@ -69,9 +64,17 @@ impl Daemon {
     /// What would make a takeover fail, now.
     pub(super) fn remarks(&mut self, now: Instant) -> Vec<String> {
         let kernel = kernel_settings();
-        self.replica.set_kernel(kernel);
         let in_use = netfilter_sysctl("nf_conntrack_count");
-        let mut remarks = precheck::remarks(&kernel, in_use, &self.replica.view(now));
+        let mut remarks: Vec<String> = Vec::new();
+        for group in &mut self.groups {
+            group.replica.set_kernel(kernel);
+            for remark in precheck::remarks(&kernel, in_use, &group.replica.view(now)) {
+                // Two groups with one peer say the same of its kernel.
+                if !remarks.contains(&remark) {
+                    remarks.push(remark);
+                }
+            }
+        }
         if self.unreadable() > 0 {
             remarks.push(
                 "messages of the kernel could not be read and were left out: is this kernel newer than this ctsync?"
@@ -87,7 +90,13 @@ impl Daemon {
     }
 
     fn answer_waiting(&mut self, ready: bool) {
-        let compared = self.replica.poll_comparison();
+        for group in &mut self.groups {
+            if let Some(compared) = group.replica.poll_comparison() {
+                group.compared = Some(compared);
+            }
+        }
+        let all: Option<Vec<_>> = self.groups.iter().map(|group| group.compared.as_ref()).collect();
+        let compared = all.map(|all| tell_compared(&all));
         let mut index = 0;
         while let Some((client, request)) = self.waiting.get(index) {
             if !client.waits() {
@@ -107,7 +116,7 @@ impl Daemon {
 
     /// Datagrams that point to a mistake are refused loudly, once.
     fn complain(&mut self) {
-        let counters = self.replica.counters();
+        let refused = |why| self.groups.iter().any(|group| group.replica.counters().refused(why) > 0);
         let now = [
             &[Refused::OtherVersion][..],
             &[Refused::SameName],
@@ -115,7 +124,7 @@ impl Daemon {
             &[Refused::Unreadable, Refused::Forged],
             &[Refused::Far],
         ]
-        .map(|reasons| reasons.iter().any(|why| counters.refused(*why) > 0));
+        .map(|reasons| reasons.iter().any(|why| refused(*why)));
         let node = &self.config.node;
         let complaints = [
             "a peer speaks another version of the protocol; its datagrams are refused".to_owned(),

@@ -3,7 +3,9 @@
 use std::net::IpAddr;
 
 use super::{Daemon, DaemonError, failed};
-use crate::config::{Config, Mechanism};
+use crate::addresses::Held;
+use crate::config::{Config, FurtherGroup, Mechanism};
+use crate::digest::Digester;
 use crate::filter::Filter;
 use crate::replica::{Role, Settings, Tunables};
 use crate::runstate::RunState;
@@ -28,6 +30,7 @@ pub(super) fn settings(config: &Config, mtu: usize, state: &RunState) -> Result<
         sweep: SWEEP,
         flush_wait: FLUSH_WAIT,
         gate_limit: config.gate_timeout,
+        owner_lost: config.owner_lost,
         kernel: kernel_settings(),
         restored: state.restored(),
     })
@@ -44,7 +47,14 @@ const FLUSH_WAIT: std::time::Duration = std::time::Duration::from_millis(100);
 
 /// A node's number: a fixed hash of its name.
 pub fn node_id(name: &str) -> NodeId {
-    NodeId(crate::digest::Digester::new(0x6374_7379_6e63).hash(name.as_bytes()))
+    NodeId(Digester::new(0x6374_7379_6e63).hash(name.as_bytes()))
+}
+
+/// A further group's number on the wire, where the first group has the `node-group`: a fixed hash of both.
+pub(super) fn group_number(config: &Config, group: &FurtherGroup) -> u32 {
+    let hashed =
+        Digester::new(0x6374_7379_6e63).hash(format!("{}/{}", config.node_group, group.name).as_bytes());
+    (hashed >> 32) as u32
 }
 
 /// 128 random bits.
@@ -55,16 +65,12 @@ fn random() -> Result<u128, DaemonError> {
 }
 
 /// A remembered role is believed only if the addresses agree: the FIFO replays nothing.
-pub(super) fn check_role(
-    config: &Config,
-    remembered: Option<Role>,
-    local: &std::collections::HashSet<IpAddr>,
-) -> Option<Role> {
-    let Mechanism::Vrrp { virtual_address, .. } = &config.mechanism else { return remembered };
+pub(super) fn check_role(mechanism: &Mechanism, remembered: Option<Role>, held: &[Held]) -> Option<Role> {
+    let Mechanism::Vrrp { virtual_address, .. } = mechanism else { return remembered };
     if virtual_address.is_empty() {
         return remembered;
     }
-    let here = virtual_address.iter().all(|address| local.contains(address));
+    let here = virtual_address.iter().all(|address| held.iter().any(|held| held.address == *address));
     match remembered {
         Some(Role::Primary) if !here => {
             tracing::warn!("the last role was MASTER but the virtual addresses are not here: backup");
@@ -142,17 +148,22 @@ impl Daemon {
         config.alive = new.alive;
         config.peer_timeout = new.peer_timeout;
         config.gate_timeout = new.gate_timeout;
-        self.replica.tune(Tunables {
+        config.owner_lost = new.owner_lost;
+        self.events.get_mut().set_limit(config.event_buffer);
+        let tunables = Tunables {
             alive: config.alive,
             lost_after: config.peer_timeout,
             gate_limit: config.gate_timeout,
+            owner_lost: config.owner_lost,
             hot: config.hot,
             track_windows: config.window_tracking,
-        });
-        self.events.get_mut().set_limit(config.event_buffer);
-        let filter = filter(config, self.replica.filter().local.clone());
-        if filter != *self.replica.filter() {
-            self.replica.set_filter(filter);
+        };
+        for replica in self.groups.iter_mut().map(|group| &mut group.replica) {
+            replica.tune(tunables);
+            let filter = filter(config, replica.filter().local.clone());
+            if filter != *replica.filter() {
+                replica.set_filter(filter);
+            }
         }
     }
 }

@@ -97,9 +97,9 @@ impl Replica {
         self.group.owner || (self.standing().primary && !self.peer_owns() && !self.starting)
     }
 
-    /// Also while a starting daemon has heard of no owner: all it knows is its kernel.
+    /// Also while a starting daemon has heard of no owner, or none is expected any more: all it knows is its kernel.
     pub(super) fn trusts_kernel(&self) -> bool {
-        self.believes() || (self.starting && !self.peer_owns())
+        self.believes() || ((self.starting || self.abandoned) && !self.peer_owns())
     }
 
     /// An entry of a group owned elsewhere: never announced, never trusted (I3).

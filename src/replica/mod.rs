@@ -8,6 +8,7 @@
 //! - `incoming`: what the peer says.
 //! - `takeover`: roles, claims, yields, the fence, readiness.
 //! - `fullness`: a kernel table that is nearly full.
+//! - `trim`: leases that go back to their protocols' timeouts.
 //! - `windows`: TCP window tracking after a takeover.
 //! - `operator`: what an operator asks for: resets, reloads, listings, live changes.
 //! - `related`: masters, children, helpers.
@@ -26,6 +27,7 @@ mod outgoing;
 mod related;
 mod requests;
 mod takeover;
+mod trim;
 pub mod view;
 mod windows;
 
@@ -58,7 +60,7 @@ pub struct Settings {
     pub name: String,
     /// Its number on the wire.
     pub node: NodeId,
-    /// Nodes that belong together.
+    /// Nodes that belong together, and the failover group among theirs.
     pub node_group: u32,
     /// Keys of the channel; the first one seals. None: anyone can write to both tables.
     pub keys: Vec<SealKey>,
@@ -88,6 +90,8 @@ pub struct Settings {
     pub flush_wait: Duration,
     /// After this long without progress towards readiness the gate opens.
     pub gate_limit: Duration,
+    /// After this long without an owner entries end by their protocols' timeouts.
+    pub owner_lost: Duration,
     /// What this node's kernel is set to, for the peer.
     pub kernel: KernelSettings,
     /// What the last run on this node left behind.
@@ -204,6 +208,8 @@ pub struct Counters {
     pub requests: u64,
     /// TCP entries that got their window tracking back.
     pub tracked: u64,
+    /// Entries whose lease went back to their protocol's timeout.
+    pub trimmed: u64,
     /// Events ignored as not worth synchronising.
     pub ignored: u64,
     /// Times the event socket overran.
@@ -333,6 +339,9 @@ pub struct Replica {
     sweep: requests::Sweep,
     related: related::Related,
     windows: windows::Windows,
+    trim: trim::Trim,
+    /// No owner has been heard for so long that none is expected any more.
+    abandoned: bool,
     fullness: fullness::Fullness,
 
     // the operator
@@ -430,6 +439,8 @@ impl Replica {
             sweep: requests::Sweep::new(now),
             related: related::Related::new(now),
             windows: windows::Windows::default(),
+            trim: trim::Trim::default(),
+            abandoned: false,
             fullness: fullness::Fullness::default(),
             journal: operator::Journal::default(),
             comparison: None,
@@ -484,6 +495,7 @@ impl Replica {
         }
         consider(self.sweep.next(now));
         self.next_reread().into_iter().chain(self.next_window_step()).for_each(&mut consider);
+        self.next_trim().into_iter().for_each(&mut consider);
         consider(self.gate.next());
         next.max(now)
     }
@@ -498,6 +510,8 @@ impl Replica {
         self.run_sweep(now);
         self.reread(now);
         self.step_windows(now);
+        self.judge_owner(now);
+        self.run_trim(now);
         self.step_takeover(now);
         self.judge_gate(now);
         self.chase_comparison(now);

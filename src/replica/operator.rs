@@ -85,6 +85,8 @@ pub struct Tunables {
     pub lost_after: Duration,
     /// After this long without progress towards readiness the gate opens.
     pub gate_limit: Duration,
+    /// After this long without an owner entries end by their protocols' timeouts.
+    pub owner_lost: Duration,
     /// Install at once, not only at a takeover.
     pub hot: bool,
     /// Give TCP entries their window tracking back after a takeover.
@@ -209,11 +211,12 @@ impl Replica {
 
     /// Other settings, from now on.
     pub fn tune(&mut self, tunables: Tunables) {
-        let Tunables { alive, lost_after, gate_limit, hot, track_windows } = tunables;
+        let Tunables { alive, lost_after, gate_limit, owner_lost, hot, track_windows } = tunables;
         let warmer = hot && !self.settings.hot;
         self.settings.alive = alive;
         self.settings.lost_after = lost_after;
         self.settings.gate_limit = gate_limit;
+        self.settings.owner_lost = owner_lost;
         self.settings.hot = hot;
         self.settings.track_windows = track_windows;
         self.alive_due = self.alive_due.min(self.now + alive);

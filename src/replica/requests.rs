@@ -87,7 +87,7 @@ impl Replica {
         }
         if !flags.contains(Flags::INSTALLED) || flags.contains(Flags::FAILED) {
             self.want_kernel(id, false);
-        } else if !self.group.owner {
+        } else if !self.group.owner && !self.abandoned {
             self.want_renewal(id);
         }
     }
@@ -125,6 +125,7 @@ impl Replica {
     fn request_renewal(&mut self, id: SlotId, send: &mut impl FnMut(Request<'_>)) {
         let (event_turn, dump_number, owner) = (self.event_turn, self.dump_number, self.group.owner);
         let (lease, primary) = (self.settings.lease, self.standing().primary);
+        let trimmed = self.trimmed(id);
         let Some(slot) = self.table.get_mut(id) else { return };
         slot.flags -= Flags::RENEW;
         let track = owner && slot.flags.contains(Flags::TRACK);
@@ -156,8 +157,8 @@ impl Replica {
         };
         let expected = slot.entry.expectation().is_some();
         let op = if owner || primary || expected { Op::Renew } else { Op::Update };
-        let install = install_of(slot, lease);
-        send(Request { op, entry: &slot.entry, install: Install { timeout, ..install } });
+        let install = Install { timeout: trimmed.or(timeout), ..install_of(slot, lease) };
+        send(Request { op, entry: &slot.entry, install });
         self.counters.requests += 1;
         self.in_flight.push((id, op));
     }

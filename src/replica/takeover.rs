@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::{Peer, Persist, Replica};
+use crate::reconcile::Failure;
 use crate::table::{Flags, SlotId};
 use crate::wire::{Body, Claim, Incarnation};
 
@@ -22,6 +23,9 @@ pub enum Role {
 }
 
 impl Role {
+    /// All of them, in their own order.
+    pub const ALL: [Role; 4] = [Role::Primary, Role::Backup, Role::Fault, Role::Unknown];
+
     /// keepalived's word, as VyOS users know it.
     pub fn word(self) -> &'static str {
         match self {
@@ -42,6 +46,7 @@ pub(super) struct Fence {
     claimed: bool,
     pending_at_claim: usize,
     failed_before: usize,
+    failures_before: [u64; Failure::ALL.len()],
 }
 
 struct Flush {
@@ -71,6 +76,9 @@ pub struct FenceReport {
     pub pending: usize,
     /// Entries the kernel refused at the fence.
     pub failed: usize,
+    /// Of these, and of what was installed without a part that this kernel does not take: how many for which reason.
+    #[serde(serialize_with = "by_reason")]
+    pub failures: Vec<(&'static str, u64)>,
     /// From hearing "primary" to the last entry installed.
     #[serde(rename = "microseconds", serialize_with = "microseconds")]
     pub took: Duration,
@@ -79,6 +87,13 @@ pub struct FenceReport {
     pub flushed: Duration,
     /// The claim's epoch.
     pub epoch: u64,
+}
+
+fn by_reason<S: serde::Serializer>(
+    failures: &[(&'static str, u64)],
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    serializer.collect_map(failures.iter().copied())
 }
 
 fn microseconds<S: serde::Serializer>(time: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
@@ -214,6 +229,7 @@ impl Replica {
             claimed: false,
             pending_at_claim: 0,
             failed_before: self.failed,
+            failures_before: self.counters.failures,
         });
     }
 
@@ -222,6 +238,7 @@ impl Replica {
             held: self.present,
             pending: 0,
             failed: 0,
+            failures: Vec::new(),
             took: Duration::ZERO,
             flushed: Duration::ZERO,
             epoch: self.group.claim.epoch,
@@ -344,6 +361,7 @@ impl Replica {
             }
             fence.pending_at_claim = pending;
             fence.failed_before = failed;
+            fence.failures_before = self.counters.failures;
         }
     }
 
@@ -365,10 +383,15 @@ impl Replica {
         }
         let Some(fence) = self.fence.take() else { return };
         self.truth = true;
+        self.begin_trim(now);
+        let since =
+            self.counters.failures.iter().zip(fence.failures_before).map(|(now, before)| now - before);
+        let failures = Failure::ALL.iter().map(|reason| reason.word()).zip(since);
         self.reports.push_back(FenceReport {
             held: self.present,
             pending: fence.pending_at_claim,
             failed: self.failed.saturating_sub(fence.failed_before),
+            failures: failures.filter(|(_, count)| *count > 0).collect(),
             took: now.saturating_duration_since(fence.started),
             flushed: fence.flushed,
             epoch: self.group.claim.epoch,
@@ -393,6 +416,7 @@ impl Replica {
         self.group.claim_incarnation = None;
         self.group.owner = false;
         self.fence = None;
+        self.stop_trim();
         self.jobs.clear();
         self.resend.clear();
         self.refused.clear();
@@ -418,7 +442,7 @@ impl Replica {
     }
 
     /// Every entry gets its lease and be-liberal: from now on another node's packets move it on.
-    fn reconcile_all(&mut self) {
+    pub(super) fn reconcile_all(&mut self) {
         for id in 0..self.table.end() {
             self.reconcile_as_backup(id);
         }

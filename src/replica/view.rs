@@ -5,7 +5,9 @@ use std::time::Instant;
 use serde::Serialize;
 
 use super::{Counters, Readiness, Replica, Role};
+use crate::entry::Entry;
 use crate::reconcile::Failure;
+use crate::table::Flags;
 use crate::wire::{Incarnation, KernelSettings};
 
 /// A peer, as `status` shows it.
@@ -182,6 +184,25 @@ impl Replica {
         self.table.len()
     }
 
+    /// The group's number on the wire.
+    pub fn number(&self) -> u32 {
+        self.settings.node_group
+    }
+
+    /// Whether the table has this entry.
+    pub fn holds(&mut self, entry: &Entry) -> bool {
+        self.slot_of(entry)
+            .and_then(|id| self.table.get(id))
+            .is_some_and(|slot| slot.flags.contains(Flags::PRESENT))
+    }
+
+    /// Whether the table has the entry that this one is related to.
+    pub fn holds_master_of(&mut self, entry: &Entry) -> bool {
+        let Some(key) = entry.master_key() else { return false };
+        let hash = self.key_hash(&key);
+        self.table.find(hash, &key).is_some()
+    }
+
     /// This run.
     pub fn incarnation(&self) -> Incarnation {
         self.settings.incarnation
@@ -212,8 +233,7 @@ impl Replica {
     }
 
     /// Every entry in the table, with whether it is believed to be in the kernel.
-    pub fn entries(&self) -> impl Iterator<Item = (&crate::entry::Entry, bool)> + '_ {
-        use crate::table::Flags;
+    pub fn entries(&self) -> impl Iterator<Item = (&Entry, bool)> + '_ {
         self.table
             .iter()
             .filter(|(_, slot)| slot.flags.contains(Flags::PRESENT))

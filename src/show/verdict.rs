@@ -9,37 +9,22 @@ use serde_json::Value;
 use super::ends;
 use crate::rows::Row;
 
-/// `status`: the verdict first, then what it rests on.
+/// Transitions that text shows; `--json` has all that are remembered.
+const TRANSITIONS: usize = 3;
+
+/// `status`: the verdict first, then what it rests on; further groups after the first.
 pub fn status(value: &Value) -> String {
     let mut out = String::new();
     let mut line = |name: &str, value: String| {
         let _ = writeln!(out, "{name:<22}: {value}");
     };
-    let text = |pointer: &str| plain(value.pointer(pointer));
-    line("verdict", text("/verdict"));
-    line("node", text("/state/node"));
-    line("role", format!("{}, {}", text("/state/role"), text("/state/readiness")));
-    line("mechanism", text("/failover-mechanism"));
-    line("last transition", text("/last-transition"));
-    line("claim", format!("owner {}, epoch {}", text("/owner"), text("/state/epoch")));
-    line("entries", format!("internal {}, external {}", text("/state/internal"), text("/state/external")));
-    line("digests equal", equal(value));
-    line("last sweep", sweep(value));
-    line("waiting", waiting(value));
-    line("cannot be installed", refused(value));
-    for peer in value.pointer("/state/peers").and_then(Value::as_array).into_iter().flatten() {
-        line("peer", tell_peer(peer));
-    }
-    if value.pointer("/state/peers").and_then(Value::as_array).is_none_or(Vec::is_empty) {
-        line("peer", "none has been heard".into());
-    }
-    if let Some(fence) = value.get("last-fence").filter(|fence| !fence.is_null()) {
-        let milliseconds = fence["microseconds"].as_f64().unwrap_or_default() / 1e3;
-        let [held, pending, failed] = ["held", "pending", "failed"].map(|name| plain(fence.get(name)));
-        line(
-            "last takeover",
-            format!("{milliseconds:.1} ms: {held} held, {pending} installed, {failed} failed"),
-        );
+    line("verdict", plain(value.get("verdict")));
+    line("node", plain(value.pointer("/state/node")));
+    tell_group(value, &mut line);
+    for group in value["groups"].as_array().into_iter().flatten() {
+        line("group", plain(group.get("group")));
+        line("verdict", plain(group.get("verdict")));
+        tell_group(group, &mut line);
     }
     line(
         "channel",
@@ -49,6 +34,48 @@ pub fn status(value: &Value) -> String {
         line("to be changed", plain(Some(remark)));
     }
     out
+}
+
+fn tell_group(group: &Value, line: &mut impl FnMut(&str, String)) {
+    let text = |pointer: &str| plain(group.pointer(pointer));
+    line("role", format!("{}, {}", text("/state/role"), text("/state/readiness")));
+    line("mechanism", text("/failover-mechanism"));
+    line("last transition", text("/last-transition"));
+    line("claim", format!("owner {}, epoch {}", text("/owner"), text("/state/epoch")));
+    line("entries", format!("internal {}, external {}", text("/state/internal"), text("/state/external")));
+    line("digests equal", equal(group));
+    line("last sweep", sweep(group));
+    line("waiting", waiting(group));
+    line("cannot be installed", refused(group));
+    for peer in group.pointer("/state/peers").and_then(Value::as_array).into_iter().flatten() {
+        line("peer", tell_peer(peer));
+    }
+    if group.pointer("/state/peers").and_then(Value::as_array).is_none_or(Vec::is_empty) {
+        line("peer", "none has been heard".into());
+    }
+    if let Some(fence) = group.get("last-fence").filter(|fence| !fence.is_null()) {
+        line("last takeover", tell_fence(fence));
+    }
+    let transitions = group["transitions"].as_array().map(Vec::as_slice).unwrap_or_default();
+    for transition in transitions.iter().rev().take(TRANSITIONS) {
+        let [at, from, to, cause] = ["at", "from", "to", "cause"].map(|name| plain(transition.get(name)));
+        let mut told = format!("{at} {from} to {to}, {cause}");
+        if transition.get("held").is_some() {
+            let _ = write!(told, ": {}", tell_fence(transition));
+        }
+        line("transition", told);
+    }
+}
+
+/// What a takeover did.
+fn tell_fence(fence: &Value) -> String {
+    let milliseconds = fence["microseconds"].as_f64().unwrap_or_default() / 1e3;
+    let [held, pending, failed] = ["held", "pending", "failed"].map(|name| plain(fence.get(name)));
+    let mut told = format!("{milliseconds:.1} ms: {held} held, {pending} installed, {failed} failed");
+    for (reason, count) in fence["failures"].as_object().into_iter().flatten() {
+        let _ = write!(told, ", {reason} {count}");
+    }
+    told
 }
 
 fn plain(value: Option<&Value>) -> String {

@@ -30,7 +30,7 @@ pub struct NodeId(pub u64);
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 pub struct Incarnation(pub u128);
 
-/// A failover group on the wire. This version has one, numbered 0.
+/// A failover group within one stream. Each group has a stream of its own, told by its header: always 0.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 pub struct GroupId(pub u8);
 
@@ -46,7 +46,7 @@ pub struct Claim {
 /// What opens every datagram.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Header {
-    /// Nodes that belong together; datagrams of another group of nodes are ignored.
+    /// Nodes that belong together, and the failover group among theirs; datagrams of another number are ignored.
     pub node_group: u32,
     /// The sending node.
     pub sender: NodeId,
@@ -290,6 +290,13 @@ const WANT_KEY: u8 = 4;
 
 /// Bytes of one want on the wire.
 pub const WANT_SIZE: usize = 9;
+
+/// The group's number in a datagram's header, before anything else of it is looked at.
+pub fn peek_group(datagram: &[u8]) -> Option<u32> {
+    let mut reader = Reader::new(datagram);
+    reader.bytes(KIND_AT + 1).ok()?;
+    reader.u32().ok()
+}
 
 fn emit_header(out: &mut Vec<u8>, header: &Header, kind: u8) {
     out.extend_from_slice(&MAGIC.to_be_bytes());

@@ -41,6 +41,7 @@ pub fn another_run(number: u64, run: u64, role: Role, hot: bool, keys: Vec<Key>,
         sweep: Duration::from_secs(600),
         flush_wait: Duration::from_millis(100),
         gate_limit: Duration::from_secs(30),
+        owner_lost: Duration::from_secs(3600),
         kernel: KernelSettings::default(),
         restored: Restored::default(),
     };

@@ -224,6 +224,7 @@ impl World {
             sweep: Duration::from_secs(5),
             flush_wait: Duration::from_millis(100),
             gate_limit: Duration::from_secs(30),
+            owner_lost: Duration::from_secs(3600),
             kernel: KernelSettings::default(),
             restored,
         };

@@ -1,0 +1,291 @@
+//! The failover mechanisms: how a node learns its role in a group, and which entries are the group's.
+//!
+//! Called by `config` for the group that every configuration has and for each further one.
+
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+
+use indexmap::IndexMap;
+use serde::Deserialize;
+
+use super::mistake::Mistake;
+use super::network;
+use crate::groups::Rule;
+
+/// Whose state keepalived tells in a line of its notify FIFO.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Subject {
+    /// A `vrrp_sync_group`: `GROUP "name" ...`.
+    SyncGroup(String),
+    /// A `vrrp_instance` without one: `INSTANCE "name" ...`.
+    Instance(String),
+}
+
+impl Subject {
+    /// Its name in keepalived.conf.
+    pub fn name(&self) -> &str {
+        let (Subject::SyncGroup(name) | Subject::Instance(name)) = self;
+        name
+    }
+}
+
+/// How a node learns its role.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Mechanism {
+    /// keepalived's notify FIFO.
+    Vrrp {
+        /// Whose lines.
+        subject: Subject,
+        /// FIFO that keepalived writes to; made if missing.
+        notify_fifo: PathBuf,
+        /// File that keepalived tracks; 0 when this node may be elected.
+        track_file: PathBuf,
+        /// The group's virtual addresses, to check a remembered role after a restart.
+        virtual_address: Vec<IpAddr>,
+    },
+    /// A cluster's resource script calls `ctsync notify start|stop`.
+    Cluster {
+        /// Name of the cluster group.
+        group: String,
+        /// The group's virtual addresses.
+        virtual_address: Vec<IpAddr>,
+    },
+    /// Where the virtual addresses are.
+    Vip {
+        /// Name for people.
+        group: String,
+        /// The virtual addresses.
+        address: Vec<IpAddr>,
+        /// Only on this interface.
+        interface: Option<String>,
+        /// One of them is enough.
+        any: bool,
+    },
+    /// `ctsync notify`.
+    Manual {
+        /// Name by which `notify` names the group.
+        group: String,
+        /// The group's virtual addresses.
+        virtual_address: Vec<IpAddr>,
+    },
+}
+
+impl Mechanism {
+    /// The group's name, as the mechanism has it.
+    pub fn group(&self) -> &str {
+        match self {
+            Mechanism::Vrrp { subject, .. } => subject.name(),
+            Mechanism::Cluster { group, .. }
+            | Mechanism::Vip { group, .. }
+            | Mechanism::Manual { group, .. } => group,
+        }
+    }
+
+    /// As `show conntrack-sync status` prints it.
+    pub fn told(&self) -> String {
+        match self {
+            Mechanism::Vrrp { subject: Subject::SyncGroup(name), .. } => format!("vrrp [sync-group {name}]"),
+            Mechanism::Vrrp { subject: Subject::Instance(name), .. } => format!("vrrp [instance {name}]"),
+            Mechanism::Cluster { group, .. } => format!("cluster [group {group}]"),
+            Mechanism::Vip { address, .. } => {
+                let all: Vec<String> = address.iter().map(IpAddr::to_string).collect();
+                format!("vip [address {}]", all.join(", "))
+            }
+            Mechanism::Manual { group, .. } => format!("manual [group {group}]"),
+        }
+    }
+
+    /// The virtual addresses that are known.
+    pub fn addresses(&self) -> &[IpAddr] {
+        match self {
+            Mechanism::Vrrp { virtual_address, .. }
+            | Mechanism::Cluster { virtual_address, .. }
+            | Mechanism::Manual { virtual_address, .. } => virtual_address,
+            Mechanism::Vip { address, .. } => address,
+        }
+    }
+}
+
+/// A failover group beside the one that every configuration has.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct FurtherGroup {
+    /// Its name, the same on all nodes.
+    pub name: String,
+    /// How this node learns its role in it.
+    pub mechanism: Mechanism,
+    /// Which entries are the group's, beside those of its virtual addresses.
+    pub rules: Vec<Rule>,
+}
+
+impl FurtherGroup {
+    /// Its name as a part of a file's name.
+    pub fn file_name(&self) -> String {
+        file_name(&self.name)
+    }
+}
+
+fn file_name(name: &str) -> String {
+    name.replace('/', "_")
+}
+
+#[derive(Deserialize, Default)]
+pub(super) struct GivenMechanism {
+    vrrp: Option<GivenVrrp>,
+    cluster: Option<GivenGroup>,
+    vip: Option<GivenVip>,
+    manual: Option<GivenGroup>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "kebab-case")]
+struct GivenVrrp {
+    sync_group: Option<String>,
+    instance: Option<String>,
+    notify_fifo: Option<PathBuf>,
+    track_file: Option<PathBuf>,
+    #[serde(default)]
+    virtual_address: Vec<IpAddr>,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "kebab-case")]
+struct GivenGroup {
+    group: Option<String>,
+    #[serde(default)]
+    virtual_address: Vec<IpAddr>,
+}
+
+#[derive(Deserialize)]
+struct GivenVip {
+    #[serde(default)]
+    address: Vec<IpAddr>,
+    interface: Option<String>,
+    require: Option<String>,
+    group: Option<String>,
+}
+
+#[derive(Deserialize, Default)]
+#[serde(rename_all = "kebab-case")]
+pub(super) struct GivenFurther {
+    #[serde(default)]
+    failover_mechanism: GivenMechanism,
+    #[serde(default)]
+    prefix: Vec<String>,
+    #[serde(default)]
+    zone: Vec<String>,
+    mark: Option<String>,
+}
+
+/// The one mechanism that is given. `name` is a further group's; files of the first one have none in their names.
+///
+/// # Errors
+/// Where below `failover-mechanism`, and what is wrong.
+pub(super) fn mechanism(
+    given: GivenMechanism,
+    state: &Path,
+    name: Option<&str>,
+) -> Result<Mechanism, (&'static str, Mistake)> {
+    let set: Vec<&str> = [
+        given.vrrp.as_ref().map(|_| "vrrp"),
+        given.cluster.as_ref().map(|_| "cluster"),
+        given.vip.as_ref().map(|_| "vip"),
+        given.manual.as_ref().map(|_| "manual"),
+    ]
+    .into_iter()
+    .flatten()
+    .collect();
+    if set.len() > 1 {
+        let found = match set.as_slice() {
+            [one, other] => format!("both {one} and {other}"),
+            all => all.join(", "),
+        };
+        return Err(("", Mistake::SeveralMechanisms { found }));
+    }
+    let GivenMechanism { vrrp, cluster, vip, manual } = given;
+    if let Some(vrrp) = vrrp {
+        let subject = match (vrrp.sync_group, vrrp.instance) {
+            (Some(name), None) => Subject::SyncGroup(name),
+            (None, Some(name)) => Subject::Instance(name),
+            (Some(_), Some(_)) => return Err(("/vrrp", Mistake::GroupAndInstance)),
+            (None, None) => return Err(("/vrrp", Mistake::NoSyncGroup)),
+        };
+        let track = name.map_or("vrrp.track".to_owned(), |name| format!("vrrp-{}.track", file_name(name)));
+        return Ok(Mechanism::Vrrp {
+            subject,
+            // keepalived has one for all its groups.
+            notify_fifo: vrrp.notify_fifo.unwrap_or_else(|| state.join("vrrp.fifo")),
+            track_file: vrrp.track_file.unwrap_or_else(|| state.join(track)),
+            virtual_address: vrrp.virtual_address,
+        });
+    }
+    if let Some(GivenGroup { group, virtual_address }) = cluster {
+        let group = group.ok_or(("/cluster", Mistake::NoClusterGroup))?;
+        return Ok(Mechanism::Cluster { group, virtual_address });
+    }
+    if let Some(GivenGroup { group, virtual_address }) = manual {
+        let group = group.ok_or(("/manual", Mistake::NoManualGroup))?;
+        return Ok(Mechanism::Manual { group, virtual_address });
+    }
+    let Some(vip) = vip else { return Err(("", Mistake::NoMechanism)) };
+    if vip.address.is_empty() {
+        return Err(("/vip", Mistake::NoVirtualAddress));
+    }
+    Ok(Mechanism::Vip {
+        group: vip.group.unwrap_or_else(|| name.unwrap_or("vip").to_owned()),
+        address: vip.address,
+        interface: vip.interface,
+        any: vip.require.as_deref() == Some("any"),
+    })
+}
+
+/// All further groups.
+///
+/// # Errors
+/// JSON pointers and mistakes, all of them.
+pub(super) fn further(
+    given: IndexMap<String, GivenFurther>,
+    state: &Path,
+    first: Option<&Mechanism>,
+) -> Result<Vec<FurtherGroup>, Vec<(String, Mistake)>> {
+    let mut groups: Vec<FurtherGroup> = Vec::new();
+    let mut wrong = Vec::new();
+    for (name, given) in given {
+        let pointer = format!("/group/{}", name.replace('~', "~0").replace('/', "~1"));
+        let at = format!("{pointer}/failover-mechanism");
+        let mechanism = match mechanism(given.failover_mechanism, state, Some(&name)) {
+            Ok(mechanism) => mechanism,
+            Err((below, mistake)) => {
+                wrong.push((format!("{at}{below}"), mistake));
+                continue;
+            }
+        };
+        let others = first.into_iter().chain(groups.iter().map(|group| &group.mechanism));
+        if others.map(Mechanism::group).any(|other| other == mechanism.group()) {
+            wrong.push((at, Mistake::GroupTwice { found: mechanism.group().to_owned() }));
+            continue;
+        }
+        let mut rules: Vec<Rule> =
+            given.prefix.iter().filter_map(|text| network(text)).map(Rule::Prefix).collect();
+        rules.extend(mechanism.addresses().iter().map(|address| Rule::Prefix((*address).into())));
+        rules.extend(given.zone.iter().filter_map(|zone| zone.parse().ok()).map(Rule::Zone));
+        rules.extend(given.mark.as_deref().and_then(parse_mark).map(|(value, mask)| Rule::Mark(value, mask)));
+        if rules.is_empty() {
+            wrong.push((pointer, Mistake::GroupWithoutEntries { found: name }));
+            continue;
+        }
+        groups.push(FurtherGroup { name, mechanism, rules });
+    }
+    if wrong.is_empty() { Ok(groups) } else { Err(wrong) }
+}
+
+/// `VALUE` or `VALUE/MASK`, decimal or hexadecimal.
+pub(super) fn parse_mark(text: &str) -> Option<(u32, u32)> {
+    let number = |text: &str| match text.strip_prefix("0x") {
+        Some(digits) => u32::from_str_radix(digits, 16).ok(),
+        None => text.parse().ok(),
+    };
+    match text.split_once('/') {
+        Some((value, mask)) => Some((number(value)?, number(mask)?)),
+        None => Some((number(text)?, u32::MAX)),
+    }
+}
