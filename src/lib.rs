@@ -18,6 +18,7 @@ pub mod digest;
 pub mod entry;
 pub mod filter;
 pub mod groups;
+pub mod hold;
 pub mod metrics;
 pub mod precheck;
 pub mod reconcile;

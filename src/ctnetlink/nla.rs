@@ -1,5 +1,5 @@
 //! Writing netlink messages and attributes into one growing buffer. Nothing of conntrack lives here; reading
-//! is `netlink_packet_core::NlasIterator`'s. Called by `codec` only.
+//! is `netlink_packet_core::NlasIterator`'s. Called by `codec` and by `hold`.
 
 use netlink_packet_core::{NLA_ALIGNTO, NLA_F_NESTED};
 

@@ -32,6 +32,7 @@ use crate::ctnetlink::socket::{BATCH, DoorError, DumpSocket, EventSocket, Read, 
 use crate::ctnetlink::watched::{watch_dump, watch_events};
 use crate::entry::Entry;
 use crate::groups::Assignment;
+use crate::hold::{Hold, HoldError};
 use crate::metrics::{MetricsServer, Scrape, Timings};
 use crate::reconcile::Op;
 use crate::replica::{Refused, Role};
@@ -72,6 +73,9 @@ pub enum DaemonError {
     /// Addresses and interface.
     #[error(transparent)]
     Address(#[from] AddressError),
+    /// What keeps packets away.
+    #[error(transparent)]
+    Hold(#[from] HoldError),
     /// Anything else of the system's.
     #[error("cannot {what}")]
     System {
@@ -107,6 +111,9 @@ struct Daemon {
     channel: Channel,
     unsent: Option<Vec<u8>>,
     addresses: Addresses,
+    hold: Option<Hold>,
+    /// The last change of what is held failed.
+    hold_failed: bool,
     fifos: Vec<NotifyFifo>,
     control: ControlServer<Ongoing>,
     waiting: Vec<(Client, Request)>,
@@ -191,6 +198,8 @@ impl Daemon {
             );
         }
         let fifos = open_fifos(&config)?;
+        let hold =
+            if config.hold { Some(Hold::open(config.mechanism.addresses(), config.port)?) } else { None };
         let held = addresses.list().await?;
         if keys.is_empty() {
             tracing::warn!("no key is configured: anyone on {} can write to this table", config.interface);
@@ -223,6 +232,8 @@ impl Daemon {
             channel,
             unsent: None,
             addresses,
+            hold,
+            hold_failed: false,
             fifos,
             control,
             waiting: Vec::new(),
@@ -255,7 +266,8 @@ impl Daemon {
             return Ok(false);
         }
         let deadlines = self.groups.iter().map(|group| group.replica.poll_timeout(now));
-        let deadline = deadlines.min().unwrap_or(now);
+        let renewal = self.hold.as_ref().and_then(Hold::next);
+        let deadline = deadlines.chain(renewal).min().unwrap_or(now);
         tokio::select! {
             ready = self.events.readable() => {
                 // Cleared before it is read: the turn reads until empty, and what comes later wakes again.
@@ -320,8 +332,24 @@ impl Daemon {
                 group.replica.step_takeover(now);
             }
         }
+        self.step_hold(now);
         self.send_datagrams(now);
         self.report(now)
+    }
+
+    /// Packets are held for the first group: with several there is no `hold`.
+    fn step_hold(&mut self, now: Instant) {
+        let (Some(hold), Some(group)) = (&mut self.hold, self.groups.first()) else { return };
+        let replica = &group.replica;
+        let complete = replica.owner() && !replica.fencing();
+        match hold.step(replica.role(), complete, now) {
+            Ok(()) => self.hold_failed = false,
+            Err(error) if !std::mem::replace(&mut self.hold_failed, true) => {
+                let error = anyhow::Error::new(error);
+                tracing::error!("packets are not held: {error:#}");
+            }
+            Err(_) => {}
+        }
     }
 
     fn read_channel(&mut self, now: Instant) -> bool {

@@ -9,6 +9,7 @@ use super::group::{Cause, Group};
 use super::{Daemon, rfc3339};
 use crate::config::{self, Mechanism};
 use crate::control::{Client, Heard, Reply, Request};
+use crate::hold::Hold;
 use crate::metrics::{GroupSnapshot, Scrape, Snapshot, named_counters, render};
 use crate::replica::view::View;
 use crate::replica::{Cache, Changes, Compared, Counters, Refill, Refused};
@@ -304,6 +305,7 @@ impl Daemon {
             ("authenticated", json!(self.sealed())),
             ("event-buffer-bytes", json!(self.events.get_ref().buffer_size())),
             ("unreadable-kernel-messages", json!(self.unreadable())),
+            ("holding", json!(self.hold.as_ref().map(Hold::holds))),
             ("remarks", json!(remarks)),
             ("groups", groups.collect()),
         ] {

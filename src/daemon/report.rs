@@ -75,6 +75,9 @@ impl Daemon {
                 }
             }
         }
+        if self.hold_failed {
+            remarks.push("`hold` holds nothing: its table cannot be changed; see the log".into());
+        }
         if self.unreadable() > 0 {
             remarks.push(
                 "messages of the kernel could not be read and were left out: is this kernel newer than this ctsync?"

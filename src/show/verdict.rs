@@ -30,6 +30,9 @@ pub fn status(value: &Value) -> String {
         "channel",
         if value["authenticated"] == true { "authenticated" } else { "NOT authenticated: no key" }.into(),
     );
+    if let Some(holds) = value["holding"].as_bool() {
+        line("hold", if holds { "on: packets to be forwarded are dropped" } else { "off" }.into());
+    }
     for remark in value["remarks"].as_array().into_iter().flatten() {
         line("to be changed", plain(Some(remark)));
     }
