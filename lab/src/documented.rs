@@ -3,6 +3,7 @@
 //! Called by `router`. The files stand in `lab/examples/documented/`; the lab adds nothing to what they say but
 //! what VyOS itself adds (paths, and a firewall around the state policy). ctsync reads them by itself.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use anyhow::{Context, Result, bail};
@@ -18,6 +19,30 @@ pub struct Instance {
     pub excluded: Vec<String>,
 }
 
+/// Instances that change their state together.
+#[derive(Clone, Default, Debug)]
+pub struct SyncGroup {
+    pub name: String,
+    pub members: Vec<String>,
+}
+
+/// A rule of source NAT.
+#[derive(Clone, Default, Debug)]
+pub struct SourceNat {
+    pub outbound: String,
+    pub source: String,
+    pub translation: String,
+}
+
+/// Which pair of routers.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Figure {
+    /// The documentation's.
+    Documented,
+    /// Two groups that share the load: router1 is preferred for BLUE, router2 for GREEN.
+    TwoGroups,
+}
+
 /// A router as its `set` lines describe it.
 #[derive(Clone, Default, Debug)]
 pub struct Description {
@@ -25,9 +50,9 @@ pub struct Description {
     /// Interface, address with prefix.
     pub addresses: Vec<(String, String)>,
     pub instances: Vec<Instance>,
-    pub sync_group: String,
-    /// Outbound interface, source network, translated address.
-    pub source_nat: (String, String, String),
+    pub sync_groups: Vec<SyncGroup>,
+    /// In the order of their numbers.
+    pub source_nat: BTreeMap<u32, SourceNat>,
     pub tcp_loose: bool,
     /// State and action, in the order of the file.
     pub state_policy: Vec<(String, String)>,
@@ -35,13 +60,15 @@ pub struct Description {
     pub text: String,
 }
 
-/// The documentation's two routers.
-pub fn router(number: u8) -> Result<Description> {
-    let text = match number {
-        1 => include_str!("../examples/documented/router1.set"),
-        _ => include_str!("../examples/documented/router2.set"),
+/// One of a figure's two routers.
+pub fn router(figure: Figure, number: u8) -> Result<Description> {
+    let (directory, text) = match (figure, number) {
+        (Figure::Documented, 1) => ("documented", include_str!("../examples/documented/router1.set")),
+        (Figure::Documented, _) => ("documented", include_str!("../examples/documented/router2.set")),
+        (Figure::TwoGroups, 1) => ("two-groups", include_str!("../examples/two-groups/router1.set")),
+        (Figure::TwoGroups, _) => ("two-groups", include_str!("../examples/two-groups/router2.set")),
     };
-    parse(text).with_context(|| format!("lab/examples/documented/router{number}.set"))
+    parse(text).with_context(|| format!("lab/examples/{directory}/router{number}.set"))
 }
 
 /// Read `set` lines.
@@ -80,17 +107,24 @@ fn take(router: &mut Description, words: &[&str]) -> Result<()> {
                 other => bail!("the lab does not know VRRP option {other}"),
             }
         }
-        ["set", "high-availability", "vrrp", "sync-group", name, "member", _] => {
-            router.sync_group = (*name).to_owned();
+        ["set", "high-availability", "vrrp", "sync-group", name, "member", member] => {
+            let known = router.sync_groups.iter().position(|group| group.name == *name);
+            let at = known.unwrap_or_else(|| {
+                router.sync_groups.push(SyncGroup { name: (*name).to_owned(), ..SyncGroup::default() });
+                router.sync_groups.len() - 1
+            });
+            let group = router.sync_groups.get_mut(at).context("sync-group")?;
+            group.members.push((*member).to_owned());
         }
-        ["set", "nat", "source", "rule", _, "outbound-interface", value] => {
-            router.source_nat.0 = (*value).to_owned();
-        }
-        ["set", "nat", "source", "rule", _, "source", "address", value] => {
-            router.source_nat.1 = (*value).to_owned();
-        }
-        ["set", "nat", "source", "rule", _, "translation", "address", value] => {
-            router.source_nat.2 = (*value).to_owned();
+        ["set", "nat", "source", "rule", number, words @ .., value] => {
+            let rule = router.source_nat.entry(number.parse()?).or_default();
+            let place = match words {
+                ["outbound-interface"] => &mut rule.outbound,
+                ["source", "address"] => &mut rule.source,
+                ["translation", "address"] => &mut rule.translation,
+                _ => bail!("the lab does not know this kind of source NAT"),
+            };
+            *place = (*value).to_owned();
         }
         ["set", "system", "conntrack", "tcp", "loose", value] => router.tcp_loose = *value == "enable",
         ["set", "firewall", "state-policy", state, "action", action] => {
@@ -114,7 +148,7 @@ mod tests {
 
     #[test]
     fn both_routers_are_the_documented_figure() {
-        let (one, two) = (router(1).unwrap(), router(2).unwrap());
+        let (one, two) = (router(Figure::Documented, 1).unwrap(), router(Figure::Documented, 2).unwrap());
         assert_eq!((one.name.as_str(), two.name.as_str()), ("router1", "router2"));
         assert_eq!(one.addresses.first().unwrap().1, "10.0.0.10/24");
         assert_eq!(two.addresses.first().unwrap().1, "10.0.0.11/24");

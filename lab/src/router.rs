@@ -9,10 +9,31 @@ use anyhow::{Context, Result, bail};
 use ctsync::control::{self, Request};
 use serde_json::Value;
 
-use crate::documented::{Description, split_address};
+use crate::documented::{Description, Figure, Instance, split_address};
 use crate::incumbent;
 use crate::net::Links;
 use crate::node::Node;
+
+/// How keepalived does VRRP.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Vrrp {
+    /// 2 or 3.
+    pub version: u8,
+    /// To the other router's address instead of the multicast group.
+    pub unicast: bool,
+    /// A router that returns takes the addresses back.
+    pub preempt: bool,
+    /// In sync groups; else the first instance moves all addresses.
+    pub grouped: bool,
+    /// The IPv6 addresses have instances of their own.
+    pub native6: bool,
+}
+
+impl Default for Vrrp {
+    fn default() -> Vrrp {
+        Vrrp { version: 3, unicast: false, preempt: true, grouped: true, native6: false }
+    }
+}
 
 /// What a story changes about its routers.
 #[derive(Clone, Debug)]
@@ -35,6 +56,14 @@ pub struct Options {
     pub everything: bool,
     /// `window-tracking`.
     pub window_tracking: bool,
+    /// Which routers.
+    pub figure: Figure,
+    /// keepalived moves the addresses; else the story does.
+    pub keepalived: bool,
+    /// How keepalived does VRRP.
+    pub vrrp: Vrrp,
+    /// `set service conntrack-sync` lines beside the documented ones. A `failover-mechanism` among them is in its place.
+    pub lines: &'static [&'static str],
     /// Rules beside the documented ones.
     pub rules: &'static str,
     /// What the daemon's key file holds; none: the channel is open.
@@ -56,6 +85,10 @@ impl Options {
             metrics: false,
             everything: false,
             window_tracking: false,
+            figure: Figure::Documented,
+            keepalived: true,
+            vrrp: Vrrp::default(),
+            lines: &[],
             rules: "",
             key: None,
             ctsync,
@@ -99,7 +132,18 @@ impl Router {
     /// Ports and ICMP ids are translated at random: a connection whose entry is missed cannot get its old port back
     /// by luck, so that UDP and ping need their entries as much as TCP does.
     fn ruleset(&self) -> String {
-        let (outbound, source, translation) = &self.told.source_nat;
+        let translations: String = self
+            .told
+            .source_nat
+            .values()
+            .map(|rule| {
+                format!(
+                    "    oifname {} ip saddr {} snat ip to {} fully-random\n",
+                    rule.outbound, rule.source, rule.translation
+                )
+            })
+            .collect();
+        let outbound = self.told.source_nat.values().next().map_or("eth0", |rule| rule.outbound.as_str());
         let policy = |chain: &str| -> String {
             let rules = self.told.state_policy.iter().filter(|(state, _)| {
                 chain != "input" || state != "invalid" || self.options.invalid_drop_on_input
@@ -112,8 +156,7 @@ impl Router {
              {forward}    iifname eth1 oifname {outbound} ct state new counter accept\n  }}\n  \
              chain input {{\n    type filter hook input priority 0; policy accept;\n{input}  }}\n  \
              chain output {{\n    type filter hook output priority 0; policy accept;\n{output}  }}\n  \
-             chain postrouting {{\n    type nat hook postrouting priority 100;\n    \
-             oifname {outbound} ip saddr {source} snat ip to {translation} fully-random\n  }}\n}}\n",
+             chain postrouting {{\n    type nat hook postrouting priority 100;\n{translations}  }}\n}}\n",
             forward = policy("forward"),
             input = policy("input"),
             output = policy("output").replace("invalid counter drop", "invalid counter accept"),
@@ -150,16 +193,17 @@ impl Router {
         if self.options.key.is_some() {
             lines.push(format!("key-file {}", self.key_path().display()));
         }
+        lines.extend(self.options.lines.iter().map(|line| (*line).to_owned()));
         let mut text = self.told.text.clone();
+        if lines.iter().any(|line| line.starts_with("failover-mechanism")) {
+            text = without(&text, "failover-mechanism");
+        }
         if self.options.window_tracking {
             lines.push("window-tracking".into());
         }
         if self.options.everything {
             lines.push("expect-sync all".into());
-            text = text
-                .lines()
-                .filter(|line| !line.contains("accept-protocol"))
-                .fold(String::new(), |all, line| all + line + "\n");
+            text = without(&text, "accept-protocol");
         }
         let ours: String = lines.iter().map(|line| format!("set service conntrack-sync {line}\n")).collect();
         format!("{}\n# The lab's.\n{ours}", text.trim_end())
@@ -223,56 +267,152 @@ impl Router {
 
     /// keepalived's configuration, as `docs/operation.md` describes it.
     fn keepalived(&self) -> String {
-        let Description { instances, sync_group, .. } = &self.told;
-        let mut text = String::from("global_defs {\n  vrrp_version 3\n");
-        if self.options.sync {
+        let vrrp = self.options.vrrp;
+        let instances = self.instances();
+        let mut text = format!("global_defs {{\n  vrrp_version {}\n", vrrp.version);
+        if self.tells_role() {
             text += "  vrrp_notify_fifo /run/ctsync/vrrp.fifo\n";
         }
         text += "}\n";
-        if self.gated() {
-            text += "vrrp_track_file ctsync {\n  file /run/ctsync/vrrp.track\n  weight 1\n}\n";
-        }
-        let members: Vec<&str> = instances.iter().map(|instance| instance.name.as_str()).collect();
-        text += &format!("vrrp_sync_group {sync_group} {{\n  group {{ {} }}\n", members.join(" "));
-        if self.gated() {
-            // Without this keepalived ignores the weight and goes to FAULT when the value drops.
-            text += "  sync_group_tracking_weight\n  track_file { ctsync weight 1 }\n";
-        }
-        if self.options.incumbent {
-            let script = incumbent::script(&self.node);
-            for (event, role) in [("master", "primary"), ("backup", "backup"), ("fault", "fault")] {
-                text += &format!("  notify_{event} \"{script} {role}\"\n");
-            }
-        }
-        text += "}\n";
-        for instance in instances {
-            let list = |addresses: &[String]| -> String {
-                addresses
-                    .iter()
-                    .map(|address| format!("    {address} dev {}\n", instance.interface))
-                    .collect()
-            };
+        let trackers = if vrrp.grouped { self.told.sync_groups.len().max(1) } else { 1 };
+        let tracker = |number: usize| match self.told.sync_groups.get(number) {
+            Some(group) if number > 0 => format!("ctsync_{}", group.name),
+            _ => "ctsync".to_owned(),
+        };
+        for number in 0..if self.gated() { trackers } else { 0 } {
+            let file = tracker(number).replace("ctsync", "vrrp").replace('_', "-");
             text += &format!(
-                "vrrp_instance {} {{\n  state BACKUP\n  interface {}\n  virtual_router_id {}\n  priority {}\n  \
-                 advert_int {}\n  virtual_ipaddress {{\n{}  }}\n  virtual_ipaddress_excluded {{\n{}  }}\n}}\n",
-                instance.name,
-                instance.interface,
-                instance.vrid,
-                instance.priority,
-                self.options.advert,
-                list(&instance.addresses),
-                list(&instance.excluded),
+                "vrrp_track_file {} {{\n  file /run/ctsync/{file}.track\n  weight 1\n}}\n",
+                tracker(number)
             );
+        }
+        let notify = if self.options.incumbent {
+            let script = incumbent::script(&self.node);
+            [("master", "primary"), ("backup", "backup"), ("fault", "fault")]
+                .map(|(event, role)| format!("  notify_{event} \"{script} {role}\"\n"))
+                .concat()
+        } else {
+            String::new()
+        };
+        for (number, group) in self.told.sync_groups.iter().enumerate().filter(|_| vrrp.grouped) {
+            let mut members = group.members.clone();
+            if vrrp.native6 {
+                members.extend(group.members.iter().map(|member| format!("{member}6")));
+            }
+            text += &format!("vrrp_sync_group {} {{\n  group {{ {} }}\n", group.name, members.join(" "));
+            if self.gated() {
+                // Without this keepalived ignores the weight and goes to FAULT when the value drops.
+                text += &format!(
+                    "  sync_group_tracking_weight\n  track_file {{ {} weight 1 }}\n",
+                    tracker(number)
+                );
+            }
+            text += &format!("{notify}}}\n");
+        }
+        let alone = match (vrrp.grouped, self.gated()) {
+            (true, _) => String::new(),
+            (false, true) => format!("  track_file {{ ctsync weight 1 }}\n{notify}"),
+            (false, false) => notify,
+        };
+        for instance in &instances {
+            text += &self.instance(instance, &alone);
         }
         text
     }
 
+    /// As the documented file has them, or rearranged.
+    fn instances(&self) -> Vec<Instance> {
+        let vrrp = self.options.vrrp;
+        let mut all = self.told.instances.clone();
+        if vrrp.native6 {
+            let six: Vec<Instance> = all
+                .iter_mut()
+                .map(|instance| Instance {
+                    name: format!("{}6", instance.name),
+                    // RFC 9568, 5.2.9: the first address is link-local.
+                    addresses: std::iter::once(format!("fe80::{}/64", instance.vrid))
+                        .chain(std::mem::take(&mut instance.excluded))
+                        .collect(),
+                    vrid: instance.vrid + 100,
+                    ..instance.clone()
+                })
+                .collect();
+            all.extend(six);
+        }
+        if !vrrp.grouped {
+            let mut rest = all.split_off(1);
+            if let Some(first) = all.first_mut() {
+                for instance in &mut rest {
+                    let addresses = instance.addresses.drain(..).chain(instance.excluded.drain(..));
+                    first
+                        .excluded
+                        .extend(addresses.map(|address| format!("{address} dev {}", instance.interface)));
+                }
+            }
+        }
+        all
+    }
+
+    fn instance(&self, instance: &Instance, alone: &str) -> String {
+        let vrrp = self.options.vrrp;
+        let list = |addresses: &[String]| -> String {
+            addresses
+                .iter()
+                .map(|address| {
+                    let at = if address.contains(" dev ") {
+                        String::new()
+                    } else {
+                        format!(" dev {}", instance.interface)
+                    };
+                    format!("    {address}{at}\n")
+                })
+                .collect()
+        };
+        let mut text = format!(
+            "vrrp_instance {} {{\n  state BACKUP\n  interface {}\n  virtual_router_id {}\n  priority {}\n  \
+             advert_int {}\n",
+            instance.name, instance.interface, instance.vrid, instance.priority, self.options.advert,
+        );
+        if !vrrp.preempt {
+            text += "  nopreempt\n";
+        }
+        if vrrp.unicast {
+            let v6 = instance.addresses.iter().any(|address| address.contains(':'));
+            let own =
+                self.told.addresses.iter().find(|(interface, address)| {
+                    *interface == instance.interface && address.contains(':') == v6
+                });
+            let own = own.and_then(|(_, address)| address.split('/').next()).unwrap_or_default();
+            // The routers are .10 and .11 of every network.
+            let peer = match own.strip_suffix('0') {
+                Some(start) => format!("{start}1"),
+                None => own.strip_suffix('1').map(|start| format!("{start}0")).unwrap_or_default(),
+            };
+            text += &format!("  unicast_src_ip {own}\n  unicast_peer {{\n    {peer}\n  }}\n");
+        }
+        text += alone;
+        text += &format!("  virtual_ipaddress {{\n{}  }}\n", list(&instance.addresses));
+        if !instance.excluded.is_empty() {
+            text += &format!("  virtual_ipaddress_excluded {{\n{}  }}\n", list(&instance.excluded));
+        }
+        text + "}\n"
+    }
+
+    /// keepalived tells the daemon; else the daemon looks at the addresses, or is told by hand.
+    fn tells_role(&self) -> bool {
+        let mut lines = self.options.lines.iter().filter(|line| line.starts_with("failover-mechanism"));
+        self.options.sync && lines.all(|line| line.starts_with("failover-mechanism vrrp"))
+    }
+
     fn gated(&self) -> bool {
-        self.options.sync && self.options.gate
+        self.tells_role() && self.options.gate
     }
 
     /// Start keepalived; ctsync must have made its files.
     pub fn start_keepalived(&mut self) -> Result<()> {
+        if !self.options.keepalived {
+            return Ok(());
+        }
         let path = self.keepalived_path();
         std::fs::write(&path, self.keepalived())?;
         let arguments = [
@@ -313,6 +453,19 @@ impl Router {
     pub fn type_command(&self, arguments: &[&str]) -> Result<(i32, String)> {
         let (code, out, err) = self.node.try_run(&self.binary()?, arguments, "")?;
         Ok((code, out + &err))
+    }
+
+    /// The story moves the virtual addresses: here, or away.
+    pub fn move_addresses(&self, here: bool) -> Result<()> {
+        let verb = if here { "replace" } else { "del" };
+        let mut commands = String::new();
+        for instance in &self.told.instances {
+            for address in instance.addresses.iter().chain(&instance.excluded) {
+                let nodad = if here && address.contains(':') { " nodad" } else { "" };
+                commands += &format!("address {verb} {address} dev {}{nodad}\n", instance.interface);
+            }
+        }
+        self.node.feed("ip", &["-batch", "-"], &commands).map(|_| ())
     }
 
     /// Whether the first virtual address is here.
@@ -371,4 +524,9 @@ impl Router {
         show("keepalived.log", self.node.log_tail("keepalived"));
         text
     }
+}
+
+/// The file without lines of this option.
+fn without(text: &str, option: &str) -> String {
+    text.lines().filter(|line| !line.contains(option)).fold(String::new(), |all, line| all + line + "\n")
 }

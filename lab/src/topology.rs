@@ -69,7 +69,7 @@ impl Topology {
 
     /// A router, new as after power on.
     pub async fn boot_router(&mut self, number: u8) -> Result<()> {
-        let told = documented::router(number)?;
+        let told = documented::router(self.options.figure, number)?;
         let node = Node::boot(&told.name, &self.directory).await?;
         quiet_ipv6(&node.net)?;
         let links = Links::open(&self.switch.net)?;
@@ -89,13 +89,21 @@ impl Topology {
         self.router_mut(number)?.start_keepalived()
     }
 
-    /// One more machine on the WAN side, where the channel is.
-    pub async fn plug_in(&self, name: &str, address: Ipv4Addr) -> Result<Node> {
+    /// One more machine: on the WAN side, where the channel is, or on the LAN side.
+    pub async fn plug_in(&self, name: &str, bridge: &str, address: Ipv4Addr) -> Result<Node> {
         let node = Node::boot(name, &self.directory).await?;
         let links = Links::open(&self.switch.net)?;
-        links.plug(name, "wan", &node.net, "eth0").await?;
+        links.plug(name, bridge, &node.net, "eth0").await?;
         Links::open(&node.net)?.add_address("eth0", address.into(), 24).await?;
         Ok(node)
+    }
+
+    /// The end hosts forget where the virtual addresses were: the story has moved them, and no VRRP daemon tells.
+    pub fn forget_neighbours(&self) -> Result<()> {
+        for node in [&self.client, &self.server] {
+            node.output("ip", &["neighbour", "flush", "dev", "eth0"])?;
+        }
+        Ok(())
     }
 
     /// Firewall, ctsync and keepalived on both routers, until router1 is elected.
@@ -115,6 +123,9 @@ impl Topology {
             self.router_mut(number)?.start_keepalived()?;
         }
         let first = self.router(1)?;
+        if !self.options.keepalived {
+            return first.move_addresses(true);
+        }
         until("router1 is elected", START, async || Ok(first.has_vip().await?.then_some(()))).await
     }
 

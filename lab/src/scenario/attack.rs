@@ -35,7 +35,7 @@ pub async fn run(stage: &Stage<'_>, narrator: &mut Narrator) -> Result<bool> {
     narrator.chapter("Somebody on the channel's link");
     let options = Options { key: Some("5a".repeat(32)), ..Options::usual(stage.ctsync.clone()) };
     let mut pair = Pair::start_with(stage, options, CONNECTIONS).await?;
-    let stranger = pair.topology.plug_in("attacker", ATTACKER).await?;
+    let stranger = pair.topology.plug_in("attacker", "wan", ATTACKER).await?;
     let mut checks = Checks::new(narrator);
     with_a_key(&mut pair, &stranger, &mut checks).await?;
     checks.narrator.chapter("Without a key");

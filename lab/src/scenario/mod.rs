@@ -6,6 +6,7 @@ mod attack;
 mod clients;
 mod commands;
 pub mod differences;
+mod groups;
 mod idle;
 mod iperf3;
 mod key;
@@ -57,6 +58,8 @@ pub enum Scenario {
     Attack,
     /// A hundred differences planted in both kernels behind the daemons' backs: found and repaired.
     Differences,
+    /// Two groups share the load and back each other up.
+    Groups,
     /// Prometheus scrapes both routers while router1 dies and returns; it knows the verdict.
     Metrics,
 }
@@ -87,6 +90,7 @@ pub async fn run(scenario: Scenario, stage: &Stage<'_>, narrator: &mut Narrator)
         Scenario::Repair => repair::run(stage, narrator).await,
         Scenario::Attack => attack::run(stage, narrator).await,
         Scenario::Differences => differences::run(stage, narrator).await,
+        Scenario::Groups => groups::run(stage, narrator).await,
         Scenario::Metrics => metrics::run(stage, narrator).await,
     }
 }
