@@ -16,6 +16,7 @@ mod metrics;
 mod noise;
 mod programs;
 pub mod repair;
+mod roles;
 mod stream;
 
 use std::path::{Path, PathBuf};
@@ -58,6 +59,8 @@ pub enum Scenario {
     Attack,
     /// A hundred differences planted in both kernels behind the daemons' backs: found and repaired.
     Differences,
+    /// A hundred role changes in a minute under load; an owner that is lost for good.
+    Roles,
     /// Two groups share the load and back each other up.
     Groups,
     /// Prometheus scrapes both routers while router1 dies and returns; it knows the verdict.
@@ -90,6 +93,7 @@ pub async fn run(scenario: Scenario, stage: &Stage<'_>, narrator: &mut Narrator)
         Scenario::Repair => repair::run(stage, narrator).await,
         Scenario::Attack => attack::run(stage, narrator).await,
         Scenario::Differences => differences::run(stage, narrator).await,
+        Scenario::Roles => roles::run(stage, narrator).await,
         Scenario::Groups => groups::run(stage, narrator).await,
         Scenario::Metrics => metrics::run(stage, narrator).await,
     }
