@@ -18,6 +18,7 @@ mod programs;
 pub mod repair;
 mod roles;
 mod stream;
+mod vrrp;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -59,6 +60,8 @@ pub enum Scenario {
     Attack,
     /// A hundred differences planted in both kernels behind the daemons' backs: found and repaired.
     Differences,
+    /// keepalived in its other shapes: VRRPv2, unicast, without a sync group, IPv6; programs that end and come back.
+    Vrrp,
     /// A hundred role changes in a minute under load; an owner that is lost for good.
     Roles,
     /// Two groups share the load and back each other up.
@@ -93,6 +96,7 @@ pub async fn run(scenario: Scenario, stage: &Stage<'_>, narrator: &mut Narrator)
         Scenario::Repair => repair::run(stage, narrator).await,
         Scenario::Attack => attack::run(stage, narrator).await,
         Scenario::Differences => differences::run(stage, narrator).await,
+        Scenario::Vrrp => vrrp::run(stage, narrator).await,
         Scenario::Roles => roles::run(stage, narrator).await,
         Scenario::Groups => groups::run(stage, narrator).await,
         Scenario::Metrics => metrics::run(stage, narrator).await,
