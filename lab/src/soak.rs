@@ -12,7 +12,7 @@ use clap::Subcommand;
 use serde_json::Value;
 
 use crate::narrator::Narrator;
-use crate::scenario::{Stage, differences, memory, repair};
+use crate::scenario::{Stage, differences, gate, memory, repair};
 use crate::wait::now;
 use crate::{in_sandbox, sandbox, setup};
 
@@ -72,6 +72,12 @@ pub enum Soak {
         #[arg(long)]
         patient: bool,
     },
+    /// The readiness gate, with a fetch that takes at least three seconds.
+    Gate {
+        /// Entries.
+        #[arg(long, default_value_t = 500_000)]
+        entries: u32,
+    },
     /// The owner's memory over many changes while its peer stands still.
     Memory {
         /// Changes.
@@ -115,6 +121,11 @@ pub fn run(what: &Soak) -> Result<ExitCode> {
         Soak::Differences { entries, patient } => {
             setup::ensure_table(*entries)?;
             story(async |stage, narrator| differences::tell(stage, narrator, *entries, *patient).await)
+        }
+        Soak::Gate { entries } => {
+            setup::ensure_table(*entries)?;
+            let least = Duration::from_secs(3);
+            story(async |stage, narrator| gate::tell(stage, narrator, *entries, least).await)
         }
         Soak::Memory { changes, plot } => {
             let plot = std::path::absolute(plot)?;

@@ -261,13 +261,11 @@ impl Daemon {
         interrupt: &mut Signal,
         hangup: &mut Signal,
     ) -> Result<bool, DaemonError> {
-        if std::mem::take(&mut self.more) {
-            tokio::task::yield_now().await;
-            return Ok(false);
-        }
         let deadlines = self.groups.iter().map(|group| group.replica.poll_timeout(now));
         let renewal = self.hold.as_ref().and_then(Hold::next);
-        let deadline = deadlines.chain(renewal).min().unwrap_or(now);
+        // With more to do the operator's socket, signals and addresses are looked at all the same, without waiting.
+        let more = std::mem::take(&mut self.more);
+        let deadline = deadlines.chain(renewal).min().filter(|_| !more).unwrap_or(now);
         tokio::select! {
             ready = self.events.readable() => {
                 // Cleared before it is read: the turn reads until empty, and what comes later wakes again.

@@ -514,8 +514,12 @@ impl Replica {
             self.gate.progress = progress;
             self.gate.progressed = now;
         }
+        // A peer that was heard a moment ago may only be slow: with nobody else there, a lowered priority is elected, too.
+        let just_lost = readiness == Readiness::Alone
+            && !self.gate.open
+            && self.peers.values().any(|peer| now < peer.heard + self.settings.lost_after + GATE_GRACE);
         // No living owner is nobody's fault: an election must go on.
-        let fit = readiness.is_ready()
+        let fit = (readiness.is_ready() && !just_lost)
             || readiness == Readiness::NoOwner
             || self.group.role == Role::Primary
             || now >= self.gate.progressed + self.settings.gate_limit;

@@ -6,6 +6,7 @@ mod attack;
 mod clients;
 mod commands;
 pub mod differences;
+pub mod gate;
 mod groups;
 mod idle;
 mod iperf3;
@@ -62,6 +63,8 @@ pub enum Scenario {
     Differences,
     /// keepalived in its other shapes: VRRPv2, unicast, without a sync group, IPv6; programs that end and come back.
     Vrrp,
+    /// A router that returns is not elected before it is ready; without the gate it is, and connections die.
+    Gate,
     /// A hundred role changes in a minute under load; an owner that is lost for good.
     Roles,
     /// Two groups share the load and back each other up.
@@ -97,6 +100,7 @@ pub async fn run(scenario: Scenario, stage: &Stage<'_>, narrator: &mut Narrator)
         Scenario::Attack => attack::run(stage, narrator).await,
         Scenario::Differences => differences::run(stage, narrator).await,
         Scenario::Vrrp => vrrp::run(stage, narrator).await,
+        Scenario::Gate => gate::run(stage, narrator).await,
         Scenario::Roles => roles::run(stage, narrator).await,
         Scenario::Groups => groups::run(stage, narrator).await,
         Scenario::Metrics => metrics::run(stage, narrator).await,
