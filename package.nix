@@ -24,6 +24,7 @@ rustPlatform.buildRustPackage {
       ./Cargo.toml
       ./Cargo.lock
       ./src
+      ./cluster
       ./docs
       ./lab
       ./tests

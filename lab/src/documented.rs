@@ -34,11 +34,26 @@ pub struct SourceNat {
     pub translation: String,
 }
 
+/// A cluster as VyOS 1.2 has it: heartbeat moves the services from the primary node to the secondary one.
+#[derive(Clone, Default, Debug)]
+pub struct Cluster {
+    pub interfaces: Vec<String>,
+    pub mcast_group: String,
+    pub secret: String,
+    pub group: String,
+    pub primary: String,
+    pub secondary: String,
+    /// Address, prefix length, interface: `10.0.0.1/24/eth0`.
+    pub services: Vec<String>,
+}
+
 /// Which pair of routers.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Figure {
     /// The documentation's.
     Documented,
+    /// The documentation's with heartbeat, in VyOS 1.2 only.
+    Cluster,
     /// Two groups that share the load: router1 is preferred for BLUE, router2 for GREEN.
     TwoGroups,
 }
@@ -51,6 +66,7 @@ pub struct Description {
     pub addresses: Vec<(String, String)>,
     pub instances: Vec<Instance>,
     pub sync_groups: Vec<SyncGroup>,
+    pub cluster: Cluster,
     /// In the order of their numbers.
     pub source_nat: BTreeMap<u32, SourceNat>,
     pub tcp_loose: bool,
@@ -65,6 +81,12 @@ pub fn router(figure: Figure, number: u8) -> Result<Description> {
     let (directory, text) = match (figure, number) {
         (Figure::Documented, 1) => ("documented", include_str!("../examples/documented/router1.set")),
         (Figure::Documented, _) => ("documented", include_str!("../examples/documented/router2.set")),
+        (Figure::Cluster, 1) => {
+            ("documented/cluster", include_str!("../examples/documented/cluster/router1.set"))
+        }
+        (Figure::Cluster, _) => {
+            ("documented/cluster", include_str!("../examples/documented/cluster/router2.set"))
+        }
         (Figure::TwoGroups, 1) => ("two-groups", include_str!("../examples/two-groups/router1.set")),
         (Figure::TwoGroups, _) => ("two-groups", include_str!("../examples/two-groups/router2.set")),
     };
@@ -116,6 +138,9 @@ fn take(router: &mut Description, words: &[&str]) -> Result<()> {
             let group = router.sync_groups.get_mut(at).context("sync-group")?;
             group.members.push((*member).to_owned());
         }
+        ["set", "cluster", words @ ..] => {
+            take_cluster(&mut router.cluster, words)?;
+        }
         ["set", "nat", "source", "rule", number, words @ .., value] => {
             let rule = router.source_nat.entry(number.parse()?).or_default();
             let place = match words {
@@ -132,6 +157,23 @@ fn take(router: &mut Description, words: &[&str]) -> Result<()> {
         }
         ["set", "service", "conntrack-sync", ..] => {}
         _ => bail!("the lab does not know this kind of line"),
+    }
+    Ok(())
+}
+
+fn take_cluster(cluster: &mut Cluster, words: &[&str]) -> Result<()> {
+    let value = words.last().copied().unwrap_or_default().to_owned();
+    match words {
+        ["interface", _] => cluster.interfaces.push(value),
+        ["mcast-group", _] => cluster.mcast_group = value,
+        ["pre-shared-secret", _] => cluster.secret = value,
+        ["group", group, "primary", _] => {
+            cluster.group = (*group).to_owned();
+            cluster.primary = value;
+        }
+        ["group", _, "secondary", _] => cluster.secondary = value,
+        ["group", _, "service", _] => cluster.services.push(value),
+        _ => bail!("the lab does not know this cluster option"),
     }
     Ok(())
 }
@@ -160,6 +202,15 @@ mod tests {
         };
         assert_eq!(ours(&one), ours(&two));
         assert!(!one.tcp_loose);
+    }
+
+    #[test]
+    fn the_cluster_is_one_and_the_same_on_both() {
+        let (one, two) = (router(Figure::Cluster, 1).unwrap(), router(Figure::Cluster, 2).unwrap());
+        assert_eq!((one.name.as_str(), two.name.as_str()), ("router1", "router2"));
+        assert_eq!(format!("{:?}", one.cluster), format!("{:?}", two.cluster));
+        assert_eq!(one.cluster.services, ["10.0.0.1/24/eth0", "10.0.1.1/24/eth1"]);
+        assert_eq!((one.cluster.group.as_str(), one.cluster.primary.as_str()), ("GROUP", "router1"));
     }
 
     #[test]

@@ -6,8 +6,10 @@ mod attacker;
 mod churn;
 mod demo;
 mod documented;
+mod frr;
 mod fuzz;
 mod hands;
+mod heartbeat;
 mod incumbent;
 mod judge;
 mod load;
@@ -117,8 +119,7 @@ enum Verb {
     /// Enter a node and become a program.
     #[command(hide = true)]
     Inside {
-        net: PathBuf,
-        mounts: PathBuf,
+        namespaces: Vec<PathBuf>,
         #[arg(last = true, required = true)]
         command: Vec<String>,
     },
@@ -214,9 +215,9 @@ fn main() -> ExitCode {
 
 fn run(cli: Cli) -> Result<ExitCode> {
     match cli.verb {
-        Verb::Inside { net, mounts, command } => {
+        Verb::Inside { namespaces, command } => {
             let (program, arguments) = split(&command);
-            node::become_inside(&net, &mounts, program, arguments)?;
+            node::become_inside(&namespaces, program, arguments)?;
             Ok(ExitCode::FAILURE)
         }
         Verb::AsUser { user, command } => {

@@ -1,4 +1,4 @@
-//! A node: a network namespace with a `/run` of its own, and the processes inside. Router or client alike.
+//! A node: a network namespace with a host name and a `/run` of its own, and the processes inside. Router or client alike.
 //!
 //! Called by `topology` and the stories. A node dies as a machine does: with everything in it.
 
@@ -12,7 +12,7 @@ use std::sync::Arc;
 use anyhow::{Context, Result, bail};
 use nix::sched::{CloneFlags, setns, unshare};
 use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use nix::unistd::{Pid, sethostname};
 
 use crate::net::Namespace;
 use crate::sandbox;
@@ -22,6 +22,7 @@ pub struct Node {
     pub name: String,
     pub net: Namespace,
     mounts: Arc<File>,
+    host: File,
     /// Files of this node, seen by all: logs, configuration, its `/run`.
     pub directory: PathBuf,
     processes: Vec<(String, duct::Handle)>,
@@ -41,8 +42,9 @@ impl Node {
         let net = Namespace::create().await?;
         let passwd = directory.join("passwd");
         std::fs::write(&passwd, plain_shells(&std::fs::read_to_string("/etc/passwd")?))?;
-        let mounts = private_mounts(&run, &passwd)?;
-        Ok(Node { name: name.to_owned(), net, mounts: Arc::new(mounts), directory, processes: Vec::new() })
+        let (mounts, host) = private_mounts(name, &run, &passwd)?;
+        let mounts = Arc::new(mounts);
+        Ok(Node { name: name.to_owned(), net, mounts, host, directory, processes: Vec::new() })
     }
 
     /// Where the node's `/run` is seen from outside.
@@ -50,19 +52,42 @@ impl Node {
         self.directory.join("run")
     }
 
+    /// From now on a directory is the node's own: a copy of this machine's. Where it is seen from outside.
+    pub fn own(&self, path: &str) -> Result<PathBuf> {
+        let copy = self.directory.join("own").join(path.trim_start_matches('/'));
+        if copy.exists() {
+            std::fs::remove_dir_all(&copy)?;
+        }
+        std::fs::create_dir_all(copy.parent().context("a directory below the root")?)?;
+        let copied = std::process::Command::new("cp").args(["-a", "--", path]).arg(&copy).status()?;
+        if !copied.success() {
+            bail!("cannot copy {path}");
+        }
+        let entered = std::thread::scope(|scope| {
+            let bound = scope.spawn(|| -> Result<()> {
+                // A thread that shares its root with others may not change its mounts.
+                unshare(CloneFlags::CLONE_FS)?;
+                setns(&*self.mounts, CloneFlags::CLONE_NEWNS).context("cannot enter the node's mounts")?;
+                sandbox::bind(&copy, Path::new(path))
+            });
+            bound.join()
+        });
+        entered.map_err(|_| anyhow::anyhow!("a namespace thread panicked"))??;
+        Ok(copy)
+    }
+
     fn inside(&self, program: &str, arguments: &[&str]) -> Result<duct::Expression> {
-        let (net, mounts) = self.descriptors();
-        let mut all: Vec<OsString> =
-            vec!["inside".into(), net.into(), mounts.into(), "--".into(), program.into()];
+        let mut all: Vec<OsString> = vec!["inside".into()];
+        all.extend(self.namespaces().map(OsString::from));
+        all.extend(["--".into(), program.into()]);
         all.extend(arguments.iter().map(OsString::from));
         Ok(duct::cmd(std::env::current_exe()?, all))
     }
 
     /// A program inside, for callers that want its pipes.
     pub fn command(&self, program: &str, arguments: &[&str]) -> Result<std::process::Command> {
-        let (net, mounts) = self.descriptors();
         let mut command = std::process::Command::new(std::env::current_exe()?);
-        command.arg("inside").arg(net).arg(mounts).args(["--", program]).args(arguments);
+        command.arg("inside").args(self.namespaces()).args(["--", program]).args(arguments);
         Ok(command)
     }
 
@@ -189,11 +214,10 @@ impl Node {
     }
 
     /// Paths by which the lab's processes enter the node.
-    fn descriptors(&self) -> (PathBuf, PathBuf) {
-        (
-            self.net.path(),
-            PathBuf::from(format!("/proc/{}/fd/{}", std::process::id(), self.mounts.as_raw_fd())),
-        )
+    fn namespaces(&self) -> [PathBuf; 3] {
+        let path =
+            |file: &File| PathBuf::from(format!("/proc/{}/fd/{}", std::process::id(), file.as_raw_fd()));
+        [self.net.path(), path(&self.host), path(&self.mounts)]
     }
 
     /// Descriptor numbers of network and mounts in this process, for `ctsync-lab enter`.
@@ -222,16 +246,18 @@ fn plain_shells(passwd: &str) -> String {
     passwd.lines().map(plain).collect()
 }
 
-/// A mount namespace in which `/run` is this directory and `/etc/passwd` this file.
-fn private_mounts(run: &Path, passwd: &Path) -> Result<File> {
+/// A mount namespace in which `/run` is this directory and `/etc/passwd` this file; and one of a host name.
+fn private_mounts(name: &str, run: &Path, passwd: &Path) -> Result<(File, File)> {
     let made = std::thread::scope(|scope| {
         scope
-            .spawn(|| -> Result<File> {
-                unshare(CloneFlags::CLONE_NEWNS).context("cannot make a mount namespace")?;
+            .spawn(|| -> Result<(File, File)> {
+                let both = CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWUTS;
+                unshare(both).context("cannot make namespaces of mounts and host name")?;
+                sethostname(name).context("cannot set a node's host name")?;
                 sandbox::make_private()?;
                 sandbox::bind(run, Path::new("/run"))?;
                 sandbox::bind(passwd, Path::new("/etc/passwd"))?;
-                Ok(File::open("/proc/thread-self/ns/mnt")?)
+                Ok((File::open("/proc/thread-self/ns/mnt")?, File::open("/proc/thread-self/ns/uts")?))
             })
             .join()
     });
@@ -239,11 +265,12 @@ fn private_mounts(run: &Path, passwd: &Path) -> Result<File> {
 }
 
 /// The hidden verb `inside`: enter a node and become the program. Never returns when it works.
-pub fn become_inside(net: &Path, mounts: &Path, program: &str, arguments: &[String]) -> Result<()> {
-    let net = File::open(net).context("the node is gone")?;
-    let mounts = File::open(mounts).context("the node is gone")?;
-    setns(net, CloneFlags::CLONE_NEWNET).context("cannot enter the node's network")?;
-    setns(mounts, CloneFlags::CLONE_NEWNS).context("cannot enter the node's mounts")?;
+pub fn become_inside(namespaces: &[PathBuf], program: &str, arguments: &[String]) -> Result<()> {
+    // All of them first: their paths lead nowhere among the node's mounts.
+    let opened: std::io::Result<Vec<File>> = namespaces.iter().map(File::open).collect();
+    for namespace in opened.context("the node is gone")? {
+        setns(namespace, CloneFlags::empty()).context("cannot enter the node")?;
+    }
     nix::sys::prctl::set_pdeathsig(Signal::SIGKILL)?;
     let error = std::process::Command::new(program).args(arguments).exec();
     Err(error).with_context(|| format!("cannot start {program}"))

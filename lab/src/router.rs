@@ -10,9 +10,19 @@ use ctsync::control::{self, Request};
 use serde_json::Value;
 
 use crate::documented::{Description, Figure, Instance, split_address};
+use crate::heartbeat;
 use crate::incumbent;
 use crate::net::Links;
 use crate::node::Node;
+
+/// What moves the virtual addresses.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Mover {
+    Keepalived,
+    Heartbeat,
+    /// Nothing does by itself: the story.
+    Story,
+}
 
 /// How keepalived does VRRP.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -58,8 +68,8 @@ pub struct Options {
     pub window_tracking: bool,
     /// Which routers.
     pub figure: Figure,
-    /// keepalived moves the addresses; else the story does.
-    pub keepalived: bool,
+    /// What moves the virtual addresses.
+    pub mover: Mover,
     /// How keepalived does VRRP.
     pub vrrp: Vrrp,
     /// `set service conntrack-sync` lines beside the documented ones. A `failover-mechanism` among them is in its place.
@@ -86,7 +96,7 @@ impl Options {
             everything: false,
             window_tracking: false,
             figure: Figure::Documented,
-            keepalived: true,
+            mover: Mover::Keepalived,
             vrrp: Vrrp::default(),
             lines: &[],
             rules: "",
@@ -408,11 +418,17 @@ impl Router {
         self.tells_role() && self.options.gate
     }
 
+    /// Start what moves the virtual addresses; ctsync must run.
+    pub async fn start_mover(&mut self) -> Result<()> {
+        match self.options.mover {
+            Mover::Keepalived => self.start_keepalived(),
+            Mover::Heartbeat => heartbeat::start(self, self.options.sync).await,
+            Mover::Story => Ok(()),
+        }
+    }
+
     /// Start keepalived; ctsync must have made its files.
     pub fn start_keepalived(&mut self) -> Result<()> {
-        if !self.options.keepalived {
-            return Ok(());
-        }
         let path = self.keepalived_path();
         std::fs::write(&path, self.keepalived())?;
         let arguments = [
@@ -478,7 +494,9 @@ impl Router {
     pub fn vips(&self) -> Result<Vec<IpAddr>> {
         let instances = self.told.instances.iter();
         let all = instances.flat_map(|instance| instance.addresses.iter().chain(&instance.excluded));
-        all.map(|address| split_address(address).map(|(address, _)| address)).collect()
+        let all = all.chain(&self.told.cluster.services);
+        // A service of a cluster has its interface behind the prefix length.
+        all.map(|address| Ok(address.split('/').next().unwrap_or_default().parse()?)).collect()
     }
 
     /// Every address that is a router's own.
@@ -521,7 +539,11 @@ impl Router {
         show("rules", self.node.output("nft", &["list", "ruleset"]));
         show("tcp_loose", self.node.net.read_sysctl("net/netfilter/nf_conntrack_tcp_loose"));
         show("ctsync.log", self.node.log_tail("ctsync"));
-        show("keepalived.log", self.node.log_tail("keepalived"));
+        for program in ["keepalived", "heartbeat"] {
+            if self.node.log_path(program).exists() {
+                show(&format!("{program}.log"), self.node.log_tail(program));
+            }
+        }
         text
     }
 }

@@ -32,6 +32,11 @@ pub fn is_inside() -> bool {
     std::env::var_os(DIRECTORY).is_some()
 }
 
+/// Whether root in here is an ordinary user outside.
+pub fn is_rootless() -> bool {
+    std::env::var_os(CALLER).is_some()
+}
+
 /// Inside already: set it up. Outside: make it, run this program again inside, and hand back its exit code.
 ///
 /// A standing lab's outer process leaves word at `pointer`.

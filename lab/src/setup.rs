@@ -22,7 +22,7 @@ const NEEDED: [(&str, &str); 8] = [
     ("ssh-keygen", "openssh-client"),
 ];
 /// What scenarios need beside it, and libFuzzer.
-const BESIDE: [(&str, &str); 7] = [
+const BESIDE: [(&str, &str); 9] = [
     ("c++", "g++"),
     ("conntrackd", "conntrackd"),
     ("prometheus", "prometheus"),
@@ -30,6 +30,8 @@ const BESIDE: [(&str, &str); 7] = [
     ("vsftpd", "vsftpd"),
     ("iperf3", "iperf3"),
     ("sipp", "sip-tester"),
+    ("cl_status", "heartbeat"),
+    ("vtysh", "frr"),
 ];
 
 /// Install what is missing for the demo, build the daemon.

@@ -10,7 +10,7 @@ use anyhow::{Context, Result};
 use crate::documented;
 use crate::net::{Links, Namespace};
 use crate::node::Node;
-use crate::router::{Options, Router};
+use crate::router::{Mover, Options, Router};
 use crate::wait::until;
 
 /// Longest wait for a pair to come up.
@@ -86,7 +86,7 @@ impl Topology {
         self.router_mut(number)?.start_ctsync()?;
         let router = self.router(number)?;
         until("ctsync answers", START, async || Ok(Some(router.status().await?))).await?;
-        self.router_mut(number)?.start_keepalived()
+        self.router_mut(number)?.start_mover().await
     }
 
     /// One more machine: on the WAN side, where the channel is, or on the LAN side.
@@ -106,7 +106,7 @@ impl Topology {
         Ok(())
     }
 
-    /// Firewall, ctsync and keepalived on both routers, until router1 is elected.
+    /// Firewall, ctsync and what moves the addresses on both routers, until router1 is elected.
     pub async fn start(&mut self) -> Result<()> {
         for number in [1, 2] {
             self.router(number)?.load_firewall()?;
@@ -120,10 +120,10 @@ impl Topology {
                 let router = self.router(number)?;
                 until("ctsync answers", START, async || Ok(Some(router.status().await?))).await?;
             }
-            self.router_mut(number)?.start_keepalived()?;
+            self.router_mut(number)?.start_mover().await?;
         }
         let first = self.router(1)?;
-        if !self.options.keepalived {
+        if self.options.mover == Mover::Story {
             return first.move_addresses(true);
         }
         until("router1 is elected", START, async || Ok(first.has_vip().await?.then_some(()))).await

@@ -18,7 +18,7 @@ use crate::traffic::{Clients, Kind};
 use crate::wait::{now, until};
 
 /// Entries to be fetched in `run`.
-const ENTRIES: u32 = 120_000;
+const ENTRIES: u32 = 200_000;
 const CONNECTIONS: usize = 60;
 const EXCHANGES: usize = 20;
 /// For how long entries change at full rate, and how many of them.

@@ -6,8 +6,10 @@ mod attack;
 mod clients;
 mod commands;
 pub mod differences;
+mod frr;
 pub mod gate;
 mod groups;
+mod heartbeat;
 mod idle;
 mod iperf3;
 mod key;
@@ -30,6 +32,7 @@ use serde_json::Value;
 
 use crate::narrator::Narrator;
 use crate::router::Options;
+use crate::sandbox;
 use crate::topology::{SERVER, Topology};
 use crate::traffic::{Clients, Kind, Server, serve};
 use crate::wait::until;
@@ -69,8 +72,19 @@ pub enum Scenario {
     Roles,
     /// Two groups share the load and back each other up.
     Groups,
+    /// FRR's vrrpd moves the documented addresses: what its backup looks like. Without ctsync so far.
+    Frr,
+    /// The documentation's cluster, with Debian's heartbeat: router1 dies, returns, hands over; a daemon hangs.
+    Heartbeat,
     /// Prometheus scrapes both routers while router1 dies and returns; it knows the verdict.
     Metrics,
+}
+
+impl Scenario {
+    /// Its daemons become other users, of whom a user namespace has none.
+    pub fn needs_root(self) -> bool {
+        matches!(self, Scenario::Frr | Scenario::Heartbeat)
+    }
 }
 
 /// Longest wait for anything.
@@ -86,6 +100,9 @@ pub struct Stage<'a> {
 
 /// Run one. True: everything was as it should be.
 pub async fn run(scenario: Scenario, stage: &Stage<'_>, narrator: &mut Narrator) -> Result<bool> {
+    if scenario.needs_root() && sandbox::is_rootless() {
+        bail!("this scenario needs root: its daemons become other users");
+    }
     match scenario {
         Scenario::Commands => commands::run(stage, narrator).await,
         Scenario::Layouts => layouts::run(stage, narrator).await,
@@ -103,6 +120,8 @@ pub async fn run(scenario: Scenario, stage: &Stage<'_>, narrator: &mut Narrator)
         Scenario::Gate => gate::run(stage, narrator).await,
         Scenario::Roles => roles::run(stage, narrator).await,
         Scenario::Groups => groups::run(stage, narrator).await,
+        Scenario::Frr => frr::run(stage, narrator).await,
+        Scenario::Heartbeat => heartbeat::run(stage, narrator).await,
         Scenario::Metrics => metrics::run(stage, narrator).await,
     }
 }

@@ -10,7 +10,7 @@ use crate::churn::Churn;
 use crate::judge;
 use crate::load;
 use crate::narrator::Narrator;
-use crate::router::Options;
+use crate::router::{Mover, Options};
 use crate::topology::SERVER;
 use crate::traffic::{Clients, Kind};
 use crate::wait::{now, until};
@@ -31,7 +31,7 @@ const LEASE: u64 = 3_000;
 pub async fn run(stage: &Stage<'_>, narrator: &mut Narrator) -> Result<bool> {
     narrator.chapter("The virtual addresses wander");
     let options = Options {
-        keepalived: false,
+        mover: Mover::Story,
         gate: false,
         lines: &[
             "failover-mechanism vip address 10.0.0.1",
