@@ -48,6 +48,7 @@ rustPlatform.buildRustPackage {
     $out/bin/ctsync assets assets
     $out/bin/ctsync-lab assets assets
     installManPage assets/*.[15]
+    install -D cluster/ocf/ctsync $out/lib/ocf/resource.d/ctsync/ctsync
     installShellCompletion assets/*.{bash,fish} assets/_*
     wrapProgram $out/bin/ctsync-lab --prefix PATH : ${
       lib.makeBinPath [

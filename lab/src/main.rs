@@ -4,6 +4,7 @@
 
 mod attacker;
 mod churn;
+mod cluster;
 mod demo;
 mod documented;
 mod frr;
@@ -119,6 +120,7 @@ enum Verb {
     /// Enter a node and become a program.
     #[command(hide = true)]
     Inside {
+        #[arg(required = true)]
         namespaces: Vec<PathBuf>,
         #[arg(last = true, required = true)]
         command: Vec<String>,

@@ -22,7 +22,8 @@ pub struct Node {
     pub name: String,
     pub net: Namespace,
     mounts: Arc<File>,
-    host: File,
+    /// Host name and System V IPC: Corosync and Pacemaker want both to be their machine's.
+    host: [Arc<File>; 2],
     /// Files of this node, seen by all: logs, configuration, its `/run`.
     pub directory: PathBuf,
     processes: Vec<(String, duct::Handle)>,
@@ -42,8 +43,8 @@ impl Node {
         let net = Namespace::create().await?;
         let passwd = directory.join("passwd");
         std::fs::write(&passwd, plain_shells(&std::fs::read_to_string("/etc/passwd")?))?;
-        let (mounts, host) = private_mounts(name, &run, &passwd)?;
-        let mounts = Arc::new(mounts);
+        let (mounts, host) = private_places(name, &run, &passwd)?;
+        let (mounts, host) = (Arc::new(mounts), host.map(Arc::new));
         Ok(Node { name: name.to_owned(), net, mounts, host, directory, processes: Vec::new() })
     }
 
@@ -63,16 +64,7 @@ impl Node {
         if !copied.success() {
             bail!("cannot copy {path}");
         }
-        let entered = std::thread::scope(|scope| {
-            let bound = scope.spawn(|| -> Result<()> {
-                // A thread that shares its root with others may not change its mounts.
-                unshare(CloneFlags::CLONE_FS)?;
-                setns(&*self.mounts, CloneFlags::CLONE_NEWNS).context("cannot enter the node's mounts")?;
-                sandbox::bind(&copy, Path::new(path))
-            });
-            bound.join()
-        });
-        entered.map_err(|_| anyhow::anyhow!("a namespace thread panicked"))??;
+        self.in_mounts(|| sandbox::bind(&copy, Path::new(path)))?;
         Ok(copy)
     }
 
@@ -214,10 +206,25 @@ impl Node {
     }
 
     /// Paths by which the lab's processes enter the node.
-    fn namespaces(&self) -> [PathBuf; 3] {
+    fn namespaces(&self) -> [PathBuf; 4] {
         let path =
             |file: &File| PathBuf::from(format!("/proc/{}/fd/{}", std::process::id(), file.as_raw_fd()));
-        [self.net.path(), path(&self.host), path(&self.mounts)]
+        let [name, ipc] = &self.host;
+        [self.net.path(), path(&self.mounts), path(name), path(ipc)]
+    }
+
+    /// Run a closure on a thread that sees the node's files, to mount more.
+    pub fn in_mounts(&self, work: impl FnOnce() -> Result<()> + Send) -> Result<()> {
+        let made = std::thread::scope(|scope| {
+            let inside = || -> Result<()> {
+                // A thread that shares its working directory with others may not change its mounts.
+                unshare(CloneFlags::CLONE_FS).context("cannot leave the shared working directory")?;
+                setns(&*self.mounts, CloneFlags::CLONE_NEWNS).context("cannot enter the node's mounts")?;
+                work()
+            };
+            scope.spawn(inside).join()
+        });
+        made.map_err(|_| anyhow::anyhow!("a namespace thread panicked"))?
     }
 
     /// Descriptor numbers of network and mounts in this process, for `ctsync-lab enter`.
@@ -246,18 +253,19 @@ fn plain_shells(passwd: &str) -> String {
     passwd.lines().map(plain).collect()
 }
 
-/// A mount namespace in which `/run` is this directory and `/etc/passwd` this file; and one of a host name.
-fn private_mounts(name: &str, run: &Path, passwd: &Path) -> Result<(File, File)> {
+/// A mount namespace in which `/run` is this directory and `/etc/passwd` this file; a host name, and System V IPC.
+fn private_places(name: &str, run: &Path, passwd: &Path) -> Result<(File, [File; 2])> {
     let made = std::thread::scope(|scope| {
         scope
-            .spawn(|| -> Result<(File, File)> {
-                let both = CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWUTS;
-                unshare(both).context("cannot make namespaces of mounts and host name")?;
+            .spawn(|| -> Result<(File, [File; 2])> {
+                unshare(CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_NEWUTS | CloneFlags::CLONE_NEWIPC)
+                    .context("cannot make a mount namespace")?;
                 sethostname(name).context("cannot set a node's host name")?;
                 sandbox::make_private()?;
                 sandbox::bind(run, Path::new("/run"))?;
                 sandbox::bind(passwd, Path::new("/etc/passwd"))?;
-                Ok((File::open("/proc/thread-self/ns/mnt")?, File::open("/proc/thread-self/ns/uts")?))
+                let open = |kind: &str| File::open(format!("/proc/thread-self/ns/{kind}"));
+                Ok((open("mnt")?, [open("uts")?, open("ipc")?]))
             })
             .join()
     });

@@ -22,7 +22,7 @@ const NEEDED: [(&str, &str); 8] = [
     ("ssh-keygen", "openssh-client"),
 ];
 /// What scenarios need beside it, and libFuzzer.
-const BESIDE: [(&str, &str); 9] = [
+const BESIDE: [(&str, &str); 13] = [
     ("c++", "g++"),
     ("conntrackd", "conntrackd"),
     ("prometheus", "prometheus"),
@@ -32,6 +32,10 @@ const BESIDE: [(&str, &str); 9] = [
     ("sipp", "sip-tester"),
     ("cl_status", "heartbeat"),
     ("vtysh", "frr"),
+    ("corosync", "corosync"),
+    ("pacemakerd", "pacemaker"),
+    ("crm_resource", "pacemaker-cli-utils"),
+    ("ocf-tester", "resource-agents"),
 ];
 
 /// Install what is missing for the demo, build the daemon.

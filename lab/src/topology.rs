@@ -82,11 +82,16 @@ impl Topology {
 
     /// A router that has just booted joins the pair.
     pub async fn rejoin(&mut self, number: u8) -> Result<()> {
+        self.wake(number).await?;
+        self.router_mut(number)?.start_mover().await
+    }
+
+    /// Firewall and ctsync on a router, until the daemon answers.
+    pub async fn wake(&mut self, number: u8) -> Result<()> {
         self.router(number)?.load_firewall()?;
         self.router_mut(number)?.start_ctsync()?;
         let router = self.router(number)?;
-        until("ctsync answers", START, async || Ok(Some(router.status().await?))).await?;
-        self.router_mut(number)?.start_mover().await
+        until("ctsync answers", START, async || Ok(Some(router.status().await?))).await.map(|_| ())
     }
 
     /// One more machine: on the WAN side, where the channel is, or on the LAN side.

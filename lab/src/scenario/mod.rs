@@ -17,6 +17,7 @@ mod layouts;
 pub mod memory;
 mod metrics;
 mod noise;
+mod pacemaker;
 mod programs;
 pub mod repair;
 mod roles;
@@ -56,6 +57,8 @@ pub enum Scenario {
     Noise,
     /// UDP exchanges under a short timeout, long before a takeover.
     Stream,
+    /// Corosync and Pacemaker in keepalived's place: a move, a standby, a dead daemon, a dead node. Needs root.
+    Pacemaker,
     /// FTP, SIP, TFTP, PPTP, SCTP, ESP, NAT66, zones, marks and fragments across a takeover.
     Programs,
     /// Loss, a cut, daemons killed and stopped, a tiny event buffer, all under churn; conntrackd beside it.
@@ -83,7 +86,7 @@ pub enum Scenario {
 impl Scenario {
     /// Its daemons become other users, of whom a user namespace has none.
     pub fn needs_root(self) -> bool {
-        matches!(self, Scenario::Frr | Scenario::Heartbeat)
+        matches!(self, Scenario::Frr | Scenario::Heartbeat | Scenario::Pacemaker)
     }
 }
 
@@ -112,6 +115,7 @@ pub async fn run(scenario: Scenario, stage: &Stage<'_>, narrator: &mut Narrator)
         Scenario::Iperf3 => iperf3::run(stage, narrator).await,
         Scenario::Noise => noise::run(stage, narrator).await,
         Scenario::Stream => stream::run(stage, narrator).await,
+        Scenario::Pacemaker => pacemaker::run(stage, narrator).await,
         Scenario::Programs => programs::run(stage, narrator).await,
         Scenario::Repair => repair::run(stage, narrator).await,
         Scenario::Attack => attack::run(stage, narrator).await,
