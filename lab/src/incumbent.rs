@@ -45,8 +45,8 @@ pub async fn start(node: &mut Node, address: &str, own: &[String]) -> Result<()>
     }}
 }}
 General {{
-    HashSize 32768
-    HashLimit 131072
+    HashSize 524288
+    HashLimit 4194304
     Syslog off
     LockFile /run/conntrackd.lock
     UNIX {{
@@ -90,6 +90,11 @@ fn config_path(node: &Node) -> String {
 /// Its external cache, as it lists it.
 pub fn external(node: &Node) -> Result<String> {
     node.output("conntrackd", &["-C", &config_path(node), "-e"])
+}
+
+/// Its external cache into the kernel: what its script asks for first. Answered when it is done.
+pub fn commit(node: &Node) -> Result<()> {
+    node.output("conntrackd", &["-C", &config_path(node), "-c"]).map(|_| ())
 }
 
 /// What keepalived calls with `primary`, `backup` or `fault`.

@@ -9,6 +9,7 @@ mod demo;
 mod documented;
 mod frr;
 mod fuzz;
+mod gap;
 mod hands;
 mod heartbeat;
 mod incumbent;
@@ -25,6 +26,7 @@ mod setup;
 mod soak;
 mod ssh;
 mod standing;
+mod steady;
 mod suite;
 mod topology;
 mod traffic;
@@ -238,7 +240,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
         Verb::List => {
             for scenario in Scenario::value_variants().iter().filter_map(ValueEnum::to_possible_value) {
                 let help = scenario.get_help().map(ToString::to_string).unwrap_or_default();
-                tell(&format!("{:<10} {help}", scenario.get_name()));
+                tell(&format!("{:<13} {help}", scenario.get_name()));
             }
             Ok(ExitCode::SUCCESS)
         }

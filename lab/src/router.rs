@@ -64,6 +64,8 @@ pub struct Options {
     pub metrics: bool,
     /// Synchronise every protocol, and expectations: the documented file names a few protocols only.
     pub everything: bool,
+    /// `hold`: packets wait at a takeover until the fence is closed.
+    pub hold: bool,
     /// `window-tracking`.
     pub window_tracking: bool,
     /// Which routers.
@@ -94,6 +96,7 @@ impl Options {
             invalid_drop_on_input: true,
             metrics: false,
             everything: false,
+            hold: false,
             window_tracking: false,
             figure: Figure::Documented,
             mover: Mover::Keepalived,
@@ -210,6 +213,12 @@ impl Router {
         }
         if self.options.window_tracking {
             lines.push("window-tracking".into());
+        }
+        if self.options.hold {
+            lines.push("hold".into());
+            for address in self.vips().unwrap_or_default() {
+                lines.push(format!("failover-mechanism vrrp virtual-address {address}"));
+            }
         }
         if self.options.everything {
             lines.push("expect-sync all".into());

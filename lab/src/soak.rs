@@ -12,7 +12,7 @@ use clap::Subcommand;
 use serde_json::Value;
 
 use crate::narrator::Narrator;
-use crate::scenario::{Stage, differences, gate, memory, repair};
+use crate::scenario::{Stage, differences, fence, first_packet, gate, memory, repair};
 use crate::wait::now;
 use crate::{in_sandbox, sandbox, setup};
 
@@ -87,6 +87,39 @@ pub enum Soak {
         #[arg(long, default_value = "docs/memory.svg")]
         plot: PathBuf,
     },
+    /// A takeover beside how many entries: ctsync hot and cold, conntrackd's commit; writes a plot.
+    Fence {
+        /// Sizes of the table.
+        #[arg(long, value_delimiter = ',', default_value = "1000,10000,100000,500000,1000000")]
+        entries: Vec<u32>,
+        /// Takeovers of each size.
+        #[arg(long, default_value_t = 10)]
+        runs: u32,
+        /// Takeovers of each size by a cold standby, and by conntrackd.
+        #[arg(long, default_value_t = 3)]
+        beside: u32,
+        /// Where the plot goes.
+        #[arg(long)]
+        plot: Option<PathBuf>,
+    },
+    /// Clients that speak each millisecond while router1 loses power: what their first packets meet.
+    FirstPacket {
+        /// Takeovers of ctsync, and of conntrackd.
+        #[arg(long, default_value_t = 50)]
+        runs: u32,
+    },
+    /// The longest gap when router1 loses power, with adverts each 100 ms: detection, fence, TCP's back-off.
+    Gap {
+        /// Takeovers.
+        #[arg(long, default_value_t = 50)]
+        runs: u32,
+        /// TCP connections.
+        #[arg(long, default_value_t = 500)]
+        connections: usize,
+        /// Entries beside them.
+        #[arg(long, default_value_t = 200_000)]
+        entries: u32,
+    },
     /// What is read from outside, fuzzed: all targets, or some.
     Fuzz {
         /// Only these.
@@ -130,6 +163,21 @@ pub fn run(what: &Soak) -> Result<ExitCode> {
         Soak::Memory { changes, plot } => {
             let plot = std::path::absolute(plot)?;
             story(async |stage, narrator| memory::tell(stage, narrator, *changes, &plot).await)
+        }
+        Soak::Fence { entries, runs, beside, plot } => {
+            let plot = plot.as_ref().map(std::path::absolute).transpose()?;
+            let mut sizes = entries.clone();
+            sizes.sort_unstable();
+            setup::ensure_table(sizes.last().copied().unwrap_or(0) + 100_000)?;
+            let plan = fence::Plan { sizes, runs: *runs, beside: *beside, plot };
+            story(async |stage, narrator| fence::tell(stage, narrator, &plan).await)
+        }
+        Soak::FirstPacket { runs } => {
+            story(async |stage, narrator| first_packet::tell(stage, narrator, *runs, *runs).await)
+        }
+        Soak::Gap { runs, connections, entries } => {
+            setup::ensure_table(*entries + 100_000)?;
+            crate::gap::run(*runs, *connections, *entries)
         }
         Soak::Example { runs, advert, jobs } => example(*runs, *advert, *jobs),
         Soak::Costs { entries } => costs(*entries),

@@ -18,6 +18,8 @@ use crate::wait::now;
 
 /// The echo port.
 pub const PORT: u16 = 7000;
+/// The echo port of connections that are counted by themselves.
+pub const LATE_PORT: u16 = 7002;
 /// The port that pours.
 const BULK_PORT: u16 = 7001;
 /// Bytes of a bulk transfer that count as one echo.
@@ -35,7 +37,8 @@ pub struct Worker {
 }
 
 impl Worker {
-    fn start<F: Future<Output = Result<()>> + 'static>(
+    /// Do this inside until it is dropped; the work says when it is ready.
+    pub fn start<F: Future<Output = Result<()>> + 'static>(
         namespace: &Namespace,
         work: impl FnOnce(mpsc::Sender<()>) -> F + Send + 'static,
     ) -> Result<Worker> {
@@ -92,12 +95,14 @@ pub fn serve(namespace: &Namespace) -> Result<Server> {
     let seen = ping_id.clone();
     let worker = Worker::start(namespace, |ready| async move {
         let tcp = TcpListener::bind(("::", PORT)).await.context("cannot listen")?;
+        let late = TcpListener::bind(("::", LATE_PORT)).await.context("cannot listen")?;
         let bulk = TcpListener::bind(("::", BULK_PORT)).await.context("cannot listen")?;
         let udp = UdpSocket::bind(("::", PORT)).await.context("cannot bind")?;
         let icmp = icmp_socket()?;
         let _ = ready.send(());
         tokio::select! {
             result = serve_tcp(tcp) => result,
+            result = serve_tcp(late) => result,
             result = serve_bulk(bulk) => result,
             result = serve_udp(udp) => result,
             result = watch_pings(icmp, &seen) => result,

@@ -54,6 +54,8 @@ struct Flush {
     token: u32,
     again: Instant,
     deadline: Instant,
+    /// A peer that has not been heard at all by then is dead: a living one answers at once.
+    unheard: Instant,
     /// The owner's last sequence number, once it has answered.
     until: Option<u64>,
 }
@@ -63,7 +65,9 @@ const FLUSH_AGAIN: Duration = Duration::from_millis(20);
 
 impl Fence {
     pub(super) fn next_step(&self, now: Instant) -> Instant {
-        self.flush.as_ref().map_or(now + FLUSH_AGAIN, |flush| flush.again.min(flush.deadline))
+        self.flush
+            .as_ref()
+            .map_or(now + FLUSH_AGAIN, |flush| flush.again.min(flush.unheard.max(now)).min(flush.deadline))
     }
 }
 
@@ -223,6 +227,7 @@ impl Replica {
                 token,
                 again: now,
                 deadline: now + self.settings.flush_wait,
+                unheard: now + self.settings.flush_wait / 4,
                 until: None,
             }),
             flushed: Duration::ZERO,
@@ -293,7 +298,12 @@ impl Replica {
     fn flushing(&mut self, now: Instant) -> bool {
         let expected = self.group.receiver.expected();
         let Some(fence) = &mut self.fence else { return false };
+        let started = fence.started;
         let Some(flush) = &mut fence.flush else { return false };
+        let heard = self.peers.values().any(|peer| peer.incarnation == flush.to && peer.heard > started);
+        if now >= flush.unheard && !heard {
+            return false;
+        }
         let arrived = flush.until.is_some_and(|until| expected.is_some_and(|next| next > until));
         if arrived || now >= flush.deadline {
             return false;

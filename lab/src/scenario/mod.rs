@@ -6,6 +6,8 @@ mod attack;
 mod clients;
 mod commands;
 pub mod differences;
+pub mod fence;
+pub mod first_packet;
 mod frr;
 pub mod gate;
 mod groups;
@@ -79,6 +81,10 @@ pub enum Scenario {
     Frr,
     /// The documentation's cluster, with Debian's heartbeat: router1 dies, returns, hands over; a daemon hangs.
     Heartbeat,
+    /// A takeover beside 50000 entries costs what it costs beside 1000; conntrackd's commit does not.
+    Fence,
+    /// Clients that speak each millisecond through a takeover: no RST, no ICMP error, no entry made anew; conntrackd beside it.
+    FirstPacket,
     /// Prometheus scrapes both routers while router1 dies and returns; it knows the verdict.
     Metrics,
 }
@@ -126,6 +132,8 @@ pub async fn run(scenario: Scenario, stage: &Stage<'_>, narrator: &mut Narrator)
         Scenario::Groups => groups::run(stage, narrator).await,
         Scenario::Frr => frr::run(stage, narrator).await,
         Scenario::Heartbeat => heartbeat::run(stage, narrator).await,
+        Scenario::Fence => fence::run(stage, narrator).await,
+        Scenario::FirstPacket => first_packet::run(stage, narrator).await,
         Scenario::Metrics => metrics::run(stage, narrator).await,
     }
 }
