@@ -65,9 +65,10 @@ const FLUSH_AGAIN: Duration = Duration::from_millis(20);
 
 impl Fence {
     pub(super) fn next_step(&self, now: Instant) -> Instant {
-        self.flush
-            .as_ref()
-            .map_or(now + FLUSH_AGAIN, |flush| flush.again.min(flush.unheard.max(now)).min(flush.deadline))
+        self.flush.as_ref().map_or(now + FLUSH_AGAIN, |flush| {
+            let next = flush.again.min(flush.deadline);
+            if now < flush.unheard { next.min(flush.unheard) } else { next }
+        })
     }
 }
 
