@@ -1,6 +1,6 @@
 //! FRR's vrrpd on a router: a macvlan for each VRRP instance, its configuration, zebra and vrrpd.
 //!
-//! Called by the scenario `frr`. FRR's directories are the node's own; its daemons become another user, so this needs root.
+//! Called by `router` and the scenario `frr`. FRR's directories are the node's own; its daemons become another user, so this needs root.
 //!
 //! What vrrpd does with its macvlans, seen with FRR 8.4.4 on Linux 6.18:
 //! - The address stays on the macvlan for ever, on the backup too. What moves is the interface: the backup's is

@@ -10,6 +10,7 @@ use ctsync::control::{self, Request};
 use serde_json::Value;
 
 use crate::documented::{Description, Figure, Instance, split_address};
+use crate::frr;
 use crate::heartbeat;
 use crate::incumbent;
 use crate::net::Links;
@@ -20,6 +21,7 @@ use crate::node::Node;
 pub enum Mover {
     Keepalived,
     Heartbeat,
+    Frr,
     /// Nothing does by itself: the story.
     Story,
 }
@@ -432,6 +434,7 @@ impl Router {
         match self.options.mover {
             Mover::Keepalived => self.start_keepalived(),
             Mover::Heartbeat => heartbeat::start(self, self.options.sync).await,
+            Mover::Frr => frr::start(self).await,
             Mover::Story => Ok(()),
         }
     }

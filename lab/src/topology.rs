@@ -83,6 +83,10 @@ impl Topology {
     /// A router that has just booted joins the pair.
     pub async fn rejoin(&mut self, number: u8) -> Result<()> {
         self.wake(number).await?;
+        if self.options.mover == Mover::Frr {
+            // vrrpd looks at no file that could lower it: it is started when the router is ready.
+            self.router(number)?.node.output(&self.router(number)?.binary()?, &["wait-ready"])?;
+        }
         self.router_mut(number)?.start_mover().await
     }
 

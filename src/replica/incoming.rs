@@ -508,7 +508,11 @@ impl Replica {
 
     /// Everything held here is owed to the new owner, until it is known to have it (17).
     pub(super) fn owe_all(&mut self) {
+        self.group.offers = 0;
         for id in 0..self.table.end() {
+            if let Some(slot) = self.table.get_mut(id) {
+                slot.flags -= Flags::OFFER;
+            }
             self.owe(id);
         }
     }

@@ -619,7 +619,9 @@ impl Replica {
             && slot.flags.contains(Flags::OFFER)
         {
             slot.flags -= Flags::OFFER;
-            self.group.offers -= 1;
+            if !self.group.owner {
+                self.group.offers -= 1;
+            }
         }
     }
 

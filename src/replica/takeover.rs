@@ -356,9 +356,8 @@ impl Replica {
         self.be_patient_again(now);
         self.take_calls_over();
         self.plan_window_tracking(now);
-        for id in 0..if self.group.offers > 0 { self.table.end() } else { 0 } {
-            self.drop_offer(id);
-        }
+        // An owner owes nothing; its slots' flags mean nothing until it yields, and are set anew then.
+        self.group.offers = 0;
         self.jobs.clear();
         self.repair = Default::default();
         self.nacked = Default::default();

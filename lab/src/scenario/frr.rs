@@ -1,16 +1,19 @@
-//! FRR's vrrpd elects and moves the documented addresses: what it shows of that in the kernel is what the mechanism must
-//! read. ctsync does not take part yet.
+//! FRR's vrrpd elects and moves the documented addresses: what it shows of that in the kernel, which is what the mechanism
+//! `vip` reads; then a pair whose roles are told by nothing else.
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use nix::sys::signal::Signal;
 
-use super::{Checks, PATIENCE, Stage};
+use super::{Checks, PATIENCE, Pair, Stage};
 use crate::documented::Instance;
 use crate::frr;
 use crate::narrator::Narrator;
-use crate::router::Options;
+use crate::router::{Mover, Options};
 use crate::topology::Topology;
+use crate::traffic::{Clients, Life};
 use crate::wait::{now, until};
+
+const CONNECTIONS: usize = 50;
 
 pub async fn run(stage: &Stage<'_>, narrator: &mut Narrator) -> Result<bool> {
     narrator.chapter("FRR's vrrpd: what a backup's address looks like");
@@ -45,7 +48,58 @@ pub async fn run(stage: &Stage<'_>, narrator: &mut Narrator) -> Result<bool> {
     topology.router(1)?.node.signal("vrrpd", Signal::SIGTERM)?;
     checks.note("its interfaces go down", until_backup(&topology, 1).await);
     checks.note("router2 takes over", owner(&topology, 2).await);
+    for number in [1, 2] {
+        topology.power_off(number).await?;
+    }
+    drop(topology);
+
+    checks.narrator.chapter("The role by the addresses alone");
+    let told = takeover(stage, checks.narrator).await;
+    checks.note("every connection lives", told);
     Ok(checks.end())
+}
+
+/// Router1 dies, returns, and is started as a candidate when it is ready.
+async fn takeover(stage: &Stage<'_>, narrator: &Narrator) -> Result<String> {
+    let options = Options {
+        mover: Mover::Frr,
+        gate: false,
+        lines: &["failover-mechanism vip address 10.0.0.1", "failover-mechanism vip address 10.0.1.1"],
+        rules: "add rule inet vyos forward iifname \"vrrp4-*\" oifname eth0 ct state new counter accept\n",
+        ..Options::usual(stage.ctsync.clone())
+    };
+    let mut pair = Pair::start_with(stage, options, CONNECTIONS).await?;
+    owns_group(&pair, 1).await?;
+    pair.wait_ready(2).await?;
+    narrator.typed("lab", "destroy router1's namespace");
+    pair.clients.iter().for_each(Clients::mark);
+    pair.topology.power_off(1).await?;
+    pair.clients.iter().for_each(Clients::mark_echoes);
+    let alive = until("every connection speaks after router1's end", PATIENCE, async || {
+        let lives: Vec<_> = pair.clients.iter().flat_map(Clients::lives).collect();
+        Ok(lives.iter().all(Life::alive).then_some(lives.len()))
+    })
+    .await?;
+    owns_group(&pair, 2).await?;
+    let gap = pair.clients.iter().flat_map(Clients::lives).map(|life| life.gap).max().unwrap_or_default();
+    narrator.typed("router1", "ctsync wait-ready; systemctl start frr");
+    pair.topology.boot_router(1).await?;
+    pair.topology.rejoin(1).await?;
+    owns_group(&pair, 1).await.context("after router1's return")?;
+    let again = pair.wait_alive().await.context("after router1's return")?;
+    Ok(format!(
+        "{alive} after router1's end, longest gap {:.2} s; {again} after its return",
+        gap.as_secs_f64()
+    ))
+}
+
+async fn owns_group(pair: &Pair, number: u8) -> Result<()> {
+    let router = pair.topology.router(number)?;
+    until(&format!("router{number} owns the group"), PATIENCE, async || {
+        let status = router.status().await?;
+        Ok((status["state"]["owner"] == true).then_some(()))
+    })
+    .await
 }
 
 fn all(topology: &Topology, number: u8, up: bool) -> Result<bool> {

@@ -77,7 +77,7 @@ pub enum Scenario {
     Roles,
     /// Two groups share the load and back each other up.
     Groups,
-    /// FRR's vrrpd moves the documented addresses: what its backup looks like. Without ctsync so far.
+    /// FRR's vrrpd moves the documented addresses: what its backup looks like, and a pair that learns its roles from that alone.
     Frr,
     /// The documentation's cluster, with Debian's heartbeat: router1 dies, returns, hands over; a daemon hangs.
     Heartbeat,
