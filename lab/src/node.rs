@@ -34,9 +34,7 @@ impl Node {
     pub async fn boot(name: &str, directory: &Path) -> Result<Node> {
         let directory = directory.join(name);
         let run = directory.join("run");
-        if run.exists() {
-            std::fs::remove_dir_all(&run)?;
-        }
+        sandbox::in_memory(&run)?;
         for part in ["ctsync", "sshd"] {
             std::fs::create_dir_all(run.join(part))?;
         }

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
-use nix::mount::{MsFlags, mount};
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::signal::Signal;
 use nix::unistd::{getegid, geteuid};
@@ -139,6 +139,15 @@ fn settle() -> Result<()> {
 pub fn make_private() -> Result<()> {
     mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>)
         .context("cannot make mounts private")
+}
+
+/// A directory that is new, empty and in memory, as `/run` is: who writes to it does not wait for a disk.
+pub fn in_memory(directory: &Path) -> Result<()> {
+    std::fs::create_dir_all(directory)?;
+    // That of the machine's last boot, if there was one.
+    let _ = umount2(directory, MntFlags::MNT_DETACH);
+    mount(Some("tmpfs"), directory, Some("tmpfs"), MsFlags::empty(), Some("mode=755"))
+        .with_context(|| format!("cannot put {} into memory", directory.display()))
 }
 
 /// Put a directory over another.

@@ -61,6 +61,8 @@ enum Verb {
     },
     /// Would a failover now lose something? A verdict and what it rests on; exits 3 if it would.
     Status {
+        /// Only this failover group. Without it, all.
+        group: Option<String>,
         #[command(flatten)]
         form: Form,
     },
@@ -324,7 +326,7 @@ impl Cli {
                     std::path::absolute(&path).with_context(|| format!("cannot find {}", path.display()))?;
                 daemon::run(path, loaded, keys).await?;
             }
-            Verb::Status { form } => return status(&daemon, form).await,
+            Verb::Status { group, form } => return status(&daemon, group.as_deref(), form).await,
             Verb::Show(Show::Conntrack(Conntrack::Table { family, ends, wide, form })) => {
                 return kernel::table(family, &ends, wide, form).await;
             }
@@ -402,14 +404,38 @@ impl Daemon {
     }
 }
 
-async fn status(daemon: &Daemon, form: Form) -> Result<ExitCode> {
-    let value = daemon.ask(Request::Status, ANSWER).await?;
+async fn status(daemon: &Daemon, group: Option<&str>, form: Form) -> Result<ExitCode> {
+    let mut value = daemon.ask(Request::Status, ANSWER).await?;
+    if let Some(group) = group {
+        value = of_group(value, group)?;
+    }
     print(&if form.json { pretty(&value)? } else { show::status(&value) })?;
     let further = value["groups"].as_array().into_iter().flatten();
     let protected = std::iter::once(&value)
         .chain(further)
         .all(|group| group.pointer("/state/protected").and_then(Value::as_bool) == Some(true));
     Ok(if protected { ExitCode::SUCCESS } else { ExitCode::from(EXIT_UNPROTECTED) })
+}
+
+/// What is told of one group, at the top; nothing of the others.
+fn of_group(mut value: Value, group: &str) -> Result<Value> {
+    let further = value.get_mut("groups").map(Value::take).unwrap_or_default();
+    value["groups"] = Value::Array(Vec::new());
+    let named = |told: &Value| {
+        let by_mechanism = || told["failover-mechanism"].as_str()?.strip_suffix(']')?.rsplit(' ').next();
+        told["group"] == group || by_mechanism() == Some(group)
+    };
+    if named(&value) {
+        return Ok(value);
+    }
+    let found = further.as_array().into_iter().flatten().find(|told| named(told));
+    let Some(found) = found.and_then(Value::as_object) else {
+        anyhow::bail!("no failover group \"{group}\" here");
+    };
+    for (name, told) in found {
+        value[name.as_str()] = told.clone();
+    }
+    Ok(value)
 }
 
 async fn statistics(daemon: &Daemon, section: Option<Section>, form: Form) -> Result<()> {

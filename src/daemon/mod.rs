@@ -21,6 +21,7 @@ use serde_json::{Map, Value};
 use thiserror::Error;
 use tokio::io::unix::AsyncFd;
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::time::{Interval, interval};
 
 use crate::addresses::{AddressError, Addresses};
 use crate::channel::{Channel, ChannelError, Received};
@@ -55,6 +56,8 @@ const EVENTS: usize = 4096;
 const FILL: Duration = Duration::from_secs(1);
 /// Between two looks at the kernel's settings.
 const REMARKS: Duration = Duration::from_secs(10);
+/// Between two looks at the addresses that nobody asked for.
+const LOOK_AGAIN: Duration = Duration::from_secs(10);
 /// Batches of requests in a turn; a fence is not held up by a limit.
 const BATCHES: usize = 8;
 
@@ -111,6 +114,8 @@ struct Daemon {
     channel: Channel,
     unsent: Option<Vec<u8>>,
     addresses: Addresses,
+    /// A change of an address that was not heard of, with a full socket, must not be missed for ever.
+    look_again: Interval,
     hold: Option<Hold>,
     /// The last change of what is held failed.
     hold_failed: bool,
@@ -232,6 +237,7 @@ impl Daemon {
             channel,
             unsent: None,
             addresses,
+            look_again: interval(LOOK_AGAIN),
             hold,
             hold_failed: false,
             fifos,
@@ -280,6 +286,7 @@ impl Daemon {
                 ready.map_err(failed("wait for the channel"))?;
             }
             ready = fifo_readable(&self.fifos) => ready.map_err(failed("wait for keepalived"))?,
+            _ = self.look_again.tick() => self.look_at_addresses().await?,
             Some(()) = self.addresses.changed() => {
                 self.look_at_addresses().await?;
                 // While the interface is gone its last size stands.
