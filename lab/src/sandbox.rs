@@ -96,6 +96,9 @@ async fn run_inside(pointer: Option<&Path>) -> Result<ExitCode> {
             ExitCode::from(130)
         }
     };
+    for node in std::fs::read_dir(directory.path())?.flatten() {
+        let _ = umount2(&node.path().join("run"), MntFlags::MNT_DETACH);
+    }
     directory.close().context("cannot remove the lab's directory")?;
     Ok(code)
 }
