@@ -184,6 +184,7 @@ pub fn note_answer(slot: &mut Slot, op: Op, errno: i32) -> Outcome {
             }
             slot.flags |= Flags::INSTALLED;
             slot.flags -= Flags::STRAY | Flags::REPLACE | Flags::FAILED;
+            slot.flags -= Flags::REBORN | Flags::AHEAD;
             slot.tries = 0;
             slot.failure = None;
             if op == Op::Create && needs_update(slot) { Outcome::Again } else { Outcome::Settled }
@@ -191,6 +192,7 @@ pub fn note_answer(slot: &mut Slot, op: Op, errno: i32) -> Outcome {
         (Op::Renew | Op::Track, None) => Outcome::Settled,
         (Op::Destroy, None | Some(Errno::ENOENT)) => {
             slot.flags -= Flags::INSTALLED | Flags::MINE | Flags::REPLACE | Flags::STRAY;
+            slot.flags -= Flags::REBORN | Flags::AHEAD;
             slot.flags -= Flags::HELPLESS | Flags::UNLABELLED | Flags::MASTERLESS;
             if slot.flags.contains(Flags::PRESENT) { Outcome::Again } else { Outcome::Settled }
         }
@@ -201,7 +203,7 @@ pub fn note_answer(slot: &mut Slot, op: Op, errno: i32) -> Outcome {
             }
             // Either tuple may be taken: by this connection, by another one with the same original tuple, or (then
             // there is nothing to read back) by one that chose the same translation.
-            slot.flags |= Flags::READ_BACK;
+            slot.flags |= Flags::READ_BACK | Flags::REBORN;
             Outcome::Again
         }
         (Op::Create, Some(Errno::ENOENT)) => Outcome::Failed(Failure::NoMaster),
@@ -209,6 +211,13 @@ pub fn note_answer(slot: &mut Slot, op: Op, errno: i32) -> Outcome {
             slot.tries += 1;
             slot.flags -= Flags::INSTALLED | Flags::MINE;
             if slot.tries >= CLASH_AFTER { Outcome::Failed(Failure::NatClash) } else { Outcome::Again }
+        }
+        // Packets have moved this very connection on, before this node was told that it is primary: replaced, it would be
+        // gone for a moment, and the next packet would begin another.
+        (Op::Update, Some(Errno::EBUSY)) if !slot.flags.contains(Flags::REBORN) => {
+            slot.flags |= Flags::AHEAD;
+            slot.tries = 0;
+            Outcome::Settled
         }
         // A fresh state over an assured copy, other NAT: another connection with the same tuple (2).
         (Op::Update, Some(Errno::EBUSY | Errno::EOPNOTSUPP)) => {

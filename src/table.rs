@@ -72,6 +72,10 @@ bitflags! {
         const MASTERLESS = 1 << 25;
         /// Its kernel timer is to go back from the lease to its protocol's timeout.
         const TRIM = 1 << 26;
+        /// The kernel's entry may be another connection than the table's: it was not given this birth.
+        const REBORN = 1 << 27;
+        /// The kernel's entry has what an update cannot take away. Packets did that, unless it is still so at the next sweep.
+        const AHEAD = 1 << 28;
     }
 }
 

@@ -106,6 +106,7 @@ impl Replica {
     fn hear_as_backup(&mut self, id: SlotId, told: Told) {
         let Some(slot) = self.table.get_mut(id) else { return };
         let present = slot.flags.contains(Flags::PRESENT);
+        let created = matches!(told, Told::Created(_));
         match told {
             Told::Gone => {
                 slot.flags -= Flags::STRAY | Flags::INSTALLED;
@@ -115,6 +116,7 @@ impl Replica {
             }
             Told::Created(entry) | Told::Updated(entry) | Told::Exists(entry) if present => {
                 note_found(slot, &entry);
+                slot.flags.set(Flags::REBORN, created || slot.flags.contains(Flags::REBORN));
                 self.want_kernel(id, true);
             }
             Told::Created(entry) | Told::Updated(entry) | Told::Exists(entry) => {
@@ -316,6 +318,7 @@ impl Replica {
             slot.flags -= Flags::REPLACE;
             self.kernel_says(id, Told::Exists(entry));
         } else if present {
+            slot.flags |= Flags::REBORN;
             self.want_kernel(id, false);
         } else if slot.flags.contains(Flags::MINE) {
             slot.entry = entry;

@@ -390,6 +390,7 @@ impl Replica {
         if slot.birth != birth {
             // What the kernel did not take of the last one may go into this one.
             slot.flags -= Flags::HELPLESS | Flags::UNLABELLED | Flags::MASTERLESS;
+            slot.flags.set(Flags::REBORN, slot.flags.contains(Flags::INSTALLED));
         }
         slot.entry = entry;
         slot.birth = birth;

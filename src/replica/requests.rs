@@ -80,7 +80,11 @@ impl Replica {
     }
 
     fn sweep_key(&mut self, id: SlotId) {
-        let Some(slot) = self.table.get(id) else { return };
+        let Some(slot) = self.table.get_mut(id) else { return };
+        if slot.flags.contains(Flags::AHEAD) {
+            slot.flags -= Flags::AHEAD;
+            slot.flags |= Flags::REBORN;
+        }
         let flags = slot.flags;
         if !flags.contains(Flags::PRESENT) || flags.contains(Flags::PENDING) {
             return;
