@@ -14,6 +14,8 @@
 //! - There are no sync groups: WAN and LAN are elected each for itself.
 //! - Packets to the virtual MAC come in on the macvlan: rules with `iifname eth1` do not see them. Packets to the network go
 //!   out by `eth1`, whose own address came first.
+//! - A macvlan that is `protodown` still takes frames in: when the owner's port is gone and the switch floods, a hot standby
+//!   carries the connections on before it is elected.
 //! - `arp_announce` must be 2, else the router's questions tell the neighbours its own MAC for the virtual address.
 
 use std::time::Duration;

@@ -68,9 +68,14 @@ async fn takeover(stage: &Stage<'_>, narrator: &Narrator) -> Result<String> {
         rules: "add rule inet vyos forward iifname \"vrrp4-*\" oifname eth0 ct state new counter accept\n",
         ..Options::usual(stage.ctsync.clone())
     };
-    let mut pair = Pair::start_with(stage, options, CONNECTIONS).await?;
+    let mut pair = Pair::start_with(stage, options, 0).await?;
     owns_group(&pair, 1).await?;
+    pair.topology.forget_neighbours()?;
+    pair.open(CONNECTIONS).await?;
     pair.wait_ready(2).await?;
+    // Both routers have the addresses: who carries the connections has to be seen.
+    let carried = [pair.topology.router(1)?.carried()?, pair.topology.router(2)?.carried()?];
+    ensure!(carried[0] > 0 && carried[1] == 0, "packets through router1 and router2: {carried:?}");
     narrator.typed("lab", "destroy router1's namespace");
     pair.clients.iter().for_each(Clients::mark);
     pair.topology.power_off(1).await?;
