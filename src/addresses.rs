@@ -97,10 +97,18 @@ impl Addresses {
         let mut answers = self.handle.address().get().execute();
         while let Some(message) = answers.try_next().await.map_err(failed)? {
             let (interface, works) = links.get(&message.header.index).cloned().unwrap_or_default();
-            for attribute in &message.attributes {
-                if let AddressAttribute::Address(address) | AddressAttribute::Local(address) = attribute {
-                    all.push(Held { address: *address, interface: interface.clone(), works });
-                }
+            // On a link between two, the other attribute is the far end's.
+            let own = |attribute: &AddressAttribute| match attribute {
+                AddressAttribute::Local(address) => Some(*address),
+                _ => None,
+            };
+            let only = |attribute: &AddressAttribute| match attribute {
+                AddressAttribute::Address(address) => Some(*address),
+                _ => None,
+            };
+            let local = message.attributes.iter().find_map(own);
+            if let Some(address) = local.or_else(|| message.attributes.iter().find_map(only)) {
+                all.push(Held { address, interface, works });
             }
         }
         Ok(all)

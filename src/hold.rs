@@ -8,13 +8,13 @@
 
 use std::io::{self, Write};
 use std::net::IpAddr;
+use std::os::fd::AsRawFd;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use netlink_packet_core::{NLM_F_ACK, NLM_F_CREATE, NLM_F_REQUEST};
 use netlink_sys::{Socket, protocols::NETLINK_NETFILTER};
 use nix::sys::socket::{MsgFlags, recv};
-use std::os::fd::AsRawFd;
 use thiserror::Error;
 
 use crate::ctnetlink::nla::Writer;
@@ -24,6 +24,8 @@ const TABLE: &str = "ctsync_hold";
 const SET: &str = "holding";
 /// Milliseconds after which an element that nobody renews is gone.
 const LIFE: u64 = 1000;
+/// Longest time for which a takeover is waited for.
+const PATIENCE: Duration = Duration::from_secs(30);
 /// Between two renewals: three may fail.
 const RENEWAL: Duration = Duration::from_millis(250);
 
@@ -66,10 +68,14 @@ pub enum HoldError {
 
 /// The table, and whether it holds.
 pub struct Hold {
+    /// The table as `nft` takes it.
+    rules: String,
     socket: Socket,
     sequence: u32,
     /// Between being backup and the end of the takeover that follows.
     armed: bool,
+    /// Since when it has been held for a takeover.
+    primary: Option<Instant>,
     renew: Option<Instant>,
 }
 
@@ -79,25 +85,13 @@ impl Hold {
     /// # Errors
     /// `nft` is not there or refuses it; the netlink socket cannot be opened.
     pub fn open(virtual_addresses: &[IpAddr], channel_port: u16) -> Result<Hold, HoldError> {
-        let mut nft = Command::new("nft")
-            .args(["-f", "-"])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn()
-            .map_err(HoldError::NoNft)?;
-        if let Some(mut input) = nft.stdin.take() {
-            input.write_all(rules(virtual_addresses, channel_port).as_bytes()).map_err(HoldError::NoNft)?;
-        }
-        let output = nft.wait_with_output().map_err(HoldError::NoNft)?;
-        if !output.status.success() {
-            return Err(HoldError::Refused(String::from_utf8_lossy(&output.stderr).trim().to_owned()));
-        }
+        let rules = rules(virtual_addresses, channel_port);
+        write_table(&rules)?;
         let failed = |source| HoldError::Set { what: "open a socket to", source };
         let mut socket = Socket::new(NETLINK_NETFILTER).map_err(failed)?;
         socket.bind_auto().map_err(failed)?;
         socket.set_non_blocking(true).map_err(failed)?;
-        Ok(Hold { socket, sequence: 0, armed: false, renew: None })
+        Ok(Hold { rules, socket, sequence: 0, armed: false, primary: None, renew: None })
     }
 
     /// Hold or let go, as the role and the takeover want it. `complete`: this node owns the group and its fence is closed.
@@ -108,14 +102,25 @@ impl Hold {
         self.armed = match role {
             Role::Backup | Role::Fault => true,
             // A daemon that starts again on a working primary has nothing to hold.
-            Role::Primary => self.armed && !complete,
+            Role::Primary => self.armed && !complete && self.may_wait(now),
             // Nobody tells the role any more: forwarding goes on.
             Role::Unknown => false,
         };
+        if role != Role::Primary {
+            self.primary = None;
+        }
         match (self.armed, self.renew) {
             (true, renew) if renew.is_none_or(|at| now >= at) => {
                 self.renew = Some(now + RENEWAL);
-                self.set(true).map_err(|source| HoldError::Set { what: "renew", source })
+                match self.set(true) {
+                    // A firewall that was loaded anew has taken the table with it.
+                    Err(error) if error.raw_os_error() == Some(nix::libc::ENOENT) => {
+                        write_table(&self.rules)?;
+                        self.set(true)
+                    }
+                    other => other,
+                }
+                .map_err(|source| HoldError::Set { what: "renew", source })
             }
             (false, Some(_)) => {
                 self.renew = None;
@@ -123,6 +128,19 @@ impl Hold {
             }
             _ => Ok(()),
         }
+    }
+
+    /// A takeover that never ends must not stop a router for ever.
+    fn may_wait(&mut self, now: Instant) -> bool {
+        let since = *self.primary.get_or_insert(now);
+        let may = now < since + PATIENCE;
+        if !may {
+            tracing::error!(
+                "a takeover is not complete after {} s: packets are held no longer",
+                PATIENCE.as_secs()
+            );
+        }
+        may
     }
 
     /// When to renew.
@@ -155,6 +173,24 @@ impl Hold {
         }
         outcome
     }
+}
+
+fn write_table(rules: &str) -> Result<(), HoldError> {
+    let mut nft = Command::new("nft")
+        .args(["-f", "-"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .map_err(HoldError::NoNft)?;
+    if let Some(mut input) = nft.stdin.take() {
+        input.write_all(rules.as_bytes()).map_err(HoldError::NoNft)?;
+    }
+    let output = nft.wait_with_output().map_err(HoldError::NoNft)?;
+    if !output.status.success() {
+        return Err(HoldError::Refused(String::from_utf8_lossy(&output.stderr).trim().to_owned()));
+    }
+    Ok(())
 }
 
 impl Drop for Hold {

@@ -259,9 +259,23 @@ pub(super) fn further(
                 continue;
             }
         };
-        let others = first.into_iter().chain(groups.iter().map(|group| &group.mechanism));
-        if others.map(Mechanism::group).any(|other| other == mechanism.group()) {
-            wrong.push((at, Mistake::GroupTwice { found: mechanism.group().to_owned() }));
+        // Both of a group's names are understood by `notify`, and its files must be its own.
+        let others = first.map(|first| (first.group(), first)).into_iter();
+        let others: Vec<(&str, &Mechanism)> =
+            others.chain(groups.iter().map(|group| (group.name.as_str(), &group.mechanism))).collect();
+        let clashes = |new: &str| others.iter().any(|(name, other)| [*name, other.group()].contains(&new));
+        if let Some(found) = [name.as_str(), mechanism.group()].into_iter().find(|new| clashes(new)) {
+            wrong.push((at, Mistake::GroupTwice { found: found.to_owned() }));
+            continue;
+        }
+        let track = |mechanism: &Mechanism| match mechanism {
+            Mechanism::Vrrp { track_file, .. } => Some(track_file.clone()),
+            _ => None,
+        };
+        let file = |other: &str| file_name(other) == file_name(&name);
+        let same_track = |other: &Mechanism| track(other).is_some_and(|file| Some(file) == track(&mechanism));
+        if let Some((found, _)) = others.iter().find(|(other, known)| file(other) || same_track(known)) {
+            wrong.push((at, Mistake::GroupFiles { found: (*found).to_owned() }));
             continue;
         }
         let mut rules: Vec<Rule> =

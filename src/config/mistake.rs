@@ -394,6 +394,14 @@ pub enum Mistake {
         /// The name.
         found: String,
     },
+    /// State and track files of two groups are the same.
+    #[error(
+        "the files of this group are those of {found}, too; expected another name, or another track-file"
+    )]
+    GroupFiles {
+        /// The other group.
+        found: String,
+    },
     /// No entry could ever belong to it.
     #[error("no entry belongs to group {found}; expected a prefix, zone, mark or virtual-address of it")]
     GroupWithoutEntries {

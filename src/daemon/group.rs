@@ -151,8 +151,8 @@ impl Group {
         if !self.told.is_empty() {
             return None;
         }
-        if role == Role::Primary && self.replica.role() != Role::Primary {
-            return Some(Reply::Error("another role was told before the takeover was complete".into()));
+        if self.replica.role() != role {
+            return Some(Reply::Error("another role was told meanwhile".into()));
         }
         let done = role != Role::Primary || (self.replica.owner() && !self.replica.fencing());
         done.then(|| Reply::Ok(json!(self.last_fence)))

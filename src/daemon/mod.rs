@@ -58,8 +58,10 @@ const FILL: Duration = Duration::from_secs(1);
 const REMARKS: Duration = Duration::from_secs(10);
 /// Between two looks at the addresses that nobody asked for.
 const LOOK_AGAIN: Duration = Duration::from_secs(10);
-/// Batches of requests in a turn; a fence is not held up by a limit.
+/// Batches of requests in a turn.
 const BATCHES: usize = 8;
+/// ... during a fence: about a tenth of a second.
+const FENCE_BATCHES: usize = 64;
 
 /// Why a daemon cannot run.
 #[derive(Debug, Error)]
@@ -271,7 +273,7 @@ impl Daemon {
         let renewal = self.hold.as_ref().and_then(Hold::next);
         // With more to do the operator's socket, signals and addresses are looked at all the same, without waiting.
         let more = std::mem::take(&mut self.more);
-        let deadline = deadlines.chain(renewal).min().filter(|_| !more).unwrap_or(now);
+        let deadline = deadlines.chain(renewal).min().unwrap_or(now);
         tokio::select! {
             ready = self.events.readable() => {
                 // Cleared before it is read: the turn reads until empty, and what comes later wakes again.
@@ -302,7 +304,8 @@ impl Daemon {
                     tracing::error!("SIGHUP: nothing was changed:\n{refused}");
                 }
             }
-            () = tokio::time::sleep_until(deadline.into()) => {}
+            () = tokio::task::yield_now(), if more => {}
+            () = tokio::time::sleep_until(deadline.into()), if !more => {}
             _ = stop.recv() => return Ok(true),
             _ = interrupt.recv() => return Ok(true),
         }
@@ -410,6 +413,8 @@ impl Daemon {
                 }
             }
         }
+        // What waits may be any group's.
+        groups.iter_mut().for_each(|group| group.replica.handle_events_waiting());
         self.more = true;
         Ok(())
     }
@@ -495,7 +500,9 @@ impl Daemon {
         while let Some(group) = self.groups.get(at)
             && group.replica.waiting() > 0
         {
-            if batches == BATCHES && !group.replica.fencing() {
+            // A fence goes before everything, but what is held has to be renewed meanwhile; renewals of leases can wait.
+            let fence = group.replica.fencing() && group.replica.pending() > 0;
+            if batches == if fence { FENCE_BATCHES } else { BATCHES } {
                 self.more = true;
                 break;
             }
@@ -511,14 +518,24 @@ impl Daemon {
         let Some(group) = self.groups.get_mut(at) else { return Ok(0) };
         let replica = &mut group.replica;
         let mut answers: Vec<(usize, Incoming)> = Vec::new();
-        let mut removed: Vec<Entry> = Vec::new();
+        // What this batch removes, and does not create again, by its position.
+        let mut removed: Vec<(usize, Entry)> = Vec::new();
         let several = !self.config.further.is_empty();
         let result = self.requests.execute(
             |writer, first| {
                 let mut next = first;
                 replica.poll_requests(BATCH as usize, |request| {
-                    if several && request.op == Op::Destroy {
-                        removed.push(request.entry.clone());
+                    let at = next.wrapping_sub(first) as usize;
+                    match request.op {
+                        Op::Destroy if several => removed.push((at, request.entry.clone())),
+                        Op::Create
+                            if removed.last().is_some_and(|(before, entry)| {
+                                before + 1 == at && entry.key() == request.entry.key()
+                            }) =>
+                        {
+                            removed.pop();
+                        }
+                        _ => {}
                     }
                     emit(writer, next, request);
                     next = next.wrapping_add(1);
@@ -533,6 +550,9 @@ impl Daemon {
             if let Some(answered) = self.answered.get_mut(at) {
                 *answered = true;
             }
+            if matches!(answer, Incoming::Answer { errno, .. } if errno != 0) {
+                removed.retain(|(destroy, _)| *destroy != at);
+            }
             match answer {
                 Incoming::Answer { errno, .. } => replica.handle_answer(at, errno),
                 Incoming::New(entry) | Incoming::Update(entry) => replica.handle_read_back(at, entry),
@@ -541,9 +561,9 @@ impl Daemon {
         }
         replica.handle_answers_end(&self.answered, now);
         // Its own socket filter keeps this daemon from hearing what it removes; another group may hold it by now.
-        for entry in removed {
+        for (_, entry) in removed {
             for (_, group) in self.groups.iter_mut().enumerate().filter(|(other, _)| *other != at) {
-                group.replica.handle_event(Incoming::Destroy(entry.clone()), now);
+                group.replica.handle_removed(entry.clone(), now);
             }
         }
         match result {

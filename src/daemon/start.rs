@@ -64,13 +64,13 @@ fn random() -> Result<u128, DaemonError> {
     Ok(u128::from_be_bytes(bytes))
 }
 
-/// A remembered role is believed only if the addresses agree: the FIFO replays nothing.
+/// A remembered role is believed only if the addresses agree: nobody tells it again to a daemon that was dead.
 pub(super) fn check_role(mechanism: &Mechanism, remembered: Option<Role>, held: &[Held]) -> Option<Role> {
-    let Mechanism::Vrrp { virtual_address, .. } = mechanism else { return remembered };
-    if virtual_address.is_empty() {
+    let addresses = mechanism.addresses();
+    if addresses.is_empty() || matches!(mechanism, Mechanism::Vip { .. }) {
         return remembered;
     }
-    let here = virtual_address.iter().all(|address| held.iter().any(|held| held.address == *address));
+    let here = addresses.iter().all(|address| held.iter().any(|held| held.address == *address));
     match remembered {
         Some(Role::Primary) if !here => {
             tracing::warn!("the last role was MASTER but the virtual addresses are not here: backup");

@@ -6,7 +6,7 @@ use super::{Cache, Replica, Verb};
 use crate::ctnetlink::codec::Incoming;
 use crate::entry::Entry;
 use crate::reconcile::note_found;
-use crate::table::{Flags, SlotId};
+use crate::table::{Flags, Slot, SlotId};
 
 /// Strays listed before those that ended are looked for.
 pub(super) const STRAYS: usize = 1024;
@@ -256,6 +256,19 @@ impl Replica {
         self.event_turn = self.event_turn.wrapping_add(1).max(1);
     }
 
+    /// Events wait that have not been read.
+    pub fn handle_events_waiting(&mut self) {
+        self.events_empty = false;
+    }
+
+    /// Another group's replica has had the kernel remove an entry. No event tells of it: a daemon does not hear its own
+    /// requests.
+    pub fn handle_removed(&mut self, entry: Entry, now: Instant) {
+        let events_empty = self.events_empty;
+        self.handle_event(Incoming::Destroy(entry), now);
+        self.events_empty = events_empty;
+    }
+
     /// The kernel dropped events.
     pub fn handle_overrun(&mut self) {
         self.events_empty = false;
@@ -311,8 +324,8 @@ impl Replica {
         let as_wanted = present && self.same_content(id, &entry);
         let Some(slot) = self.table.get_mut(id) else { return };
         if as_wanted {
-            if trusted && !slot.flags.contains(Flags::LEASED) {
-                slot.entry.timeout = entry.timeout;
+            if trusted {
+                note_time_left(slot, &entry);
             }
         } else if trusted {
             slot.flags -= Flags::REPLACE;
@@ -398,5 +411,13 @@ impl Replica {
         } else if self.group.root_ok_since.is_none() {
             self.group.root_ok_since = Some(now);
         }
+    }
+}
+
+/// A dump or an answer tells what is left of a timer, an event what it was set to: the longest is the protocol's. What is left
+/// of a lease says nothing.
+pub(super) fn note_time_left(slot: &mut Slot, found: &Entry) {
+    if !slot.flags.intersects(Flags::LEASED | Flags::MINE) {
+        slot.entry.timeout = slot.entry.timeout.max(found.timeout);
     }
 }

@@ -296,6 +296,9 @@ impl Replica {
     /// again, and nothing was changed.
     pub fn reset_external(&mut self) -> bool {
         if self.group.owner || !self.peer_owns() {
+            if self.refill != Refill::Underway {
+                self.refill = Refill::Never;
+            }
             return false;
         }
         for id in 0..self.table.end() {

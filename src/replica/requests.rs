@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::Replica;
-use super::events::Told;
+use super::events::{Told, note_time_left};
 use crate::ctnetlink::codec::Install;
 use crate::entry::Entry;
 use crate::reconcile::{Decision, Failure, Op, Outcome, decide, note_answer, note_found};
@@ -129,7 +129,6 @@ impl Replica {
     fn request_renewal(&mut self, id: SlotId, send: &mut impl FnMut(Request<'_>)) {
         let (event_turn, dump_number, owner) = (self.event_turn, self.dump_number, self.group.owner);
         let (lease, primary) = (self.settings.lease, self.standing().primary);
-        let trimmed = self.trimmed(id);
         let Some(slot) = self.table.get_mut(id) else { return };
         slot.flags -= Flags::RENEW;
         let track = owner && slot.flags.contains(Flags::TRACK);
@@ -147,6 +146,8 @@ impl Replica {
             self.in_flight.push((id, Op::Track));
             return;
         }
+        let trimmed = self.trimmed(id);
+        let Some(slot) = self.table.get_mut(id) else { return };
         let timeout = match (owner, slot.entry.expectation()) {
             (false, expectation) => {
                 let expected = expectation.is_some();
@@ -358,9 +359,7 @@ impl Replica {
             if let Some(slot) = self.table.get_mut(id) {
                 slot.flags |= Flags::INSTALLED;
                 slot.flags -= Flags::STRAY;
-                if !slot.flags.contains(Flags::LEASED) {
-                    slot.entry.timeout = entry.timeout.or(slot.entry.timeout);
-                }
+                note_time_left(slot, entry);
             }
             self.clear_failure(id);
             let content = self.content_hash(id);

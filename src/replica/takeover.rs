@@ -54,8 +54,9 @@ struct Flush {
     token: u32,
     again: Instant,
     deadline: Instant,
-    /// A peer that has not been heard at all by then is dead: a living one answers at once.
+    /// A peer that has not been heard at all by then, asked twice, is dead: a living one answers at once.
     unheard: Instant,
+    asked: u32,
     /// The owner's last sequence number, once it has answered.
     until: Option<u64>,
 }
@@ -66,8 +67,9 @@ const FLUSH_AGAIN: Duration = Duration::from_millis(20);
 impl Fence {
     pub(super) fn next_step(&self, now: Instant) -> Instant {
         self.flush.as_ref().map_or(now + FLUSH_AGAIN, |flush| {
-            let next = flush.again.min(flush.deadline);
-            if now < flush.unheard { next.min(flush.unheard) } else { next }
+            let times = [flush.again, flush.deadline, flush.unheard];
+            // What is past waits for something else: a dump, or the peer's datagrams.
+            times.into_iter().filter(|at| *at > now).min().unwrap_or(now + FLUSH_AGAIN)
         })
     }
 }
@@ -229,6 +231,7 @@ impl Replica {
                 again: now,
                 deadline: now + self.settings.flush_wait,
                 unheard: now + self.settings.flush_wait / 4,
+                asked: 0,
                 until: None,
             }),
             flushed: Duration::ZERO,
@@ -302,7 +305,7 @@ impl Replica {
         let started = fence.started;
         let Some(flush) = &mut fence.flush else { return false };
         let heard = self.peers.values().any(|peer| peer.incarnation == flush.to && peer.heard > started);
-        if now >= flush.unheard && !heard {
+        if now >= flush.unheard && flush.asked >= 2 && !heard {
             return false;
         }
         let arrived = flush.until.is_some_and(|until| expected.is_some_and(|next| next > until));
@@ -311,6 +314,7 @@ impl Replica {
         }
         if flush.until.is_none() && now >= flush.again {
             flush.again = now + FLUSH_AGAIN;
+            flush.asked += 1;
             let (to, token) = (flush.to, flush.token);
             self.queue_body(&Body::Flush { to, token });
         }

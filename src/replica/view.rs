@@ -200,7 +200,8 @@ impl Replica {
     pub fn holds_master_of(&mut self, entry: &Entry) -> bool {
         let Some(key) = entry.master_key() else { return false };
         let hash = self.key_hash(&key);
-        self.table.find(hash, &key).is_some()
+        let found = self.table.find(hash, &key).and_then(|id| self.table.get(id));
+        found.is_some_and(|slot| slot.flags.contains(Flags::PRESENT))
     }
 
     /// This run.
