@@ -19,7 +19,7 @@ use crate::wait::now;
 /// The echo port.
 pub const PORT: u16 = 7000;
 /// The echo port of connections that are counted by themselves.
-pub const LATE_PORT: u16 = 7002;
+pub const LATE_PORT: u16 = 7020;
 /// The port that pours.
 const BULK_PORT: u16 = 7001;
 /// Bytes of a bulk transfer that count as one echo.
