@@ -17,6 +17,7 @@ use netlink_sys::{Socket, protocols::NETLINK_NETFILTER};
 use nix::sys::socket::{MsgFlags, recv};
 use thiserror::Error;
 
+use crate::ctnetlink::codec::{self, Incoming};
 use crate::ctnetlink::nla::Writer;
 use crate::replica::Role;
 
@@ -66,16 +67,49 @@ pub enum HoldError {
     },
 }
 
+/// When packets are held: between being backup and the end of the takeover that follows.
+#[derive(Default)]
+struct Policy {
+    held: bool,
+    /// Since when a takeover has been waited for.
+    primary: Option<Instant>,
+}
+
+impl Policy {
+    fn judge(&mut self, role: Role, complete: bool, now: Instant) -> bool {
+        let since = match role {
+            Role::Primary => *self.primary.get_or_insert(now),
+            Role::Backup | Role::Fault | Role::Unknown => {
+                self.primary = None;
+                now
+            }
+        };
+        // A takeover that never ends must not stop a router for ever.
+        let overdue = self.held && !complete && now >= since + PATIENCE;
+        if overdue {
+            tracing::error!(
+                "a takeover is not complete after {} s: packets are held no longer",
+                PATIENCE.as_secs()
+            );
+        }
+        self.held = match role {
+            Role::Backup | Role::Fault => true,
+            // A daemon that starts again on a working primary has nothing to hold.
+            Role::Primary => self.held && !complete && !overdue,
+            // Nobody tells the role any more: forwarding goes on.
+            Role::Unknown => false,
+        };
+        self.held
+    }
+}
+
 /// The table, and whether it holds.
 pub struct Hold {
     /// The table as `nft` takes it.
     rules: String,
     socket: Socket,
     sequence: u32,
-    /// Between being backup and the end of the takeover that follows.
-    armed: bool,
-    /// Since when it has been held for a takeover.
-    primary: Option<Instant>,
+    policy: Policy,
     renew: Option<Instant>,
 }
 
@@ -91,7 +125,7 @@ impl Hold {
         let mut socket = Socket::new(NETLINK_NETFILTER).map_err(failed)?;
         socket.bind_auto().map_err(failed)?;
         socket.set_non_blocking(true).map_err(failed)?;
-        Ok(Hold { rules, socket, sequence: 0, armed: false, primary: None, renew: None })
+        Ok(Hold { rules, socket, sequence: 0, policy: Policy::default(), renew: None })
     }
 
     /// Hold or let go, as the role and the takeover want it. `complete`: this node owns the group and its fence is closed.
@@ -99,22 +133,13 @@ impl Hold {
     /// # Errors
     /// The set cannot be changed; whatever is in it is gone within a second.
     pub fn step(&mut self, role: Role, complete: bool, now: Instant) -> Result<(), HoldError> {
-        self.armed = match role {
-            Role::Backup | Role::Fault => true,
-            // A daemon that starts again on a working primary has nothing to hold.
-            Role::Primary => self.armed && !complete && self.may_wait(now),
-            // Nobody tells the role any more: forwarding goes on.
-            Role::Unknown => false,
-        };
-        if role != Role::Primary {
-            self.primary = None;
-        }
-        match (self.armed, self.renew) {
+        let gone = |error: &io::Error| error.raw_os_error() == Some(nix::libc::ENOENT);
+        match (self.policy.judge(role, complete, now), self.renew) {
             (true, renew) if renew.is_none_or(|at| now >= at) => {
                 self.renew = Some(now + RENEWAL);
                 match self.set(true) {
                     // A firewall that was loaded anew has taken the table with it.
-                    Err(error) if error.raw_os_error() == Some(nix::libc::ENOENT) => {
+                    Err(error) if gone(&error) => {
                         write_table(&self.rules)?;
                         self.set(true)
                     }
@@ -124,23 +149,11 @@ impl Hold {
             }
             (false, Some(_)) => {
                 self.renew = None;
-                self.set(false).map_err(|source| HoldError::Set { what: "empty", source })
+                let emptied = self.set(false).or_else(|error| if gone(&error) { Ok(()) } else { Err(error) });
+                emptied.map_err(|source| HoldError::Set { what: "empty", source })
             }
             _ => Ok(()),
         }
-    }
-
-    /// A takeover that never ends must not stop a router for ever.
-    fn may_wait(&mut self, now: Instant) -> bool {
-        let since = *self.primary.get_or_insert(now);
-        let may = now < since + PATIENCE;
-        if !may {
-            tracing::error!(
-                "a takeover is not complete after {} s: packets are held no longer",
-                PATIENCE.as_secs()
-            );
-        }
-        may
     }
 
     /// When to renew.
@@ -150,7 +163,7 @@ impl Hold {
 
     /// Whether packets are held now.
     pub fn holds(&self) -> bool {
-        self.armed
+        self.policy.held
     }
 
     /// All elements out, and in again with a new life, at once: the kernel takes a batch as a whole.
@@ -162,13 +175,14 @@ impl Hold {
         let mut buffer = [0; 4096];
         let mut outcome = Ok(());
         while let Ok(length) = recv(self.socket.as_raw_fd(), &mut buffer, MsgFlags::MSG_DONTWAIT) {
-            let code: Option<[u8; 4]> = buffer
-                .get(..length)
-                .and_then(|answer| answer.get(16..20))
-                .and_then(|code| code.try_into().ok());
-            match code.map(i32::from_ne_bytes) {
-                Some(0) | None => {}
-                Some(code) => outcome = Err(io::Error::from_raw_os_error(-code)),
+            let answer = buffer.get(..length).unwrap_or_default();
+            let read = codec::parse(answer, |_, answer| {
+                if let Incoming::Answer { errno: errno @ 1.., .. } = answer {
+                    outcome = Err(io::Error::from_raw_os_error(errno));
+                }
+            });
+            if let Err(error) = read {
+                outcome = Err(io::Error::other(error));
             }
         }
         outcome
@@ -269,4 +283,53 @@ fn batch(full: bool, sequence: u32) -> Vec<u8> {
     let mark = message(&mut writer, NFNL_MSG_BATCH_END, 0, 0, NFNL_SUBSYS_NFTABLES);
     writer.end_message(mark);
     writer.as_bytes().to_vec()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Role, takeover complete, second, held then.
+    type Step = (Role, bool, u64, bool);
+
+    #[test]
+    fn packets_are_held_from_backup_to_the_end_of_a_takeover() {
+        use Role::{Backup, Fault, Primary, Unknown};
+        let cases: [&[Step]; 6] = [
+            &[
+                (Unknown, false, 0, false),
+                (Backup, false, 1, true),
+                (Primary, false, 2, true),
+                (Primary, true, 3, false),
+            ],
+            // A daemon that starts on a working primary, whatever becomes of its claim.
+            &[(Primary, false, 0, false), (Primary, true, 1, false), (Primary, false, 2, false)],
+            // An owner that is told backup holds at once; nobody tells, nothing is held.
+            &[(Primary, true, 0, false), (Backup, true, 1, true), (Unknown, true, 2, false)],
+            &[(Fault, false, 0, true), (Primary, true, 1, false)],
+            // A takeover that never ends is given up once, and counted anew after the next one.
+            &[
+                (Backup, false, 0, true),
+                (Primary, false, 1, true),
+                (Primary, false, 30, true),
+                (Primary, false, 31, false),
+            ],
+            &[
+                (Backup, false, 0, true),
+                (Primary, false, 1, true),
+                (Backup, false, 40, true),
+                (Primary, false, 41, true),
+            ],
+        ];
+        #[expect(clippy::disallowed_methods, reason = "the virtual clock has to begin somewhere")]
+        let began = Instant::now();
+        for steps in cases {
+            let mut policy = Policy::default();
+            for step in steps {
+                let (role, complete, second, held) = *step;
+                let now = began + Duration::from_secs(second);
+                assert_eq!(policy.judge(role, complete, now), held, "{step:?} of {steps:?}");
+            }
+        }
+    }
 }

@@ -12,6 +12,7 @@ use std::time::Duration;
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, text};
+use prometheus_client::metrics::MetricType;
 use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
@@ -179,32 +180,16 @@ fn counter(encoder: &mut DescriptorEncoder<'_>, name: &str, help: &str, value: u
 /// Labels, names and values.
 type Labels<'a> = Vec<(&'a str, &'a str)>;
 
-/// Samples of one gauge, told apart by their labels.
-fn gauges<'a>(
+/// Samples of one metric, told apart by their labels.
+fn family<'a, M: EncodeMetric>(
     encoder: &mut DescriptorEncoder<'_>,
-    name: &str,
-    help: &str,
-    samples: impl IntoIterator<Item = (Labels<'a>, f64)>,
+    (name, help): (&str, &str),
+    kind: MetricType,
+    samples: impl IntoIterator<Item = (Labels<'a>, M)>,
 ) -> fmt::Result {
-    let kind = ConstGauge::new(0f64).metric_type();
     let mut metric = encoder.encode_descriptor(name, help, None, kind)?;
     for (labels, value) in samples {
-        ConstGauge::new(value).encode(metric.encode_family(&labels)?)?;
-    }
-    Ok(())
-}
-
-/// Samples of one counter, told apart by their labels.
-fn counters<'a>(
-    encoder: &mut DescriptorEncoder<'_>,
-    name: &str,
-    help: &str,
-    samples: impl IntoIterator<Item = (Labels<'a>, u64)>,
-) -> fmt::Result {
-    let kind = ConstCounter::new(0u64).metric_type();
-    let mut metric = encoder.encode_descriptor(name, help, None, kind)?;
-    for (labels, value) in samples {
-        ConstCounter::new(value).encode(metric.encode_family(&labels)?)?;
+        value.encode(metric.encode_family(&labels)?)?;
     }
     Ok(())
 }
@@ -265,11 +250,20 @@ const PEER: [Read<PeerView>; 6] = [
 ];
 
 impl Snapshot {
+    /// What is told of each group.
+    fn of_groups<'a, T, I: IntoIterator<Item = T>>(
+        &'a self,
+        read: impl Fn(&'a GroupSnapshot) -> I,
+    ) -> impl Iterator<Item = (Labels<'a>, T)> {
+        self.groups.iter().flat_map(move |group| {
+            read(group).into_iter().map(|sample| (vec![("group", group.name.as_str())], sample))
+        })
+    }
+
     fn encode_state(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
         for (name, help, read) in STATE {
-            let samples =
-                self.groups.iter().map(|group| (vec![("group", group.name.as_str())], read(&group.view)));
-            gauges(encoder, name, help, samples)?;
+            let samples = self.of_groups(|group| [ConstGauge::new(read(&group.view))]);
+            family(encoder, (name, help), MetricType::Gauge, samples)?;
         }
         gauge(encoder, "channel_authenticated", "The channel has a key", flag(self.authenticated))?;
         gauge(encoder, "event_buffer_bytes", "What the event socket may hold", size(self.event_buffer))
@@ -277,53 +271,49 @@ impl Snapshot {
 
     fn encode_peers(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
         for (name, help, read) in PEER {
-            let samples = self.groups.iter().flat_map(|group| {
-                group.view.peers.iter().map(move |peer| {
-                    (vec![("group", group.name.as_str()), ("peer", peer.name.as_str())], read(peer))
-                })
+            let samples = self.of_groups(|group| &group.view.peers).map(|(mut labels, peer)| {
+                labels.push(("peer", peer.name.as_str()));
+                (labels, ConstGauge::new(read(peer)))
             });
-            gauges(encoder, name, help, samples)?;
+            family(encoder, (name, help), MetricType::Gauge, samples)?;
         }
         Ok(())
     }
 
     fn encode_counters(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
-        let by_group = |group: &GroupSnapshot| group.name.clone();
-        let names: Vec<String> = self.groups.iter().map(by_group).collect();
-        let named = || self.groups.iter().zip(names.iter().map(String::as_str));
-        let changes = named().flat_map(|(group, name)| {
-            let counters = &group.counters;
-            [(counters.internal, "internal"), (counters.external, "external")].into_iter().flat_map(
-                move |(changes, cache)| {
-                    let Changes { created, updated, destroyed } = changes;
-                    [("created", created), ("updated", updated), ("destroyed", destroyed)].map(
-                        |(change, count)| {
-                            (vec![("group", name), ("cache", cache), ("change", change)], count)
-                        },
-                    )
-                },
-            )
+        let changes = self.of_groups(|group| {
+            let caches = [("internal", group.counters.internal), ("external", group.counters.external)];
+            caches.into_iter().flat_map(|(cache, Changes { created, updated, destroyed })| {
+                [("created", created), ("updated", updated), ("destroyed", destroyed)]
+                    .map(|(change, count)| (cache, change, count))
+            })
         });
-        counters(encoder, "changes", "Entries created, updated, destroyed in a cache", changes)?;
-        let failures = named().flat_map(|(group, name)| {
-            let of = move |(reason, count): &(&'static str, u64)| {
-                (vec![("group", name), ("reason", *reason)], *count)
-            };
-            group.view.failures.iter().map(of)
+        let changes = changes.map(|(mut labels, (cache, change, count))| {
+            labels.extend([("cache", cache), ("change", change)]);
+            (labels, ConstCounter::new(count))
         });
-        counters(encoder, "install_failures", "Installs that the kernel refused", failures)?;
-        let transitions = named().flat_map(|(group, name)| {
-            let words = Role::ALL.map(Role::word).into_iter().zip(group.transitions);
-            words.map(move |(role, count)| (vec![("group", name), ("role", role)], count))
+        let about = ("changes", "Entries created, updated, destroyed in a cache");
+        family(encoder, about, MetricType::Counter, changes)?;
+        let failures = self.of_groups(|group| &group.view.failures).map(|(mut labels, (reason, count))| {
+            labels.push(("reason", reason));
+            (labels, ConstCounter::new(*count))
         });
-        counters(encoder, "transitions", "Changes of the role, by the one that they led to", transitions)?;
-        let all: Vec<_> = self.groups.iter().map(|group| named_counters(&group.counters)).collect();
-        let Some(first) = all.first() else { return Ok(()) };
+        let about = ("install_failures", "Installs that the kernel refused");
+        family(encoder, about, MetricType::Counter, failures)?;
+        let transitions = self.of_groups(|group| Role::ALL.into_iter().zip(group.transitions));
+        let transitions = transitions.map(|(mut labels, (role, count))| {
+            labels.push(("role", role.word()));
+            (labels, ConstCounter::new(count))
+        });
+        let about = ("transitions", "Changes of the role, by the one that they led to");
+        family(encoder, about, MetricType::Counter, transitions)?;
+        let named: Vec<_> = self.of_groups(|group| [named_counters(&group.counters)]).collect();
+        let Some((_, first)) = named.first() else { return Ok(()) };
         for (at, (name, help, _)) in first.iter().enumerate() {
-            let samples = all.iter().zip(&names).filter_map(|(counts, group)| {
-                counts.get(at).map(|(_, _, count)| (vec![("group", group.as_str())], *count))
+            let samples = named.iter().filter_map(|(labels, counts)| {
+                counts.get(at).map(|(_, _, count)| (labels.clone(), ConstCounter::new(*count)))
             });
-            counters(encoder, name, help, samples)?;
+            family(encoder, (name, help), MetricType::Counter, samples)?;
         }
         Ok(())
     }

@@ -57,11 +57,6 @@ impl NotifyFifo {
         Ok(NotifyFifo { path: path.to_owned(), pipe, partial: Vec::new() })
     }
 
-    /// Where it is.
-    pub fn path(&self) -> &Path {
-        &self.path
-    }
-
     /// Wait until something can be read.
     pub async fn readable(&self) -> io::Result<()> {
         self.pipe.readable().await

@@ -421,10 +421,7 @@ async fn status(daemon: &Daemon, group: Option<&str>, form: Form) -> Result<Exit
 fn of_group(mut value: Value, group: &str) -> Result<Value> {
     let further = value.get_mut("groups").map(Value::take).unwrap_or_default();
     value["groups"] = Value::Array(Vec::new());
-    let named = |told: &Value| {
-        let by_mechanism = || told["failover-mechanism"].as_str()?.strip_suffix(']')?.rsplit(' ').next();
-        told["group"] == group || by_mechanism() == Some(group)
-    };
+    let named = |told: &Value| told["group"] == group || told["mechanism-group"] == group;
     if named(&value) {
         return Ok(value);
     }

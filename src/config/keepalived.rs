@@ -8,13 +8,10 @@ use super::{Config, Mechanism, Subject};
 
 /// The fragments that keepalived.conf needs, or `None` when no group's mechanism is `vrrp`.
 pub fn fragments(config: &Config) -> Option<String> {
-    let mut fifos: Vec<&Path> = Vec::new();
+    let fifo = config.notify_fifo()?.display();
     let mut groups = String::new();
     for (number, (_, mechanism)) in config.mechanisms().enumerate() {
-        let Mechanism::Vrrp { subject, notify_fifo, track_file, .. } = mechanism else { continue };
-        if !fifos.contains(&notify_fifo.as_path()) {
-            fifos.push(notify_fifo);
-        }
+        let Mechanism::Vrrp { subject, track_file, .. } = mechanism else { continue };
         let tracker = if number == 0 { "ctsync".to_owned() } else { format!("ctsync_{}", subject.name()) };
         let _ = write!(
             groups,
@@ -34,7 +31,6 @@ pub fn fragments(config: &Config) -> Option<String> {
             }
         };
     }
-    let fifo = fifos.first()?.display();
     Some(format!("global_defs {{\n    vrrp_notify_fifo {fifo}\n}}\n{groups}"))
 }
 

@@ -10,6 +10,7 @@ use serde::Deserialize;
 
 use super::mistake::Mistake;
 use super::network;
+use super::shape::below;
 use crate::groups::Rule;
 
 /// Whose state keepalived tells in a line of its notify FIFO.
@@ -92,6 +93,22 @@ impl Mechanism {
                 format!("vip [address {}]", all.join(", "))
             }
             Mechanism::Manual { group, .. } => format!("manual [group {group}]"),
+        }
+    }
+
+    /// Whose lines in keepalived's FIFO are about the group.
+    pub fn subject(&self) -> Option<&Subject> {
+        match self {
+            Mechanism::Vrrp { subject, .. } => Some(subject),
+            Mechanism::Cluster { .. } | Mechanism::Vip { .. } | Mechanism::Manual { .. } => None,
+        }
+    }
+
+    /// keepalived's FIFO.
+    pub fn notify_fifo(&self) -> Option<&Path> {
+        match self {
+            Mechanism::Vrrp { notify_fifo, .. } => Some(notify_fifo),
+            Mechanism::Cluster { .. } | Mechanism::Vip { .. } | Mechanism::Manual { .. } => None,
         }
     }
 
@@ -250,8 +267,8 @@ pub(super) fn further(
     let mut groups: Vec<FurtherGroup> = Vec::new();
     let mut wrong = Vec::new();
     for (name, given) in given {
-        let pointer = format!("/group/{}", name.replace('~', "~0").replace('/', "~1"));
-        let at = format!("{pointer}/failover-mechanism");
+        let pointer = below("/group", &name);
+        let at = below(&pointer, "failover-mechanism");
         let mechanism = match mechanism(given.failover_mechanism, state, Some(&name)) {
             Ok(mechanism) => mechanism,
             Err((below, mistake)) => {
@@ -276,6 +293,14 @@ pub(super) fn further(
         let same_track = |other: &Mechanism| track(other).is_some_and(|file| Some(file) == track(&mechanism));
         if let Some((found, _)) = others.iter().find(|(other, known)| file(other) || same_track(known)) {
             wrong.push((at, Mistake::GroupFiles { found: (*found).to_owned() }));
+            continue;
+        }
+        let fifo = others.iter().find_map(|(_, other)| other.notify_fifo());
+        if let (Some(expected), Some(found)) = (fifo, mechanism.notify_fifo())
+            && expected != found
+        {
+            let (found, expected) = (found.to_owned(), expected.to_owned());
+            wrong.push((at, Mistake::AnotherFifo { found, expected }));
             continue;
         }
         let mut rules: Vec<Rule> =

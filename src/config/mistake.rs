@@ -402,6 +402,14 @@ pub enum Mistake {
         /// The other group.
         found: String,
     },
+    /// keepalived has one for all its groups.
+    #[error("found notify-fifo {found}, expected {expected}: keepalived has one for all its groups")]
+    AnotherFifo {
+        /// This group's.
+        found: PathBuf,
+        /// Another group's.
+        expected: PathBuf,
+    },
     /// No entry could ever belong to it.
     #[error("no entry belongs to group {found}; expected a prefix, zone, mark or virtual-address of it")]
     GroupWithoutEntries {

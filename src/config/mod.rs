@@ -40,6 +40,7 @@ pub use write::{EXAMPLE, reference_roff, reference_table, to_json, to_set_lines}
 
 use mechanism::{GivenFurther, GivenMechanism};
 use options::{OPTIONS, Shape};
+use shape::below;
 
 /// VyOS says MB and means this.
 const MEGABYTE: usize = 1_048_576;
@@ -109,11 +110,16 @@ pub struct Config {
 impl Config {
     /// The mechanisms of all groups, the first group's first, each with where it stands in the file.
     pub fn mechanisms(&self) -> impl Iterator<Item = (String, &Mechanism)> {
-        let further = self.further.iter().map(|group| {
-            let name = group.name.replace('~', "~0").replace('/', "~1");
-            (format!("/group/{name}/failover-mechanism"), &group.mechanism)
-        });
+        let further = self
+            .further
+            .iter()
+            .map(|group| (below(&below("/group", &group.name), "failover-mechanism"), &group.mechanism));
         std::iter::once(("/failover-mechanism".to_owned(), &self.mechanism)).chain(further)
+    }
+
+    /// The FIFO of the groups whose mechanism is `vrrp`.
+    pub fn notify_fifo(&self) -> Option<&Path> {
+        self.mechanisms().find_map(|(_, mechanism)| mechanism.notify_fifo())
     }
 }
 

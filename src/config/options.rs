@@ -373,12 +373,7 @@ const VRRP: &[Opt] = &[
         "",
         "The file that keepalived tracks. Without it, `vrrp.track` in the state-directory.",
     ),
-    ours(
-        "virtual-address",
-        Shape::List(Kind::Host),
-        "",
-        "The group's virtual addresses: they check a remembered role after a restart, and `hold` needs them.",
-    ),
+    VIRTUAL_ADDRESS,
 ];
 
 const CLUSTER: &[Opt] =
@@ -393,7 +388,8 @@ const VIRTUAL_ADDRESS: Opt = ours(
     "virtual-address",
     Shape::List(Kind::Host),
     "",
-    "The group's virtual addresses; `hold` needs them, and entries are assigned by them to one of several groups.",
+    "The group's virtual addresses: they check a remembered role after a restart, `hold` needs them, and an entry with an end \
+     in one of them belongs to the group.",
 );
 
 const VIP: &[Opt] = &[

@@ -155,7 +155,7 @@ impl Checked {
 }
 
 /// RFC 6901, 3: `~` and `/` are escaped.
-fn below(above: &str, name: &str) -> String {
+pub(super) fn below(above: &str, name: &str) -> String {
     format!("{above}/{}", name.replace('~', "~0").replace('/', "~1"))
 }
 

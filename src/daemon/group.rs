@@ -165,6 +165,7 @@ impl Group {
             "group": self.name,
             "verdict": verdict(&view),
             "failover-mechanism": self.mechanism.told(),
+            "mechanism-group": self.mechanism.group(),
             "owner": self.replica.owner_name(),
             "last-transition": self.state.transition(),
             "last-transition-at": self.state.transition_at(),

@@ -4,11 +4,13 @@
 //! deadlines; carry out what it wants. Decides nothing that the replica could. Called by `ctsync run`.
 //!
 //! - `group`: a failover group: its engine and who tells its role.
+//! - `kernel`: events, dumps and requests.
 //! - `start`: what a run begins with.
 //! - `operator`: what operators ask.
 //! - `report`: what is told without being asked.
 
 mod group;
+mod kernel;
 mod operator;
 mod report;
 mod start;
@@ -25,17 +27,14 @@ use tokio::time::{Interval, interval};
 
 use crate::addresses::{AddressError, Addresses};
 use crate::channel::{Channel, ChannelError, Received};
-use crate::config::{Config, Loaded, Mechanism};
+use crate::config::{Config, Loaded};
 use crate::control::{Client, ControlServer, Request};
-use crate::ctnetlink::codec::{self, Incoming, KernelTable};
-use crate::ctnetlink::nla::Writer;
-use crate::ctnetlink::socket::{BATCH, DoorError, DumpSocket, EventSocket, Read, RequestSocket};
+use crate::ctnetlink::codec::KernelTable;
+use crate::ctnetlink::socket::{DoorError, DumpSocket, EventSocket, RequestSocket};
 use crate::ctnetlink::watched::{watch_dump, watch_events};
-use crate::entry::Entry;
 use crate::groups::Assignment;
 use crate::hold::{Hold, HoldError};
 use crate::metrics::{MetricsServer, Scrape, Timings};
-use crate::reconcile::Op;
 use crate::replica::{Refused, Role};
 use crate::role::{NotifyFifo, RoleError, Told};
 use crate::seal::Key;
@@ -50,18 +49,12 @@ pub use start::node_id;
 const DATAGRAMS_IN: usize = 1024;
 /// Datagrams sent in a turn.
 const DATAGRAMS_OUT: usize = 64;
-/// Events read in a turn.
-const EVENTS: usize = 4096;
 /// Between two looks at how full the kernel's table is.
 const FILL: Duration = Duration::from_secs(1);
 /// Between two looks at the kernel's settings.
 const REMARKS: Duration = Duration::from_secs(10);
 /// Between two looks at the addresses that nobody asked for.
 const LOOK_AGAIN: Duration = Duration::from_secs(10);
-/// Batches of requests in a turn.
-const BATCHES: usize = 8;
-/// ... during a fence: about a tenth of a second.
-const FENCE_BATCHES: usize = 64;
 
 /// Why a daemon cannot run.
 #[derive(Debug, Error)]
@@ -121,7 +114,8 @@ struct Daemon {
     hold: Option<Hold>,
     /// The last change of what is held failed.
     hold_failed: bool,
-    fifos: Vec<NotifyFifo>,
+    /// keepalived has one for all its groups.
+    fifo: Option<NotifyFifo>,
     control: ControlServer<Ongoing>,
     waiting: Vec<(Client, Request)>,
     watchers: Vec<Watcher>,
@@ -204,7 +198,7 @@ impl Daemon {
                 "the event buffer is smaller than asked for: no CAP_NET_ADMIN outside a user namespace?"
             );
         }
-        let fifos = open_fifos(&config)?;
+        let fifo = config.notify_fifo().map(NotifyFifo::open).transpose()?;
         let hold =
             if config.hold { Some(Hold::open(config.mechanism.addresses(), config.port)?) } else { None };
         let held = addresses.list().await?;
@@ -242,7 +236,7 @@ impl Daemon {
             look_again: interval(LOOK_AGAIN),
             hold,
             hold_failed: false,
-            fifos,
+            fifo,
             control,
             waiting: Vec::new(),
             watchers: Vec::new(),
@@ -287,10 +281,10 @@ impl Daemon {
             ready = self.channel.writable(), if self.unsent.is_some() => {
                 ready.map_err(failed("wait for the channel"))?;
             }
-            ready = fifo_readable(&self.fifos) => ready.map_err(failed("wait for keepalived"))?,
-            _ = self.look_again.tick() => self.look_at_addresses().await?,
+            ready = fifo_readable(self.fifo.as_ref()) => ready.map_err(failed("wait for keepalived"))?,
+            _ = self.look_again.tick() => self.look_at_addresses().await,
             Some(()) = self.addresses.changed() => {
-                self.look_at_addresses().await?;
+                self.look_at_addresses().await;
                 // While the interface is gone its last size stands.
                 if let Ok(interface) = self.addresses.interface(&self.config.interface).await {
                     let datagram = start::datagram(interface.mtu);
@@ -316,14 +310,11 @@ impl Daemon {
         let drained = self.read_channel(now);
         self.read_events(now)?;
         self.read_dump(now)?;
-        self.read_fifos()?;
-        let fill = now >= self.fill_due;
-        let [in_use, max] = if fill {
+        self.read_fifo()?;
+        let fill = (now >= self.fill_due).then(|| {
             self.fill_due = now + FILL;
             ["nf_conntrack_count", "nf_conntrack_max"].map(start::netfilter_sysctl)
-        } else {
-            [0; 2]
-        };
+        });
         for at in 0..self.groups.len() {
             let Some(group) = self.groups.get_mut(at) else { break };
             group.take_roles(now);
@@ -331,7 +322,7 @@ impl Daemon {
                 // Silence is judged only when nothing is left to be heard: a stopped process wakes up to full sockets.
                 group.replica.handle_timeout(now);
             }
-            if fill {
+            if let Some([in_use, max]) = fill {
                 group.replica.handle_fill(in_use, max);
             }
             group.replica.step_takeover(now);
@@ -394,189 +385,39 @@ impl Daemon {
         all_read
     }
 
-    fn read_events(&mut self, now: Instant) -> Result<(), DaemonError> {
-        let (groups, assignment) = (&mut self.groups, &self.assignment);
-        for _ in 0..EVENTS {
-            match self.events.get_mut().read(|event| hear_event(groups, assignment, event, now))? {
-                Read::Messages => {}
-                Read::Empty => {
-                    groups.iter_mut().for_each(|group| group.replica.handle_events_empty());
-                    return Ok(());
+    fn read_fifo(&mut self) -> Result<(), DaemonError> {
+        let Some(fifo) = &mut self.fifo else { return Ok(()) };
+        for told in fifo.read()? {
+            match told {
+                Told::Role(subject, role) => {
+                    let about_it = |group: &&mut Group| group.mechanism.subject() == Some(&subject);
+                    if let Some(group) = self.groups.iter_mut().find(about_it) {
+                        group.tell(role, Cause::Keepalived);
+                    }
                 }
-                Read::Overrun => {
-                    groups.iter_mut().for_each(|group| group.replica.handle_overrun());
-                    self.events.get_mut().grow();
-                    tracing::warn!(
-                        buffer = self.events.get_ref().buffer_size(),
-                        "overrun: events were lost, reading the kernel table"
-                    );
+                Told::Gone => {
+                    tracing::warn!("keepalived is gone: the role is unknown, forwarding goes on");
+                    for group in self.groups.iter_mut().filter(|group| group.mechanism.subject().is_some()) {
+                        group.tell(Role::Unknown, Cause::KeepalivedGone);
+                    }
                 }
             }
         }
-        // What waits may be any group's.
-        groups.iter_mut().for_each(|group| group.replica.handle_events_waiting());
-        self.more = true;
         Ok(())
     }
 
-    /// One dump serves all groups that want one when it begins; the others wait for the next.
-    fn read_dump(&mut self, now: Instant) -> Result<(), DaemonError> {
-        if !self.groups.iter().any(|group| group.replica.dumping()) {
-            let mut wanted = false;
-            for group in &mut self.groups {
-                wanted |= group.replica.poll_dump();
-            }
-            if !wanted {
-                return Ok(());
-            }
-            self.dump.get_mut().start(KernelTable::Connections, None)?;
-            self.dumping = KernelTable::Connections;
-        }
-        let (groups, assignment) = (&mut self.groups, &self.assignment);
-        let read = self.dump.get_mut().read(|_, entry| {
-            let at = group_of(groups, assignment, &entry);
-            if let Some(group) = groups.get_mut(at) {
-                group.replica.handle_dump_entry(entry);
-            }
-        });
-        match read {
-            Ok(None) => self.dump_waits = true,
-            Ok(Some(false)) => self.more = true,
-            Ok(Some(true)) if self.dumping == KernelTable::Connections => {
-                // Masters were first.
-                self.dump.get_mut().start(KernelTable::Expectations, None)?;
-                self.dumping = KernelTable::Expectations;
-                self.more = true;
-            }
-            Ok(Some(true)) => {
-                groups.iter_mut().for_each(|group| group.replica.handle_dump_end(true, now));
-                self.more = true;
-            }
+    /// Addresses or links changed, or may have. What was known stands while the kernel does not tell.
+    async fn look_at_addresses(&mut self) {
+        let held = match self.addresses.list().await {
+            Ok(held) => held,
             Err(error) => {
-                tracing::warn!(%error, "the dump failed and is tried again");
-                groups.iter_mut().for_each(|group| group.replica.handle_dump_end(false, now));
-                self.dump = watch_dump(DumpSocket::open()?).map_err(failed("register the dump socket"))?;
+                let error = anyhow::Error::new(error);
+                return tracing::warn!("the addresses are looked at again later: {error:#}");
             }
-        }
-        Ok(())
-    }
-
-    fn read_fifos(&mut self) -> Result<(), DaemonError> {
-        for fifo in &mut self.fifos {
-            for told in fifo.read()? {
-                match told {
-                    Told::Role(subject, role) => {
-                        let ours = |group: &&mut Group| matches!(&group.mechanism, Mechanism::Vrrp { subject: known, .. } if *known == subject);
-                        if let Some(group) = self.groups.iter_mut().find(ours) {
-                            group.tell(role, Cause::Keepalived);
-                        }
-                    }
-                    Told::Gone => {
-                        tracing::warn!("keepalived is gone: the role is unknown, forwarding goes on");
-                        let path = fifo.path();
-                        let its = |group: &&mut Group| matches!(&group.mechanism, Mechanism::Vrrp { notify_fifo, .. } if notify_fifo == path);
-                        for group in self.groups.iter_mut().filter(its) {
-                            group.tell(Role::Unknown, Cause::KeepalivedGone);
-                        }
-                    }
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// Addresses or links changed.
-    async fn look_at_addresses(&mut self) -> Result<(), DaemonError> {
-        let held = self.addresses.list().await?;
+        };
         for group in &mut self.groups {
             group.replica.handle_addresses(held.iter().map(|held| held.address).collect());
             group.look_at_addresses(&held);
-        }
-        Ok(())
-    }
-
-    fn send_requests(&mut self, at: usize, now: Instant) -> Result<(), DaemonError> {
-        let mut batches = 0;
-        while let Some(group) = self.groups.get(at)
-            && group.replica.waiting() > 0
-        {
-            // A fence goes before everything, but what is held has to be renewed meanwhile; renewals of leases can wait.
-            let fence = group.replica.fencing() && group.replica.pending() > 0;
-            if batches == if fence { FENCE_BATCHES } else { BATCHES } {
-                self.more = true;
-                break;
-            }
-            batches += 1;
-            if self.send_batch(at, now)? == 0 {
-                break;
-            }
-        }
-        Ok(())
-    }
-
-    fn send_batch(&mut self, at: usize, now: Instant) -> Result<u32, DaemonError> {
-        let Some(group) = self.groups.get_mut(at) else { return Ok(0) };
-        let replica = &mut group.replica;
-        let mut answers: Vec<(usize, Incoming)> = Vec::new();
-        // What this batch removes, and does not create again, by its position.
-        let mut removed: Vec<(usize, Entry)> = Vec::new();
-        let several = !self.config.further.is_empty();
-        let result = self.requests.execute(
-            |writer, first| {
-                let mut next = first;
-                replica.poll_requests(BATCH as usize, |request| {
-                    let at = next.wrapping_sub(first) as usize;
-                    match request.op {
-                        Op::Destroy if several => removed.push((at, request.entry.clone())),
-                        Op::Create
-                            if removed.last().is_some_and(|(before, entry)| {
-                                before + 1 == at && entry.key() == request.entry.key()
-                            }) =>
-                        {
-                            removed.pop();
-                        }
-                        _ => {}
-                    }
-                    emit(writer, next, request);
-                    next = next.wrapping_add(1);
-                });
-                next.wrapping_sub(first)
-            },
-            |at, answer| answers.push((at as usize, answer)),
-        );
-        self.answered.clear();
-        self.answered.resize(2 * BATCH as usize, result.is_err());
-        for (at, answer) in answers {
-            if let Some(answered) = self.answered.get_mut(at) {
-                *answered = true;
-            }
-            if matches!(answer, Incoming::Answer { errno, .. } if errno != 0) {
-                removed.retain(|(destroy, _)| *destroy != at);
-            }
-            match answer {
-                Incoming::Answer { errno, .. } => replica.handle_answer(at, errno),
-                Incoming::New(entry) | Incoming::Update(entry) => replica.handle_read_back(at, entry),
-                Incoming::Destroy(_) => {}
-            }
-        }
-        replica.handle_answers_end(&self.answered, now);
-        // Its own socket filter keeps this daemon from hearing what it removes; another group may hold it by now.
-        for (_, entry) in removed {
-            for (_, group) in self.groups.iter_mut().enumerate().filter(|(other, _)| *other != at) {
-                group.replica.handle_removed(entry.clone(), now);
-            }
-        }
-        match result {
-            Ok(count) => Ok(count),
-            Err(error) => {
-                // What the kernel did is not known: read it all again.
-                tracing::warn!(%error, "answers were lost, reading the kernel table");
-                self.groups.iter_mut().for_each(|group| group.replica.handle_overrun());
-                self.requests = RequestSocket::open()?;
-                let events = EventSocket::open(self.requests.port_id(), self.config.event_buffer)?;
-                self.events = watch_events(events).map_err(failed("register the event socket"))?;
-                Ok(0)
-            }
         }
     }
 
@@ -605,62 +446,6 @@ impl Daemon {
     }
 }
 
-/// An event goes to the group that holds its entry, else to the one that the entry belongs to; its end, to all.
-fn hear_event(groups: &mut [Group], assignment: &Assignment, event: Incoming, now: Instant) {
-    match groups {
-        [only] => only.replica.handle_event(event, now),
-        groups => match &event {
-            Incoming::Destroy(_) => {
-                for group in groups {
-                    group.replica.handle_event(event.clone(), now);
-                }
-            }
-            Incoming::New(entry) | Incoming::Update(entry) => {
-                let at = group_of(groups, assignment, entry);
-                if let Some(group) = groups.get_mut(at) {
-                    group.replica.handle_event(event, now);
-                }
-            }
-            Incoming::Answer { .. } => {}
-        },
-    }
-}
-
-/// An entry stays in the group that holds it, a child goes with its master, any other one where it is assigned.
-fn group_of(groups: &mut [Group], assignment: &Assignment, entry: &Entry) -> usize {
-    if groups.len() == 1 {
-        return 0;
-    }
-    let holder = groups.iter_mut().position(|group| group.replica.holds(entry));
-    let master = || groups.iter_mut().position(|group| group.replica.holds_master_of(entry));
-    holder.or_else(master).unwrap_or_else(|| assignment.group_of(entry))
-}
-
-/// keepalived has one FIFO for all its groups.
-fn open_fifos(config: &Config) -> Result<Vec<NotifyFifo>, DaemonError> {
-    let mut fifos: Vec<NotifyFifo> = Vec::new();
-    for (_, mechanism) in config.mechanisms() {
-        if let Mechanism::Vrrp { notify_fifo, .. } = mechanism
-            && !fifos.iter().any(|fifo| fifo.path() == notify_fifo)
-        {
-            fifos.push(NotifyFifo::open(notify_fifo)?);
-        }
-    }
-    Ok(fifos)
-}
-
-fn emit(writer: &mut Writer, sequence: u32, request: crate::replica::Request<'_>) {
-    let (entry, install) = (request.entry, request.install);
-    match request.op {
-        Op::Create => codec::emit_create(writer, sequence, entry, install),
-        Op::Update => codec::emit_update(writer, sequence, entry, install),
-        Op::Destroy => codec::emit_destroy(writer, sequence, &entry.key()),
-        Op::Get => codec::emit_get(writer, sequence, &entry.key()),
-        Op::Renew => codec::emit_renew(writer, sequence, entry, install),
-        Op::Track => codec::emit_track(writer, sequence, entry),
-    }
-}
-
 async fn scraped(metrics: Option<&mut MetricsServer>) -> Scrape {
     match metrics {
         Some(metrics) => metrics.next().await,
@@ -668,10 +453,9 @@ async fn scraped(metrics: Option<&mut MetricsServer>) -> Scrape {
     }
 }
 
-async fn fifo_readable(fifos: &[NotifyFifo]) -> io::Result<()> {
-    if fifos.is_empty() {
-        return std::future::pending().await;
+async fn fifo_readable(fifo: Option<&NotifyFifo>) -> io::Result<()> {
+    match fifo {
+        Some(fifo) => fifo.readable().await,
+        None => std::future::pending().await,
     }
-    let waits = fifos.iter().map(|fifo| Box::pin(fifo.readable()));
-    futures_util::future::select_all(waits).await.0
 }

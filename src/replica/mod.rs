@@ -6,7 +6,8 @@
 //! - `outgoing`: the owner's stream, repairs, alives.
 //! - `door`: who is listened to.
 //! - `incoming`: what the peer says.
-//! - `takeover`: roles, claims, yields, the fence, readiness.
+//! - `takeover`: roles, claims, yields, the fence.
+//! - `gate`: readiness, and who may be elected.
 //! - `fullness`: a kernel table that is nearly full.
 //! - `trim`: leases that go back to their protocols' timeouts.
 //! - `windows`: TCP window tracking after a takeover.
@@ -21,6 +22,7 @@ mod comparison;
 mod door;
 mod events;
 mod fullness;
+mod gate;
 mod incoming;
 mod operator;
 mod outgoing;
@@ -46,9 +48,10 @@ use crate::wire::{Claim, GroupId, Header, Incarnation, KernelSettings, NodeId, W
 pub use comparison::{Compared, Differing};
 pub use door::Refused;
 pub use fullness::nearly_full;
+pub use gate::Readiness;
 pub use operator::{Cache, Change, Listing, Refill, Tunables, Verb};
 pub use requests::Request;
-pub use takeover::{FenceReport, Readiness, Role};
+pub use takeover::{FenceReport, Role};
 
 /// Peers whose state is kept; more than that on one channel are ignored and counted.
 const PEERS: usize = 8;
@@ -361,7 +364,7 @@ pub struct Replica {
     present: usize,
     fence: Option<takeover::Fence>,
     reports: VecDeque<FenceReport>,
-    gate: takeover::Gate,
+    gate: gate::Gate,
     flush_counter: u32,
     truth: bool,
     scratch: Vec<u8>,
@@ -455,7 +458,7 @@ impl Replica {
             present: 0,
             fence: None,
             reports: VecDeque::new(),
-            gate: takeover::Gate::new(now),
+            gate: gate::Gate::new(now),
             flush_counter: 0,
             truth: restored.settled && restored.truth,
             settings,

@@ -1,4 +1,4 @@
-//! Roles, claims, yields; the fence, whose cost is what is not yet installed; readiness and its gate.
+//! Roles, claims, yields; the fence, whose cost is what is not yet installed.
 
 use std::time::{Duration, Instant};
 
@@ -105,86 +105,6 @@ fn by_reason<S: serde::Serializer>(
 
 fn microseconds<S: serde::Serializer>(time: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_u64(u64::try_from(time.as_micros()).unwrap_or(u64::MAX))
-}
-
-/// Whether a takeover now would carry every connection on; if not, why.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Readiness {
-    /// This node owns the group.
-    Owner,
-    /// In step with a living owner, everything installed.
-    Ready,
-    /// No peer is heard: nobody could do better.
-    Alone,
-    /// The kernel table has not been read completely.
-    Dumping,
-    /// Waiting to hear whether a peer lives.
-    Starting,
-    /// No living node owns the group.
-    NoOwner,
-    /// The stream has a gap, or has not been taken up.
-    Behind,
-    /// The digest differs from the owner's.
-    Differs,
-    /// Entries wait for the kernel.
-    Installing,
-    /// Entries are owed to the owner.
-    Offering,
-}
-
-impl Readiness {
-    /// A failover to this node would lose nothing it could have: nobody can do better.
-    pub fn is_ready(self) -> bool {
-        matches!(self, Readiness::Owner | Readiness::Ready | Readiness::Alone)
-    }
-
-    /// This node holds what the group's owner holds, or is the owner.
-    pub fn in_step(self) -> bool {
-        matches!(self, Readiness::Owner | Readiness::Ready)
-    }
-
-    /// A few words for people.
-    pub fn word(self) -> &'static str {
-        match self {
-            Readiness::Owner => "owner",
-            Readiness::Ready => "ready",
-            Readiness::Alone => "alone: no peer is heard",
-            Readiness::Dumping => "not ready: reading the kernel table",
-            Readiness::Starting => "not ready: starting",
-            Readiness::NoOwner => "not ready: no living node owns the group",
-            Readiness::Behind => "not ready: behind the owner's stream",
-            Readiness::Differs => "not ready: the digest differs, repair under way",
-            Readiness::Installing => "not ready: entries wait for the kernel",
-            Readiness::Offering => "not ready: entries are owed to the new owner",
-        }
-    }
-}
-
-/// The gate in front of an election: lowers a node that is not ready, never one that is primary or alone.
-pub(super) struct Gate {
-    open: bool,
-    progress: (usize, usize, u64),
-    progressed: Instant,
-    ready: Instant,
-    was_ready: bool,
-    check: Instant,
-}
-
-/// Between two looks at progress.
-const GATE_TICK: Duration = Duration::from_millis(100);
-/// ... while there is nothing to wait for.
-const GATE_REST: Duration = Duration::from_secs(1);
-/// An open gate outlasts this much of being behind.
-const GATE_GRACE: Duration = Duration::from_secs(2);
-
-impl Gate {
-    pub(super) fn new(now: Instant) -> Gate {
-        Gate { open: false, progress: (0, 0, 0), progressed: now, ready: now, was_ready: false, check: now }
-    }
-
-    pub(super) fn next(&self) -> Instant {
-        self.check
-    }
 }
 
 impl Replica {
@@ -488,71 +408,6 @@ impl Replica {
         {
             self.starting = false;
         }
-    }
-
-    /// Whether this node could take over without loss.
-    pub fn readiness(&self, now: Instant) -> Readiness {
-        if self.group.owner {
-            return Readiness::Owner;
-        }
-        if !self.dumped || self.dump_due || self.dumping {
-            return Readiness::Dumping;
-        }
-        if self.peer_lost(now) {
-            return Readiness::Alone;
-        }
-        if !self.peer_owns() {
-            return if self.starting { Readiness::Starting } else { Readiness::NoOwner };
-        }
-        if self.group.receiver.expected().is_none() || self.group.receiver.has_gap() {
-            return Readiness::Behind;
-        }
-        if !self.group.root_ok || self.starting {
-            return Readiness::Differs;
-        }
-        if self.group.offers > 0 || self.late {
-            return Readiness::Offering;
-        }
-        if self.settings.hot && (!self.pending.is_empty() || self.refreshing) {
-            return Readiness::Installing;
-        }
-        Readiness::Ready
-    }
-
-    /// Look at readiness and progress; what the election may see is [`Replica::gate_open`].
-    pub(super) fn judge_gate(&mut self, now: Instant) {
-        let readiness = self.readiness(now);
-        self.gate.check = now + if readiness.is_ready() { GATE_REST } else { GATE_TICK };
-        let progress = (self.present, self.pending.len(), self.counters.requests);
-        if progress != self.gate.progress || readiness.is_ready() {
-            self.gate.progress = progress;
-            self.gate.progressed = now;
-        }
-        // A peer that was heard a moment ago may only be slow: with nobody else there, a lowered priority is elected, too.
-        let just_lost = readiness == Readiness::Alone
-            && !self.gate.open
-            && self.peers.values().any(|peer| now < peer.heard + self.settings.lost_after + GATE_GRACE);
-        // No living owner is nobody's fault: an election must go on.
-        let fit = (readiness.is_ready() && !just_lost)
-            || readiness == Readiness::NoOwner
-            || self.group.role == Role::Primary
-            || now >= self.gate.progressed + self.settings.gate_limit;
-        if readiness.is_ready() {
-            self.gate.ready = now;
-        }
-        if std::mem::replace(&mut self.gate.was_ready, readiness.is_ready()) != readiness.is_ready() {
-            // The peer's status and its operator want to know at once.
-            self.alive_now(now);
-        }
-        // Under churn a backup is behind for moments: that does not close an open gate.
-        let brief = matches!(readiness, Readiness::Behind | Readiness::Installing | Readiness::Differs)
-            && now < self.gate.ready + GATE_GRACE;
-        self.gate.open = fit || (self.gate.open && brief);
-    }
-
-    /// Whether this node may be elected. Only ever false on a node that is not primary and not alone.
-    pub fn gate_open(&self) -> bool {
-        self.gate.open
     }
 
     /// What `/run` should hold (19).
