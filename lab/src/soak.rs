@@ -173,7 +173,7 @@ pub fn run(what: &Soak) -> Result<ExitCode> {
             story(async |stage, narrator| fence::tell(stage, narrator, &plan).await)
         }
         Soak::FirstPacket { runs } => {
-            story(async |stage, narrator| first_packet::tell(stage, narrator, *runs, runs.div_ceil(5)).await)
+            story(async |stage, narrator| first_packet::tell(stage, narrator, *runs, *runs).await)
         }
         Soak::Gap { runs, connections, entries } => {
             setup::ensure_table(*entries + 100_000)?;

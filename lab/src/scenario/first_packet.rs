@@ -23,6 +23,8 @@ use crate::traffic::{Kind, LATE_PORT, PORT, Server, serve};
 use crate::wait::{now, until};
 use crate::{incumbent, load};
 
+/// Takeovers of a cold standby at most: they only show what `hold` is for.
+const COLD: u32 = 10;
 /// Streams of each kind.
 const STREAMS: usize = 5;
 /// Entries beside them: conntrackd's commit takes its time.
@@ -171,9 +173,10 @@ pub async fn tell(stage: &Stage<'_>, narrator: &mut Narrator, runs: u32, beside:
         checks.note(variant.word(), seen.and_then(harmless));
     }
     // A slow fence shows what is held: hundreds of milliseconds of packets.
-    let seen = field.repeat(Variant::ColdHold, beside, checks.narrator).await;
+    let cold = beside.min(COLD);
+    let seen = field.repeat(Variant::ColdHold, cold, checks.narrator).await;
     checks.note(Variant::ColdHold.word(), seen.and_then(held));
-    let seen = field.repeat(Variant::Cold, beside, checks.narrator).await;
+    let seen = field.repeat(Variant::Cold, cold, checks.narrator).await;
     checks.note("cold without hold harms them", seen.and_then(harmful));
     checks.note("a daemon that hangs holds nothing up", field.hang().await);
     let seen = field.repeat(Variant::Conntrackd, beside, checks.narrator).await;
