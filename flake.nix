@@ -44,9 +44,39 @@
         default = pkgs.ctsync;
       });
 
-      checks = forAllSystems (pkgs: {
-        package = pkgs.ctsync;
-      });
+      checks = forAllSystems (
+        pkgs:
+        {
+          package = pkgs.ctsync;
+          tests = pkgs.ctsync.overrideAttrs { doCheck = true; };
+          clippy = pkgs.ctsync.overrideAttrs (old: {
+            pname = "ctsync-clippy";
+            nativeBuildInputs = old.nativeBuildInputs ++ [ pkgs.clippy ];
+            buildPhase = "cargo clippy --release --workspace --all-targets --offline -- -D warnings";
+            installPhase = "touch $out";
+            postInstall = "";
+          });
+          format =
+            pkgs.runCommand "ctsync-format"
+              {
+                nativeBuildInputs = [
+                  pkgs.cargo
+                  pkgs.rustfmt
+                  pkgs.nixfmt
+                ];
+              }
+              ''
+                cp -r ${self} source
+                cd source
+                cargo fmt --all --check
+                find . -name '*.nix' -exec nixfmt --check {} +
+                touch $out
+              '';
+        }
+        // lib.mapAttrs (_: pkgs.testers.runNixOSTest) (
+          import ./tests/nixos { nixosModule = self.nixosModules.default; }
+        )
+      );
 
       apps = forAllSystems (pkgs: {
         demo = {

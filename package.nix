@@ -27,14 +27,22 @@ rustPlatform.buildRustPackage {
       ./cluster
       ./docs
       ./lab
-      ./tests
+      # what is about the Nix files themselves is tried without this package
+      (lib.fileset.difference ./tests (
+        lib.fileset.unions [
+          ./tests/nixos
+          ./tests/nix-offline
+        ]
+      ))
     ];
   };
   cargoLock.lockFile = ./Cargo.lock;
 
   # the daemon, the command line and the lab
   cargoBuildFlags = [ "--workspace" ];
-  # the simulation is for an optimised build; the kernel tests need a namespace and are ignored here
+  # the flake's check `tests` runs them: who deploys need not wait for the simulation
+  doCheck = false;
+  # which is for an optimised build; the kernel tests need a namespace and are ignored
   checkType = "release";
 
   nativeBuildInputs = [
@@ -48,7 +56,10 @@ rustPlatform.buildRustPackage {
     $out/bin/ctsync assets assets
     $out/bin/ctsync-lab assets assets
     installManPage assets/*.[15]
-    install -D cluster/ocf/ctsync $out/lib/ocf/resource.d/ctsync/ctsync
+    # where the module joins it to Pacemaker's own agents
+    install -D cluster/ocf/ctsync $out/usr/lib/ocf/resource.d/ctsync/ctsync
+    substituteInPlace $out/usr/lib/ocf/resource.d/ctsync/ctsync \
+      --replace-fail 'OCF_RESKEY_binary=ctsync}' "OCF_RESKEY_binary=$out/bin/ctsync}"
     installShellCompletion assets/*.{bash,fish} assets/_*
     wrapProgram $out/bin/ctsync-lab --prefix PATH : ${
       lib.makeBinPath [
@@ -65,6 +76,7 @@ rustPlatform.buildRustPackage {
   meta = {
     inherit (manifest.package) description;
     license = lib.licenses.mit;
+    maintainers = [ ];
     platforms = lib.platforms.linux;
     mainProgram = "ctsync";
   };

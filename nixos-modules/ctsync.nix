@@ -1,3 +1,4 @@
+# services.ctsync: the daemon, and what keepalived, Pacemaker and the kernel need beside it. Usable without the flake.
 {
   config,
   lib,
@@ -5,93 +6,612 @@
   ...
 }:
 let
+  inherit (lib)
+    attrNames
+    concatMapStrings
+    filter
+    head
+    literalExpression
+    mkEnableOption
+    mkIf
+    mkOption
+    optional
+    optionalAttrs
+    optionalString
+    types
+    ;
+
   cfg = config.services.ctsync;
   format = pkgs.formats.json { };
-  configFile = format.generate "ctsync.json" cfg.settings;
+  option = "services.ctsync";
+
+  # systemd puts it here for this unit alone; a reload does not renew it
+  credential = "/run/credentials/ctsync.service/key";
+
+  # ---- what the configuration says, in either form
+
+  lines = filter (line: lib.hasInfix "conntrack-sync" line) (
+    lib.splitString "\n" (if cfg.vyosConfig == null then "" else cfg.vyosConfig)
+  );
+  # the word behind these words, in each line that has them
+  words =
+    path:
+    lib.concatMap (
+      line:
+      let
+        found = builtins.match "[[:blank:]]*set service conntrack-sync (failover-mechanism )?${path} ['\"]?([^ '\"#]+).*" line;
+      in
+      optional (found != null) (lib.last found)
+    ) lines;
+  single = path: lib.findFirst (_: true) null (words path);
+
+  interface =
+    if cfg.vyosConfig != null then
+      single "interface"
+    else if cfg.settings.interface == { } then
+      null
+    else
+      head (attrNames cfg.settings.interface);
+  port =
+    if cfg.vyosConfig == null then
+      cfg.settings.interface.${interface}.port
+    else
+      let
+        given = single "interface [^ ]+ port";
+      in
+      if given == null then 3780 else lib.toInt given;
+
+  holds =
+    if cfg.vyosConfig == null then
+      cfg.settings.hold
+    else
+      lib.any (line: builtins.match ".*conntrack-sync hold([ #].*)?" line != null) lines;
+
+  # every failover group that keepalived moves, the first one before the further ones
+  vrrpGroups =
+    if cfg.vyosConfig != null then
+      map (name: {
+        kind = "sync-group";
+        tracker = "ctsync";
+        trackFile = "/run/ctsync/vrrp.track";
+        inherit name;
+      }) (lib.unique (words "vrrp sync-group"))
+      ++ map (name: {
+        kind = "instance";
+        tracker = "ctsync";
+        trackFile = "/run/ctsync/vrrp.track";
+        inherit name;
+      }) (lib.unique (words "vrrp instance"))
+    else
+      let
+        group =
+          further: mechanism:
+          let
+            vrrp = mechanism.vrrp or { };
+            kind = if vrrp ? instance then "instance" else "sync-group";
+          in
+          optional (vrrp ? ${kind}) {
+            inherit kind;
+            name = vrrp.${kind};
+            tracker = if further == null then "ctsync" else "ctsync_${vrrp.${kind}}";
+            trackFile =
+              vrrp.track-file or "/run/ctsync/vrrp${
+                optionalString (further != null) "-${lib.replaceStrings [ "/" ] [ "_" ] further}"
+              }.track";
+          };
+      in
+      group null cfg.settings.failover-mechanism
+      ++ lib.concatLists (
+        lib.mapAttrsToList (name: further: group name (further.failover-mechanism or { })) (
+          cfg.settings.group or { }
+        )
+      );
+  syncGroups = filter (group: group.kind == "sync-group") vrrpGroups;
+  vrrpInstances = filter (group: group.kind == "instance") vrrpGroups;
+  membersOf =
+    group:
+    cfg.keepalived.syncGroups.${group.name}
+      or (if lib.length syncGroups == 1 then attrNames config.services.keepalived.vrrpInstances else [ ]);
+
+  # ---- the daemon's file
+
+  # what has no value is left to the daemon's default
+  stated =
+    value:
+    if lib.isAttrs value && !lib.isDerivation value then
+      lib.mapAttrs (_: stated) (lib.filterAttrs (_: inner: inner != null) value)
+    else
+      value;
+  settings = stated cfg.settings;
+  plainFile =
+    if cfg.vyosConfig == null then
+      format.generate "ctsync.json" settings
+    else
+      pkgs.writeText "ctsync.set" (
+        cfg.vyosConfig
+        + optionalString (cfg.keyFile != null) "\nset service conntrack-sync key-file ${credential}\n"
+        + optionalString cfg.metrics.enable "\nset service conntrack-sync metrics-listen ${metricsListen}\n"
+      );
+  metricsListen = "${
+    if lib.hasInfix ":" cfg.metrics.address then "[${cfg.metrics.address}]" else cfg.metrics.address
+  }:${toString cfg.metrics.port}";
+
+  canRun = pkgs.stdenv.buildPlatform.canExecute pkgs.stdenv.hostPlatform;
+  configFile =
+    if canRun then
+      pkgs.runCommand "ctsync-config"
+        {
+          preferLocalBuild = true;
+          passthru.unchecked = plainFile;
+        }
+        ''
+          # what is wrong in the configuration ends the build, with its place
+          ${lib.getExe cfg.package} config check ${plainFile}
+          cp ${plainFile} $out
+        ''
+    else
+      plainFile;
+
+  # ---- the kernel
+
+  helperModules = {
+    amanda = [ "nf_nat_amanda" ];
+    ftp = [ "nf_nat_ftp" ];
+    h323 = [ "nf_nat_h323" ];
+    irc = [ "nf_nat_irc" ];
+    netbios-ns = [ "nf_conntrack_netbios_ns" ];
+    pptp = [ "nf_nat_pptp" ];
+    sane = [ "nf_conntrack_sane" ];
+    sip = [ "nf_nat_sip" ];
+    snmp = [ "nf_nat_snmp_basic" ];
+    tftp = [ "nf_nat_tftp" ];
+  };
+
+  # Pacemaker looks for agents in one directory, which is fixed when it is built
+  agents = pkgs.symlinkJoin {
+    name = "ocf-resource-agents-with-ctsync";
+    paths = [
+      pkgs.ocf-resource-agents
+      cfg.package
+    ];
+  };
 in
 {
+  meta.maintainers = [ ];
+
   options.services.ctsync = {
-    enable = lib.mkEnableOption "ctsync, which keeps the connection-tracking tables of two routers equal";
+    enable = mkEnableOption "ctsync, which keeps the connection-tracking tables of two routers equal";
 
     package = lib.mkPackageOption pkgs "ctsync" { };
 
-    settings = lib.mkOption {
-      type = format.type;
+    settings = mkOption {
       default = { };
-      example = lib.literalExpression ''
+      example = literalExpression ''
         {
-          interface.eth0 = { };
+          interface.eth2.peer = "10.0.2.2";
           failover-mechanism.vrrp.sync-group = "SYNC";
+          accept-protocol = [ "tcp" "udp" "icmp" ];
         }
       '';
       description = ''
-        The daemon's configuration file, as {file}`docs/operation.md` lists it. It is checked by the daemon when it
-        starts, and readable for everyone in the Nix store.
+        The daemon's configuration, with the option names of VyOS `service conntrack-sync` and those of ctsync: every option
+        of {manpage}`ctsync-config(5)` may stand here, also those that are not listed below. The system is not built when
+        {command}`ctsync config check` finds a mistake.
+
+        The file is {file}`/etc/ctsync/config.json`, readable for everyone: the key has an option of its own,
+        {option}`services.ctsync.keyFile`.
       '';
+      type = types.submodule {
+        freeformType = format.type;
+        options = {
+          interface = mkOption {
+            default = { };
+            example = literalExpression "{ eth2 = { }; }";
+            description = "The channel's interface. With several, the first one is used.";
+            type = types.attrsOf (
+              types.submodule {
+                freeformType = format.type;
+                options = {
+                  peer = mkOption {
+                    type = types.nullOr types.str;
+                    default = null;
+                    example = "10.0.2.2";
+                    description = "Address of the other router: unicast to it instead of multicast.";
+                  };
+                  port = mkOption {
+                    type = types.port;
+                    default = 3780;
+                    description = "The channel's UDP port.";
+                  };
+                };
+              }
+            );
+          };
+          failover-mechanism = mkOption {
+            default = { };
+            example = literalExpression ''{ vrrp.sync-group = "SYNC"; }'';
+            description = ''
+              How this router learns whether it is primary, exactly one: `vrrp`, `cluster`, `vip` or `manual`.
+            '';
+            type = types.submodule { freeformType = format.type; };
+          };
+          accept-protocol = mkOption {
+            type = types.nullOr (
+              types.listOf (
+                types.enum [
+                  "tcp"
+                  "udp"
+                  "icmp"
+                  "icmp6"
+                  "sctp"
+                  "dccp"
+                ]
+              )
+            );
+            default = null;
+            example = [
+              "tcp"
+              "udp"
+            ];
+            description = "Protocols to synchronise. `null`: all.";
+          };
+          event-listen-queue-size = mkOption {
+            type = types.ints.between 1 1023;
+            default = 8;
+            description = "MB of 1048576 bytes that the socket buffer for the kernel's events may grow to.";
+          };
+          sync-queue-size = mkOption {
+            type = types.ints.between 1 1023;
+            default = 1;
+            description = "MB of 1048576 bytes of sent datagrams that are kept for resending.";
+          };
+          standby = mkOption {
+            type = types.enum [
+              "hot"
+              "cold"
+            ];
+            default = "hot";
+            description = "`hot` installs the owner's entries at once, `cold` only at a takeover.";
+          };
+          hold = mkOption {
+            type = types.bool;
+            default = false;
+            description = ''
+              Whether packets are dropped while this router is not primary, and until a takeover is complete. Needs the
+              virtual addresses, `virtual-address` of the failover mechanism.
+            '';
+          };
+        };
+      };
+    };
+
+    vyosConfig = mkOption {
+      type = types.nullOr types.lines;
+      default = null;
+      example = ''
+        set service conntrack-sync interface eth2
+        set service conntrack-sync failover-mechanism vrrp sync-group SYNC
+      '';
+      description = ''
+        The `set service conntrack-sync` lines of a VyOS configuration, as they stand, in place of
+        {option}`services.ctsync.settings`. Lines of other services are skipped.
+      '';
+    };
+
+    keyFile = mkOption {
+      type = types.nullOr types.path;
+      default = null;
+      example = "/run/keys/ctsync";
+      description = ''
+        File with the channel's keys, as {command}`ctsync keygen` makes them, the same on both routers. systemd reads it as
+        root and hands it to the daemon (`LoadCredential`); it must not be in the Nix store. A new key counts from the next
+        start of the unit. Without a key anyone on the channel's link can write to both tables.
+      '';
+    };
+
+    openFirewall = mkOption {
+      type = types.bool;
+      default = false;
+      description = "Whether to open the channel's UDP port, on the channel's interface only.";
+    };
+
+    keepalived = {
+      enable = mkEnableOption ''
+        what {option}`services.keepalived` needs for the failover mechanism `vrrp`: the notify FIFO, the track file that keeps
+        a router from being elected before it is ready, and the sync groups, for which NixOS has no option
+      '';
+      syncGroups = mkOption {
+        type = types.attrsOf (types.listOf types.str);
+        default = { };
+        defaultText = lib.literalMD "with one sync group: all of {option}`services.keepalived.vrrpInstances`";
+        example = {
+          SYNC = [
+            "WAN"
+            "LAN"
+          ];
+        };
+        description = "The members of each sync group that the configuration names: names of {option}`services.keepalived.vrrpInstances`.";
+      };
+    };
+
+    pacemaker.enable = mkEnableOption ''
+      the resource agent `ocf:ctsync:ctsync` for {option}`services.pacemaker`. Pacemaker has its agents' directory built in,
+      so {option}`services.pacemaker.package` becomes one that is built here
+    '';
+
+    conntrack = {
+      helpers = mkOption {
+        type = types.listOf (types.enum (attrNames helperModules));
+        default = [ ];
+        example = [
+          "ftp"
+          "sip"
+        ];
+        description = ''
+          Helpers whose kernel modules are loaded at boot, on both routers the same. A rule must still give connections to
+          them: `ct helper set` in nftables.
+        '';
+      };
+      tableSize = mkOption {
+        type = types.nullOr types.ints.positive;
+        default = null;
+        example = 1048576;
+        description = ''
+          Entries that the kernel's table may hold, on both routers the same; its hash gets a bucket for each. `null`: what
+          the kernel chooses by its memory.
+        '';
+      };
+    };
+
+    metrics = {
+      enable = mkEnableOption "metrics for Prometheus, by HTTP as `/metrics`";
+      address = mkOption {
+        type = types.str;
+        default = "127.0.0.1";
+        example = "10.0.9.1";
+        description = "Address on which they can be scraped.";
+      };
+      port = mkOption {
+        type = types.port;
+        default = 9338;
+        description = "TCP port on which they can be scraped.";
+      };
     };
   };
 
-  config = lib.mkIf cfg.enable {
+  config = mkIf cfg.enable {
     assertions = [
       {
-        assertion = cfg.settings ? interface;
-        message = "services.ctsync.settings.interface must name the interface of the channel.";
+        assertion =
+          cfg.vyosConfig == null || (cfg.settings.interface == { } && cfg.settings.failover-mechanism == { });
+        message = "${option}.vyosConfig and ${option}.settings are two forms of one configuration: give one of them.";
       }
       {
-        assertion = cfg.settings ? failover-mechanism;
-        message = "services.ctsync.settings.failover-mechanism must be set.";
+        assertion = interface != null;
+        message =
+          if cfg.vyosConfig == null then
+            "${option}.settings.interface must name the interface of the channel."
+          else
+            "${option}.vyosConfig has no line `set service conntrack-sync interface NAME`.";
       }
-    ];
+      {
+        assertion = cfg.vyosConfig != null || cfg.settings.failover-mechanism != { };
+        message = "${option}.settings.failover-mechanism must be set: vrrp, cluster, vip or manual.";
+      }
+      {
+        assertion = cfg.keyFile == null || !lib.hasPrefix builtins.storeDir (toString cfg.keyFile);
+        message = "${option}.keyFile must not be in the Nix store, which everyone can read.";
+      }
+      {
+        assertion = (cfg.settings.key-file or credential) == credential;
+        message = "${option}.settings.key-file: the daemon, which is no root, could not read it; set ${option}.keyFile instead.";
+      }
+      {
+        assertion = cfg.keepalived.enable -> vrrpGroups != [ ];
+        message = "${option}.keepalived.enable needs ${option}.settings.failover-mechanism.vrrp with `sync-group` or `instance`.";
+      }
+      {
+        assertion = cfg.keepalived.enable -> config.services.keepalived.enable;
+        message = "${option}.keepalived.enable needs services.keepalived.enable.";
+      }
+      {
+        assertion = cfg.pacemaker.enable -> config.services.pacemaker.enable;
+        message = "${option}.pacemaker.enable needs services.pacemaker.enable.";
+      }
+    ]
+    ++ lib.optionals cfg.keepalived.enable (
+      map (group: {
+        assertion = membersOf group != [ ];
+        message = "${option}.keepalived.syncGroups.${group.name} must name the members of this sync group.";
+      }) syncGroups
+      ++ map (name: {
+        assertion = lib.any (group: group.name == name) syncGroups;
+        message = "${option}.keepalived.syncGroups.${name}: no failover mechanism of ${option}.settings names this sync group.";
+      }) (attrNames cfg.keepalived.syncGroups)
+      ++ lib.concatMap (
+        group:
+        map (name: {
+          assertion = config.services.keepalived.vrrpInstances ? ${name};
+          message = "${option}.keepalived.syncGroups.${group.name} names ${name}, which services.keepalived.vrrpInstances lacks.";
+        }) (membersOf group)
+      ) syncGroups
+      ++ map (group: {
+        # it has the text below in any case
+        assertion =
+          (builtins.tryEval config.services.keepalived.vrrpInstances.${group.name}.interface).success;
+        message = "${option}.settings names the instance ${group.name}, which services.keepalived.vrrpInstances lacks.";
+      }) vrrpInstances
+    );
+
+    warnings =
+      optional (cfg.keyFile == null) ''
+        ${option}.keyFile is not set: anyone on the channel's link can write to this router's connection-tracking table.
+      ''
+      ++ optional (vrrpGroups != [ ] && config.services.keepalived.enable && !cfg.keepalived.enable) ''
+        ${option}.keepalived.enable is not set: services.keepalived must have the notify FIFO, the track file and the sync
+        group that `ctsync config keepalived` prints, or this router never learns its role.
+      ''
+      ++ optional (!canRun) ''
+        ${option}: the configuration is not checked, since the system is cross-compiled; run `ctsync config check` on it.
+      '';
+
+    services.ctsync.settings = mkIf (cfg.vyosConfig == null) {
+      key-file = mkIf (cfg.keyFile != null) (lib.mkOptionDefault credential);
+      metrics-listen = mkIf cfg.metrics.enable metricsListen;
+    };
 
     environment.systemPackages = [ cfg.package ];
+    environment.etc."ctsync/config.json".source = configFile;
 
-    boot.kernelModules = [ "nf_conntrack_netlink" ];
-    # the daemon may not write it under its hardening; 2, the default, leaves out entries older than the daemon
-    boot.kernel.sysctl."net.netfilter.nf_conntrack_events" = 1;
+    # both, so that the settings below exist when they are applied
+    boot.kernelModules = [
+      "nf_conntrack"
+      "nf_conntrack_netlink"
+    ]
+    ++ lib.concatMap (helper: helperModules.${helper}) cfg.conntrack.helpers;
+    boot.extraModprobeConfig = mkIf (cfg.conntrack.tableSize != null) ''
+      options nf_conntrack hashsize=${toString cfg.conntrack.tableSize}
+    '';
+    boot.kernel.sysctl = {
+      # the daemon may not write it under its hardening; 2, the default, leaves out entries older than the daemon
+      "net.netfilter.nf_conntrack_events" = 1;
+    }
+    // optionalAttrs (cfg.conntrack.tableSize != null) {
+      "net.netfilter.nf_conntrack_max" = cfg.conntrack.tableSize;
+    };
+
+    networking.firewall.interfaces = mkIf (cfg.openFirewall && interface != null) {
+      ${interface}.allowedUDPPorts = [ port ];
+    };
+
+    services.keepalived = mkIf cfg.keepalived.enable {
+      # keepalived knows only the track files above the line that names them, and NixOS writes the instances before any
+      # other text of ours: hence blocks of their own between two halves of global_defs
+      extraGlobalDefs = ''
+          vrrp_notify_fifo ${
+            cfg.settings.failover-mechanism.vrrp.notify-fifo or "/run/ctsync/vrrp.fifo"
+          } ctsync ctsync
+        }
+        ${concatMapStrings (group: ''
+          vrrp_track_file ${group.tracker} {
+            file ${group.trackFile}
+            weight 1
+          }
+        '') vrrpGroups}
+        global_defs {
+      '';
+      # without the weight keepalived goes to FAULT when the file says that this router is not ready
+      extraConfig = concatMapStrings (group: ''
+        vrrp_sync_group ${group.name} {
+          group {
+            ${lib.concatStringsSep "\n    " (membersOf group)}
+          }
+          sync_group_tracking_weight
+          track_file {
+            ${group.tracker} weight 1
+          }
+        }
+      '') syncGroups;
+      vrrpInstances = lib.listToAttrs (
+        map (
+          group:
+          lib.nameValuePair group.name {
+            extraConfig = ''
+              track_file {
+                ${group.tracker} weight 1
+              }
+            '';
+          }
+        ) vrrpInstances
+      );
+    };
+
+    services.pacemaker = mkIf cfg.pacemaker.enable {
+      package = lib.mkDefault (pkgs.pacemaker.override { ocf-resource-agents = agents; });
+    };
+    # the agent tells its promotion score by Pacemaker's own programs
+    systemd.services.pacemaker = mkIf cfg.pacemaker.enable {
+      path = [ config.services.pacemaker.package ];
+    };
 
     users.users.ctsync = {
       isSystemUser = true;
       group = "ctsync";
+      description = "Connection-tracking state synchronisation";
     };
     users.groups.ctsync = { };
 
     systemd.services.ctsync = {
       description = "Connection-tracking state synchronisation";
+      documentation = [
+        "man:ctsync(1)"
+        "man:ctsync-config(5)"
+      ];
       wantedBy = [ "multi-user.target" ];
-      after = [ "network.target" ];
-      # it makes keepalived's notify FIFO and track file
-      before = [ "keepalived.service" ];
-      restartTriggers = [ configFile ];
+      after = [
+        "network.target"
+        "systemd-modules-load.service"
+        "systemd-sysctl.service"
+      ];
+      # it makes keepalived's notify FIFO and track file, and is primary before the addresses are
+      before = [
+        "keepalived.service"
+        "pacemaker.service"
+      ];
+      # a reload keeps the table; what it cannot apply is named in the journal
+      reloadTriggers = [ configFile ];
+      # a restart, when the program itself is another one, is as short as it can be
+      stopIfChanged = false;
+      path = optional holds pkgs.nftables;
 
       serviceConfig = {
         Type = "notify";
-        ExecStart = "${lib.getExe cfg.package} run --config ${configFile}";
+        ExecStart = "${lib.getExe cfg.package} run --config /etc/ctsync/config.json";
+        ExecReload = "${lib.getExe cfg.package} reload";
         User = "ctsync";
         Group = "ctsync";
-        Restart = "on-failure";
+        LoadCredential = mkIf (cfg.keyFile != null) [ "key:${cfg.keyFile}" ];
+        Restart = "always";
         RestartSec = 1;
+        WatchdogSec = 60;
         RuntimeDirectory = "ctsync";
         # what the daemon remembers must outlive its restart
         RuntimeDirectoryPreserve = "yes";
-        AmbientCapabilities = [
-          "CAP_NET_ADMIN"
-          "CAP_NET_RAW"
-        ];
-        CapabilityBoundingSet = [
-          "CAP_NET_ADMIN"
-          "CAP_NET_RAW"
-        ];
+
+        # the kernel's table, the size of its event socket
+        AmbientCapabilities = [ "CAP_NET_ADMIN" ];
+        CapabilityBoundingSet = [ "CAP_NET_ADMIN" ];
+        DevicePolicy = "closed";
+        LockPersonality = true;
+        MemoryDenyWriteExecute = true;
         NoNewPrivileges = true;
-        ProtectSystem = "strict";
-        ProtectHome = true;
-        ProtectKernelTunables = true;
+        PrivateDevices = true;
         PrivateTmp = true;
+        ProtectClock = true;
+        ProtectControlGroups = true;
+        ProtectHome = true;
+        ProtectHostname = true;
+        ProtectKernelLogs = true;
+        ProtectKernelModules = true;
+        ProtectKernelTunables = true;
+        ProtectProc = "invisible";
+        ProtectSystem = "strict";
+        RemoveIPC = true;
         RestrictAddressFamilies = [
           "AF_INET"
           "AF_INET6"
           "AF_NETLINK"
           "AF_UNIX"
         ];
+        RestrictNamespaces = true;
+        RestrictRealtime = true;
+        RestrictSUIDSGID = true;
+        SystemCallArchitectures = "native";
+        SystemCallFilter = [
+          "@system-service"
+          "~@privileged @resources"
+        ];
+        UMask = "0077";
       };
     };
   };

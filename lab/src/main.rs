@@ -17,6 +17,7 @@ mod judge;
 mod load;
 mod narrator;
 mod net;
+mod nixos;
 mod node;
 mod planted;
 mod router;
@@ -106,7 +107,10 @@ enum Verb {
         ctsync: Option<PathBuf>,
     },
     /// Everything that decides whether a change is good.
-    Test,
+    Test {
+        /// Only tests with one of these in their names: `nix`, `demo`, `run groups`.
+        parts: Vec<String>,
+    },
     /// Repetitions and long runs.
     #[command(subcommand)]
     Soak(Soak),
@@ -257,7 +261,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
                 Ok(if good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
             })
         }
-        Verb::Test => suite::run(),
+        Verb::Test { parts } => suite::run(&parts),
         Verb::Soak(what) => soak::run(&what),
         Verb::Assets { directory } => {
             std::fs::write(directory.join("ctsync-lab.1"), ctsync::cli::page(Cli::command())?)?;

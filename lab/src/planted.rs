@@ -8,6 +8,7 @@ use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
 use crate::soak::{checkout, told_by};
+use crate::suite::Outcome;
 
 /// Characters of a symptom that are shown.
 const SYMPTOM: usize = 200;
@@ -63,6 +64,13 @@ fn plant(root: &Path, work: &Path, patch: &Path) -> Result<String> {
     anyhow::ensure!(good, "the patch does not apply: {out}");
     let target = work.join("target");
     let cargo = |arguments: &str| format!("CARGO_TARGET_DIR={} cargo {arguments}", target.display());
+    if let Some(name) = test.strip_prefix("nix ") {
+        return match crate::nixos::judge(&copy, name) {
+            Ok(Outcome::Passed(remark)) => bail!("nix {name} passes: {remark}"),
+            Ok(Outcome::Ignored(reason)) => bail!("nix {name} was not run: {reason}"),
+            Err(error) => Ok(format!("nix {name}: {error:#}").chars().take(SYMPTOM).collect()),
+        };
+    }
     if let Some((verb @ ("demo" | "run"), arguments)) = test.split_once(' ') {
         let (good, out) = shell(&copy, &cargo("build --quiet --release --package ctsync"))?;
         anyhow::ensure!(good, "the copy does not build: {out}");

@@ -22,8 +22,10 @@ const NEEDED: [(&str, &str); 8] = [
     ("ssh-keygen", "openssh-client"),
 ];
 /// What scenarios need beside it, and libFuzzer.
-const BESIDE: [(&str, &str); 13] = [
+const BESIDE: [(&str, &str); 15] = [
     ("c++", "g++"),
+    ("patchelf", "patchelf"),
+    ("python3", "python3-minimal"),
     ("conntrackd", "conntrackd"),
     ("prometheus", "prometheus"),
     ("man", "man-db"),

@@ -51,6 +51,14 @@ pub enum Soak {
         #[arg(long, default_value_t = 10)]
         runs: u32,
     },
+    /// The scripts of the NixOS tests on systemd containers, many times; without nixpkgs' lib the golden one.
+    Nix {
+        /// Only those whose names contain one of these.
+        names: Vec<String>,
+        /// How often.
+        #[arg(long, default_value_t = 10)]
+        runs: u32,
+    },
     /// Replication under trouble with many entries: churn, a cut, a killed daemon, and conntrackd beside it.
     Repair {
         /// Entries beside those that change.
@@ -75,7 +83,7 @@ pub enum Soak {
     /// The readiness gate, with a fetch that takes at least three seconds.
     Gate {
         /// Entries.
-        #[arg(long, default_value_t = 500_000)]
+        #[arg(long, default_value_t = 800_000)]
         entries: u32,
     },
     /// The owner's memory over many changes while its peer stands still.
@@ -183,6 +191,7 @@ pub fn run(what: &Soak) -> Result<ExitCode> {
         Soak::Costs { entries } => costs(*entries),
         Soak::Faults { names } => crate::planted::run(names),
         Soak::Run { scenario, runs } => repeat(*scenario, *runs),
+        Soak::Nix { names, runs } => crate::nixos::soak(&checkout()?, *runs, names),
         Soak::Fuzz { targets, seconds, jobs } => crate::fuzz::run(*seconds, *jobs, targets),
         Soak::Sim { seeds } => simulate(*seeds),
     }

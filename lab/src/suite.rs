@@ -1,7 +1,7 @@
 //! `cargo lab test`: everything that decides whether a change is good, in one command.
 //!
-//! Unit, codec and simulation tests; a while of fuzzing; the kernel tests, a namespace each; the demo with every fault; the scenarios; and
-//! the control runs that must fail.
+//! Unit, codec and simulation tests; a while of fuzzing; the kernel tests, a namespace each; the Nix files; the demo with every
+//! fault; the scenarios; and the control runs that must fail.
 
 use std::process::{Command, ExitCode};
 
@@ -9,27 +9,46 @@ use anyhow::{Context, Result};
 use clap::ValueEnum;
 use serde_json::Value;
 
+use crate::nixos::Nix;
 use crate::sandbox::Sandbox;
 use crate::scenario::Scenario;
 use crate::soak::{FAULTS, checkout, demo, told_by};
 use crate::wait::now;
-use crate::{in_sandbox, setup};
+use crate::{in_sandbox, nixos, setup};
 
 /// Seconds for which each target is fuzzed, and targets at once.
 const FUZZED: u64 = 20;
 const FUZZERS: usize = 2;
 
-struct Tally {
-    passed: u32,
-    failed: u32,
+/// What became of a test.
+pub enum Outcome {
+    /// It is good; a remark.
+    Passed(String),
+    /// It was not run, and why.
+    Ignored(String),
 }
 
-impl Tally {
-    fn note(&mut self, name: &str, result: Result<String>) {
-        match result {
-            Ok(remark) => {
+struct Tally<'a> {
+    /// Only names with one of these, unless there are none.
+    parts: &'a [String],
+    passed: u32,
+    failed: u32,
+    ignored: u32,
+}
+
+impl Tally<'_> {
+    fn note(&mut self, name: &str, test: impl FnOnce() -> Result<Outcome>) {
+        if !self.parts.is_empty() && !self.parts.iter().any(|part| name.contains(part.as_str())) {
+            return;
+        }
+        match test() {
+            Ok(Outcome::Passed(remark)) => {
                 self.passed += 1;
                 println!("test {name} ... ok  {remark}");
+            }
+            Ok(Outcome::Ignored(reason)) => {
+                self.ignored += 1;
+                println!("test {name} ... ignored: {reason}");
             }
             Err(error) => {
                 self.failed += 1;
@@ -39,41 +58,49 @@ impl Tally {
     }
 }
 
-/// Run it all. Cargo's own tests print their own lines; the lab's are counted below.
-pub fn run() -> Result<ExitCode> {
+/// Run it all, or what has one of these in its name. Cargo's own tests print their own lines; the lab's are counted below.
+pub fn run(parts: &[String]) -> Result<ExitCode> {
     let root = checkout()?;
     setup::ensure_all()?;
-    let cargo = |arguments: &[&str]| -> Result<bool> {
-        let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-        Ok(Command::new(cargo)
-            .args(arguments)
-            .current_dir(&root)
-            .status()
-            .context("cannot run cargo")?
-            .success())
+    let mut tally = Tally { parts, passed: 0, failed: 0, ignored: 0 };
+    let ended = |status: std::process::ExitStatus| {
+        anyhow::ensure!(status.success(), "see above");
+        Ok(Outcome::Passed(String::new()))
     };
-    let mut tally = Tally { passed: 0, failed: 0 };
-    let passed = |good: bool| if good { Ok(String::new()) } else { Err(anyhow::anyhow!("see above")) };
-    tally.note("cargo test", passed(cargo(&["test", "--release", "--workspace", "--quiet"])?));
-    let own = std::env::current_exe()?;
-    let kernel = Command::new(own).arg("kernel-tests").current_dir(&root).status()?;
-    tally.note("kernel, a namespace each", passed(kernel.success()));
-    tally.note(&format!("fuzz, {FUZZED} s each"), crate::fuzz::must_find_nothing(FUZZED, FUZZERS));
+    tally.note("cargo test", || {
+        let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+        let mut test = Command::new(cargo);
+        test.args(["test", "--release", "--workspace", "--quiet"]).current_dir(&root);
+        ended(test.status().context("cannot run cargo")?)
+    });
+    tally.note("kernel, a namespace each", || {
+        ended(Command::new(std::env::current_exe()?).arg("kernel-tests").current_dir(&root).status()?)
+    });
+    tally.note(&format!("fuzz, {FUZZED} s each"), || {
+        crate::fuzz::must_find_nothing(FUZZED, FUZZERS).map(Outcome::Passed)
+    });
+    let nix = Nix::open(&root)?;
+    for case in nixos::cases() {
+        tally.note(&case.name, || case.run(&nix));
+    }
     for fault in FAULTS {
-        tally.note(&format!("demo --fault {fault}"), must_live(fault));
+        tally.note(&format!("demo --fault {fault}"), || must_live(fault).map(Outcome::Passed));
     }
     for scenario in Scenario::value_variants() {
         let Some(value) = scenario.to_possible_value() else { continue };
         let name = value.get_name();
-        if scenario.needs_root() && !nix::unistd::geteuid().is_root() {
-            println!("test run {name} ... left out: it needs root");
-            continue;
-        }
-        tally.note(&format!("run {name}"), must_be_good(name));
+        tally.note(&format!("run {name}"), || {
+            if scenario.needs_root() && !nix::unistd::geteuid().is_root() {
+                return Ok(Outcome::Ignored("it needs root".into()));
+            }
+            must_be_good(name).map(Outcome::Passed)
+        });
     }
-    tally.note("control: demo --without-sync dies", must_die());
-    println!("\n{} passed, {} failed", tally.passed, tally.failed);
-    Ok(if tally.failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    tally.note("control: demo --without-sync dies", || must_die().map(Outcome::Passed));
+    let Tally { passed, failed, ignored, .. } = tally;
+    anyhow::ensure!(passed + failed + ignored > 0, "no test has a name with {}", parts.join(" or "));
+    println!("\n{passed} passed, {failed} failed, {ignored} ignored");
+    Ok(if failed == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 fn must_live(fault: &str) -> Result<String> {

@@ -8,12 +8,14 @@
 //! - `start`: what a run begins with.
 //! - `operator`: what operators ask.
 //! - `report`: what is told without being asked.
+//! - `systemd`: what the service manager is told.
 
 mod group;
 mod kernel;
 mod operator;
 mod report;
 mod start;
+mod systemd;
 
 use std::io;
 use std::path::PathBuf;
@@ -42,6 +44,7 @@ use crate::wire;
 
 use group::{Cause, Common, Group};
 use operator::{Ongoing, Watcher};
+use systemd::Watchdog;
 
 pub use start::node_id;
 
@@ -132,6 +135,7 @@ struct Daemon {
     remarks_due: Instant,
     /// When to look how full the kernel's table is.
     fill_due: Instant,
+    watchdog: Watchdog,
     buffer: Vec<u8>,
     answered: Vec<bool>,
     /// More waits than one turn reads: the next turn begins at once.
@@ -146,11 +150,12 @@ pub async fn run(path: PathBuf, loaded: Loaded, keys: Vec<Key>) -> Result<(), Da
     let mut stop = signal(SignalKind::terminate()).map_err(failed("handle SIGTERM"))?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(failed("handle SIGINT"))?;
     let mut hangup = signal(SignalKind::hangup()).map_err(failed("handle SIGHUP"))?;
-    let _ = sd_notify::notify(false, &[sd_notify::NotifyState::Ready]);
+    systemd::ready();
     tracing::info!(node = daemon.config.node, interface = daemon.config.interface, "ctsync runs");
     loop {
         let now = clock();
         daemon.turn(now)?;
+        daemon.watchdog.turned(now);
         if daemon.wait(now, &mut stop, &mut interrupt, &mut hangup).await? {
             tracing::info!("stopping");
             let _ = std::fs::remove_file(&daemon.config.control_socket);
@@ -248,6 +253,7 @@ impl Daemon {
             remarks: Vec::new(),
             remarks_due: clock(),
             fill_due: clock(),
+            watchdog: Watchdog::from_environment(clock()),
             buffer: vec![0; 65536],
             answered: Vec::new(),
             more: false,
@@ -267,7 +273,7 @@ impl Daemon {
         let renewal = self.hold.as_ref().and_then(Hold::next);
         // With more to do the operator's socket, signals and addresses are looked at all the same, without waiting.
         let more = std::mem::take(&mut self.more);
-        let deadline = deadlines.chain(renewal).min().unwrap_or(now);
+        let deadline = deadlines.chain(renewal).chain(self.watchdog.next()).min().unwrap_or(now);
         tokio::select! {
             ready = self.events.readable() => {
                 // Cleared before it is read: the turn reads until empty, and what comes later wakes again.

@@ -6,7 +6,7 @@ use std::time::Instant;
 use serde_json::{Value, json};
 
 use super::group::{Cause, Group};
-use super::{Daemon, rfc3339};
+use super::{Daemon, rfc3339, systemd};
 use crate::config::{self, Mechanism};
 use crate::control::{Client, Heard, Reply, Request};
 use crate::hold::Hold;
@@ -268,7 +268,7 @@ impl Daemon {
         let loaded = config::read(&self.path)?;
         let keys = config::read_keys(&loaded)?;
         let (mut now, later) = config::difference(&self.values, &loaded.values);
-        let _ = sd_notify::notify(false, &reloading());
+        systemd::reloading();
         self.apply(&loaded.config);
         if keys != self.keys {
             self.groups.iter_mut().for_each(|group| group.replica.set_keys(&keys));
@@ -284,7 +284,7 @@ impl Daemon {
                 None => self.values.shift_remove(*name),
             };
         }
-        let _ = sd_notify::notify(false, &[sd_notify::NotifyState::Ready]);
+        systemd::ready();
         for remark in &loaded.remarks {
             tracing::warn!("{remark}");
         }
@@ -397,12 +397,6 @@ fn add_up(sums: &mut Vec<(String, u64)>, counts: impl Iterator<Item = (&'static 
             None => sums.push((name.to_owned(), count)),
         }
     }
-}
-
-/// sd_notify(3): a reload begins, and when.
-fn reloading() -> Vec<sd_notify::NotifyState<'static>> {
-    let time = sd_notify::NotifyState::monotonic_usec_now().ok();
-    std::iter::once(sd_notify::NotifyState::Reloading).chain(time).collect()
 }
 
 /// What the groups' comparisons found, as one answer.

@@ -1,0 +1,208 @@
+//! What needs nixpkgs' `lib`: the flake, the module and its mistakes, the table of options, the VM tests' scripts.
+//!
+//! nixpkgs itself is stood in for by `tests/nix-offline/stub-nixpkgs`.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context, Result, bail, ensure};
+use serde_json::Value;
+
+use super::{Nix, golden, lives, said, tail};
+use crate::setup;
+
+/// The attributes of `tests/nixos/default.nix`.
+pub(super) const VM_TESTS: [&str; 4] = ["failover", "vrrp-preempt", "restart", "key"];
+/// Between these the table of options stands.
+const MARKS: [&str; 2] = ["<!-- options -->\n", "<!-- end of options -->\n"];
+
+impl Nix {
+    /// The stub with nixpkgs' own `lib` in it.
+    fn nixpkgs(&self) -> Result<&Path> {
+        if let Some(made) = self.stub.get() {
+            return Ok(made);
+        }
+        let lib = self.lib.as_ref().context("no lib")?;
+        let stub = self.work.path().join("nixpkgs");
+        said(Command::new("cp").arg("-r").arg(self.offline().join("stub-nixpkgs")).arg(&stub))?;
+        said(Command::new("cp").arg("-r").arg(lib).arg(stub.join("lib")))?;
+        Ok(self.stub.get_or_init(|| stub))
+    }
+
+    /// Tracked files alone, as a flake in git sees them.
+    fn source(&self) -> Result<PathBuf> {
+        let copy = self.work.path().join("source");
+        if !copy.exists() {
+            std::fs::create_dir_all(&copy)?;
+            let shell = format!("git ls-files -z | xargs -0 cp --parents -t {}", copy.display());
+            said(Command::new("sh").args(["-c", &shell]).current_dir(&self.root))?;
+        }
+        Ok(copy)
+    }
+
+    /// `nix`, which finds the programs that cargo built.
+    fn nix(&self) -> Result<Command> {
+        let mut command = self.tools()?.command("nix");
+        let ctsync = setup::ctsync_binary(None)?;
+        command.env("HOST_BIN_DIR", ctsync.parent().context("a program without a directory")?);
+        Ok(command)
+    }
+
+    fn flake(&self, verb: &[&str], attribute: &str) -> Result<Command> {
+        let mut command = self.nix()?;
+        let flake = format!("path:{}{attribute}", self.source()?.display());
+        let nixpkgs = format!("path:{}", self.nixpkgs()?.display());
+        command.args(verb).arg(flake).args(["--override-input", "nixpkgs", &nixpkgs, "--no-write-lock-file"]);
+        Ok(command)
+    }
+
+    /// The value of an expression in which `nixpkgs` is the stub and `offline` the directory of these tests.
+    fn evaluate(&self, expression: &str) -> Result<Value> {
+        let text =
+            said(self.nix()?.args(["eval", "--impure", "--json", "--expr", &self.with_paths(expression)?]))?;
+        Ok(serde_json::from_str(&text)?)
+    }
+
+    fn with_paths(&self, expression: &str) -> Result<String> {
+        let (nixpkgs, offline) = (self.nixpkgs()?.display(), self.offline());
+        Ok(format!("let nixpkgs = {nixpkgs}; offline = {}; in {expression}", offline.display()))
+    }
+
+    /// The module on a machine of `machines.nix`.
+    fn on(&self, machine: &str, attribute: &str) -> Result<String> {
+        self.with_paths(&format!(
+            "(import (offline + \"/evaluate.nix\") {{ inherit nixpkgs; machine = (import (offline + \"/machines.nix\")).{machine}; }}){attribute}"
+        ))
+    }
+}
+
+/// Every output evaluates, for both architectures; nothing is built.
+pub(super) fn flake(nix: &Nix) -> Result<String> {
+    let output = nix.flake(&["flake", "check", "--no-build", "--all-systems"], "")?.output()?;
+    ensure!(output.status.success(), "nix flake check: {}", tail(&output.stderr));
+    let evaluated = String::from_utf8_lossy(&output.stderr).matches("derivation evaluated").count();
+    ensure!(evaluated > 10, "only {evaluated} derivations were evaluated");
+    said(&mut nix.flake(&["flake", "show", "--all-systems"], "")?)?;
+    Ok(format!("{evaluated} derivations evaluated"))
+}
+
+/// What is committed is what the module makes.
+pub(super) fn golden_is_fresh(nix: &Nix) -> Result<String> {
+    let evaluated = nix.evaluate("import (offline + \"/golden.nix\") { inherit nixpkgs; }")?;
+    let files = golden::files(nix, &evaluated)?;
+    golden::compare(nix, &files, Nix::updates())?;
+    Ok(format!("{} files", files.len()))
+}
+
+/// Statements about machines that are as they should be, each true.
+pub(super) fn module(nix: &Nix) -> Result<String> {
+    let names = nix.evaluate("builtins.attrNames (import (offline + \"/machines.nix\")).good")?;
+    let mut shown = 0;
+    for name in names.as_array().context("no machines")?.iter().filter_map(Value::as_str) {
+        let judged = nix.evaluate(&format!(
+            "let it = (import (offline + \"/machines.nix\")).good.{name}; \
+             e = import (offline + \"/evaluate.nix\") {{ inherit nixpkgs; inherit (it) machine; }}; \
+             in {{ inherit (e) failed; shows = it.shows e; }}"
+        ))?;
+        ensure!(judged["failed"] == Value::Array(vec![]), "{name}: {}", judged["failed"]);
+        for (statement, value) in judged["shows"].as_object().context("no statements")? {
+            ensure!(value == true, "{name}: {statement} is not so: {value}");
+            shown += 1;
+        }
+        said(
+            nix.nix()?
+                .args(["build", "--impure", "--no-link", "--expr"])
+                .arg(nix.on(&format!("good.{name}.machine"), ".file")?),
+        )
+        .with_context(|| format!("{name}: the daemon refuses its file"))?;
+    }
+    Ok(format!("{shown} statements"))
+}
+
+/// Each mistake of `machines.nix` is refused, or warned of, in words that help.
+pub(super) fn mistakes(nix: &Nix) -> Result<String> {
+    let expected =
+        nix.evaluate("builtins.mapAttrs (_: it: it.told) (import (offline + \"/machines.nix\")).mistakes")?;
+    let expected = expected.as_object().context("no mistakes")?;
+    for (name, words) in expected {
+        let words = words.as_str().context("no words")?;
+        let machine = format!("mistakes.{name}.machine");
+        let judge = nix.on(&machine, "")?;
+        // In the order in which NixOS comes across them.
+        let look = |attributes: &str| {
+            let mut command = nix.nix()?;
+            command.args(["eval", "--impure", "--json", "--expr"]);
+            command.arg(format!("let e = {judge}; in {{ inherit (e) {attributes}; }}"));
+            Ok::<Command, anyhow::Error>(command)
+        };
+        let mut build = nix.nix()?;
+        build.args(["build", "--impure", "--no-link", "--print-build-logs", "--expr"]);
+        build.arg(nix.on(&machine, ".file")?);
+        let mut told = String::new();
+        for mut command in [look("failed warnings")?, look("unit etc kernelModules")?, build] {
+            if !told.contains(words) {
+                let output = command.output()?;
+                told += &String::from_utf8_lossy(&[output.stdout, output.stderr].concat());
+            }
+        }
+        ensure!(told.contains(words), "{name}: `{words}` was not said, but: {told}");
+    }
+    Ok(format!("{} mistakes, each told", expected.len()))
+}
+
+/// The table in docs/nixos.md is the module's, and says something of every option.
+pub(super) fn documentation(nix: &Nix) -> Result<String> {
+    let options =
+        nix.evaluate("(import (offline + \"/evaluate.nix\") { inherit nixpkgs; machine = { }; }).options")?;
+    let options = options.as_array().context("no options")?;
+    let mut table = String::from("| option | type | default | meaning |\n|---|---|---|---|\n");
+    for option in options {
+        let name = option["name"].as_str().unwrap_or_default();
+        let Some(description) = option["description"].as_str() else { bail!("{name} has no description") };
+        let cell = |text: &str| text.trim().replace('\n', " ").replace('|', "\\|");
+        let default = option["default"].as_str().map_or(String::new(), |text| {
+            let text = cell(text);
+            // Markdown of its own, not an expression.
+            if text.contains('{') && text.contains('`') { plain(&text) } else { format!("`{text}`") }
+        });
+        let kind = cell(option["type"].as_str().unwrap_or_default());
+        table += &format!(
+            "| `{}` | {kind} | {default} | {} |\n",
+            name.strip_prefix("services.ctsync.").unwrap_or(name),
+            plain(&cell(description)),
+        );
+    }
+    let path = nix.root.join("docs/nixos.md");
+    let page = std::fs::read_to_string(&path).context("docs/nixos.md")?;
+    let [begin, end] = MARKS.map(|mark| page.find(mark));
+    let (begin, end) = (begin.context("no mark")? + MARKS[0].len(), end.context("no end mark")?);
+    let fresh =
+        format!("{}{table}{}", page.get(..begin).unwrap_or_default(), page.get(end..).unwrap_or_default());
+    if Nix::updates() {
+        std::fs::write(&path, &fresh)?;
+    } else {
+        ensure!(page == fresh, "docs/nixos.md: the table of options is not the module's");
+    }
+    Ok(format!("{} options", options.len()))
+}
+
+/// Nixpkgs' roles (`{option}`, `{file}` ...) mean nothing to other readers of Markdown.
+fn plain(text: &str) -> String {
+    ["option", "file", "command", "manpage", "env", "var"]
+        .iter()
+        .fold(text.to_owned(), |text, role| text.replace(&format!("{{{role}}}`"), "`"))
+}
+
+/// A VM test's own script, on systemd containers and with the programs that cargo built.
+pub(super) fn vm_test(nix: &Nix, test: &str) -> Result<String> {
+    let link = nix.work.path().join(format!("test-{test}"));
+    let mut build = nix.flake(&["build", "--impure"], &format!("#checks.{}.{test}", system()))?;
+    said(build.arg("--out-link").arg(&link))?;
+    let told = nix.drive(&link, None, test)?;
+    Ok(lives(&told).to_owned())
+}
+
+/// This machine, as Nix names it.
+fn system() -> String {
+    format!("{}-linux", std::env::consts::ARCH)
+}
