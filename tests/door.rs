@@ -372,3 +372,32 @@ fn a_gap_is_not_skipped() {
     assert_eq!((pair.held(), pair.backup.counters().nacks), (10, 1));
     assert!(!pair.backup.readiness(pair.now).is_ready());
 }
+
+/// Its proof and what it says may come in different turns.
+#[test]
+fn a_peer_that_has_said_nothing_yet_opens_no_gate() {
+    let Pair { mut owner, mut now, .. } = Pair::start(&[1], &[1]);
+    let mut backup = keyed(3, Role::Backup, false, keys(&[1]), now);
+    let mut proofs = 0;
+    // Every datagram in a turn of its own, and a look at the gate between any two.
+    for _ in 0..100 {
+        now += Duration::from_millis(20);
+        for replica in [&mut owner, &mut backup] {
+            replica.handle_events_empty();
+            replica.handle_timeout(now);
+            replica.step_takeover(now);
+        }
+        while let Some(datagram) = backup.poll_datagram(now) {
+            owner.handle_datagram(&datagram, now);
+        }
+        while let Some(datagram) = owner.poll_datagram(now) {
+            backup.handle_datagram(&datagram, now);
+            now += Duration::from_millis(120);
+            backup.handle_timeout(now);
+            proofs += u32::from(backup.view(now).peers.iter().any(|peer| peer.name.is_empty()));
+            assert!(backup.gate_open() <= backup.view(now).ready, "{}", backup.readiness(now).word());
+        }
+    }
+    assert!(proofs > 0, "the peer never was proved and silent");
+    assert!(backup.gate_open(), "{}", backup.readiness(now).word());
+}

@@ -102,6 +102,9 @@ enum Verb {
         /// JSON at the end instead of the story.
         #[arg(long)]
         json: bool,
+        /// The daemon is a user of its own with CAP_NET_ADMIN alone, as NixOS runs it. Needs root.
+        #[arg(long)]
+        unprivileged: bool,
         /// Another ctsync binary.
         #[arg(long)]
         ctsync: Option<PathBuf>,
@@ -185,6 +188,9 @@ struct DemoArguments {
     /// End after the takeover.
     #[arg(long)]
     no_return: bool,
+    /// The daemon is a user of its own with CAP_NET_ADMIN alone, as NixOS runs it. Needs root.
+    #[arg(long)]
+    unprivileged: bool,
     /// Another ctsync binary.
     #[arg(long)]
     ctsync: Option<PathBuf>,
@@ -200,6 +206,7 @@ impl DemoArguments {
                 install: !self.without_install,
                 gate: !self.no_gate,
                 invalid_drop_on_input: !self.without_input_drop,
+                unprivileged: self.unprivileged,
                 ..Options::usual(setup::ctsync_binary(self.ctsync.as_deref())?)
             },
             connections: self.connections,
@@ -248,14 +255,14 @@ fn run(cli: Cli) -> Result<ExitCode> {
             }
             Ok(ExitCode::SUCCESS)
         }
-        Verb::Run { scenario, json, ctsync } => {
+        Verb::Run { scenario, json, unprivileged, ctsync } => {
             if !sandbox::is_inside() {
                 setup::ensure_all()?;
             }
             in_sandbox(None, async |sandbox| {
                 let mut narrator = Narrator::new(json, false);
                 let ctsync = setup::ctsync_binary(ctsync.as_deref())?;
-                let stage = scenario::Stage { directory: &sandbox.directory, ctsync };
+                let stage = scenario::Stage { directory: &sandbox.directory, ctsync, unprivileged };
                 let good = scenario::run(scenario, &stage, &mut narrator).await?;
                 narrator.end()?;
                 Ok(if good { ExitCode::SUCCESS } else { ExitCode::FAILURE })

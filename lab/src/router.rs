@@ -2,10 +2,11 @@
 //! ctsync. All written from its [`Description`].
 
 use std::net::IpAddr;
-use std::path::PathBuf;
+use std::os::unix::fs::chown;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use ctsync::control::{self, Request};
 use serde_json::Value;
 
@@ -15,6 +16,7 @@ use crate::heartbeat;
 use crate::incumbent;
 use crate::net::Links;
 use crate::node::Node;
+use crate::sandbox;
 
 /// What moves the virtual addresses.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -84,7 +86,22 @@ pub struct Options {
     pub key: Option<String>,
     /// The daemon's binary.
     pub ctsync: PathBuf,
+    /// The daemon is a user of its own with one capability, as a hardened unit runs it.
+    pub unprivileged: bool,
 }
+
+/// The user of an unprivileged daemon; its capabilities are those of the NixOS module's unit.
+const NOBODY: u32 = 65534;
+const UNPRIVILEGED: [&str; 8] = [
+    "--reuid=65534",
+    "--regid=65534",
+    "--clear-groups",
+    "--inh-caps=-all,+net_admin",
+    "--ambient-caps=-all,+net_admin",
+    "--bounding-set=-all,+net_admin",
+    "--no-new-privs",
+    "--",
+];
 
 impl Options {
     /// A pair as it should be, with quick elections.
@@ -106,6 +123,7 @@ impl Options {
             lines: &[],
             rules: "",
             key: None,
+            unprivileged: false,
             ctsync,
         }
     }
@@ -247,7 +265,28 @@ impl Router {
             self.write_key(key)?;
         }
         let binary = self.binary()?;
-        self.node.start("ctsync", &binary, &["run", "--config", &config])
+        let run = [binary.as_str(), "run", "--config", &config];
+        if self.options.unprivileged {
+            self.give_away()?;
+            return self.node.start("ctsync", "setpriv", &[&UNPRIVILEGED[..], &run].concat());
+        }
+        let [program, arguments @ ..] = run;
+        self.node.start("ctsync", program, &arguments)
+    }
+
+    /// What systemd and a boot do for an unprivileged daemon: a directory in `/run`, its key, the setting that it may not write.
+    fn give_away(&self) -> Result<()> {
+        ensure!(!sandbox::is_rootless(), "a daemon without privileges is another user, which needs root");
+        let own = |path: &Path| {
+            chown(path, Some(NOBODY), Some(NOBODY)).with_context(|| format!("chown {}", path.display()))
+        };
+        let run = self.node.run_directory().join("ctsync");
+        std::fs::create_dir_all(&run)?;
+        own(&run)?;
+        if self.options.key.is_some() {
+            own(&self.key_path())?;
+        }
+        self.node.net.sysctl("net/netfilter/nf_conntrack_events", "1")
     }
 
     /// Start conntrackd in its place.

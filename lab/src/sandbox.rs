@@ -5,6 +5,8 @@
 //! namespace reaps orphans, and when it ends the kernel ends all others; the third is the lab. Called by `main`
 //! before anything else runs.
 
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -56,6 +58,8 @@ pub fn enter(pointer: Option<&Path>) -> Result<std::result::Result<Sandbox, Exit
 
 async fn run_inside(pointer: Option<&Path>) -> Result<ExitCode> {
     let directory = tempfile::Builder::new().prefix("ctsync-lab-").tempdir()?;
+    // Daemons that are other users pass through it to their configuration; what is secret in it has a mode of its own.
+    std::fs::set_permissions(directory.path(), Permissions::from_mode(0o711))?;
     if let Some(pointer) = pointer {
         crate::standing::write_pointer(pointer, directory.path())?;
     }

@@ -201,7 +201,8 @@ pub fn run(what: &Soak) -> Result<ExitCode> {
 fn story(tell: impl AsyncFnOnce(&Stage<'_>, &mut Narrator) -> Result<bool>) -> Result<ExitCode> {
     in_sandbox(None, async |sandbox| {
         let mut narrator = Narrator::new(false, false);
-        let stage = Stage { directory: &sandbox.directory, ctsync: setup::ctsync_binary(None)? };
+        let ctsync = setup::ctsync_binary(None)?;
+        let stage = Stage { directory: &sandbox.directory, ctsync, unprivileged: false };
         let good = tell(&stage, &mut narrator).await?;
         Ok(if good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
     })

@@ -15,7 +15,7 @@ pub enum Readiness {
     Alone,
     /// The kernel table has not been read completely.
     Dumping,
-    /// Waiting to hear whether a peer lives.
+    /// Waiting to hear whether a peer lives, and whether it owns the group.
     Starting,
     /// No living node owns the group.
     NoOwner,
@@ -97,7 +97,7 @@ impl Replica {
             return Readiness::Alone;
         }
         if !self.peer_owns() {
-            return if self.starting { Readiness::Starting } else { Readiness::NoOwner };
+            return if self.starting || !self.peer_heard() { Readiness::Starting } else { Readiness::NoOwner };
         }
         if self.group.receiver.expected().is_none() || self.group.receiver.has_gap() {
             return Readiness::Behind;

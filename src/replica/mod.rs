@@ -545,8 +545,9 @@ impl Replica {
         self.peers.values().any(|peer| !peer.lost && peer.primary)
     }
 
+    /// A living peer has said who owns the group. One that has just proved to be a new run has not yet.
     fn peer_heard(&self) -> bool {
-        self.peers.values().any(|peer| !peer.lost)
+        self.peers.values().any(|peer| !peer.lost && peer.heard_of)
     }
 
     fn key_hash(&mut self, key: &Key) -> u64 {

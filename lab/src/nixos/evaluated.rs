@@ -34,7 +34,9 @@ impl Nix {
         let copy = self.work.path().join("source");
         if !copy.exists() {
             std::fs::create_dir_all(&copy)?;
-            let shell = format!("git ls-files -z | xargs -0 cp --parents -t {}", copy.display());
+            let files =
+                if self.root.join(".git").exists() { "git ls-files -z" } else { "find . -type f -print0" };
+            let shell = format!("{files} | xargs -0 cp --parents -t {}", copy.display());
             said(Command::new("sh").args(["-c", &shell]).current_dir(&self.root))?;
         }
         Ok(copy)

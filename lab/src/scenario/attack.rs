@@ -33,7 +33,7 @@ const REASONS: [&str; 8] =
 
 pub async fn run(stage: &Stage<'_>, narrator: &mut Narrator) -> Result<bool> {
     narrator.chapter("Somebody on the channel's link");
-    let options = Options { key: Some("5a".repeat(32)), ..Options::usual(stage.ctsync.clone()) };
+    let options = Options { key: Some("5a".repeat(32)), ..stage.usual() };
     let mut pair = Pair::start_with(stage, options, CONNECTIONS).await?;
     let stranger = pair.topology.plug_in("attacker", "wan", ATTACKER).await?;
     let mut checks = Checks::new(narrator);

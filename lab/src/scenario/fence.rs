@@ -238,7 +238,7 @@ struct Bench {
 
 impl Bench {
     async fn build(stage: &Stage<'_>) -> Result<Bench> {
-        let options = Options::usual(stage.ctsync.clone());
+        let options = stage.usual();
         let topology = Topology::build(stage.directory, &options).await?;
         let server = serve(&topology.server.net)?;
         let fifos = Vec::new();

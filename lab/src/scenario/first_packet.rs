@@ -209,7 +209,7 @@ struct Field {
 
 impl Field {
     async fn build(stage: &Stage<'_>) -> Result<Field> {
-        let options = Options { advert: 0.1, rules: ROUTER_RULES, ..Options::usual(stage.ctsync.clone()) };
+        let options = Options { advert: 0.1, rules: ROUTER_RULES, ..stage.usual() };
         let topology = Topology::build(stage.directory, &options).await?;
         let server = serve(&topology.server.net)?;
         for host in [&topology.client, &topology.server] {

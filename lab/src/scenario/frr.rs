@@ -17,7 +17,7 @@ const CONNECTIONS: usize = 50;
 
 pub async fn run(stage: &Stage<'_>, narrator: &mut Narrator) -> Result<bool> {
     narrator.chapter("FRR's vrrpd: what a backup's address looks like");
-    let options = Options { sync: false, ..Options::usual(stage.ctsync.clone()) };
+    let options = Options { sync: false, ..stage.usual() };
     let mut topology = Topology::build(stage.directory, &options).await?;
     for number in [1, 2] {
         frr::start(topology.router_mut(number)?).await?;
@@ -66,7 +66,7 @@ async fn takeover(stage: &Stage<'_>, narrator: &Narrator) -> Result<String> {
         gate: false,
         lines: &["failover-mechanism vip address 10.0.0.1", "failover-mechanism vip address 10.0.1.1"],
         rules: "add rule inet vyos forward iifname \"vrrp4-*\" oifname eth0 ct state new counter accept\n",
-        ..Options::usual(stage.ctsync.clone())
+        ..stage.usual()
     };
     let mut pair = Pair::start_with(stage, options, 0).await?;
     owns_group(&pair, 1).await?;

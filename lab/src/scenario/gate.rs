@@ -33,7 +33,7 @@ pub async fn run(stage: &Stage<'_>, narrator: &mut Narrator) -> Result<bool> {
 
 /// `least`: how long the fetch must take, for the story to mean anything.
 pub async fn tell(stage: &Stage<'_>, narrator: &mut Narrator, entries: u32, least: Duration) -> Result<bool> {
-    let usual = Options { advert: 0.1, ..Options::usual(stage.ctsync.clone()) };
+    let usual = Options { advert: 0.1, ..stage.usual() };
     narrator.chapter("Churn on a healthy primary");
     let mut pair = Pair::start_with(stage, usual.clone(), 0).await?;
     let mut checks = Checks::new(narrator);

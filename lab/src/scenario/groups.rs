@@ -23,7 +23,7 @@ const UNTOUCHED: Duration = Duration::from_millis(600);
 
 pub async fn run(stage: &Stage<'_>, narrator: &mut Narrator) -> Result<bool> {
     narrator.chapter("Two groups: BLUE is router1's, GREEN is router2's");
-    let options = Options { figure: Figure::TwoGroups, ..Options::usual(stage.ctsync.clone()) };
+    let options = Options { figure: Figure::TwoGroups, ..stage.usual() };
     let mut pair = Pair::start_with(stage, options, 0).await?;
     let green = pair.topology.plug_in("green", "lan", GREEN_CLIENT.into()).await?;
     Links::open(&green.net)?.add_default_route(std::net::IpAddr::from(GREEN_GATEWAY)).await?;

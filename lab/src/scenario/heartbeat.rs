@@ -26,8 +26,7 @@ const OWN: Duration = Duration::from_secs(15);
 
 pub async fn run(stage: &Stage<'_>, narrator: &mut Narrator) -> Result<bool> {
     narrator.chapter("The documentation's cluster, with Debian's heartbeat");
-    let options =
-        Options { figure: Figure::Cluster, mover: Mover::Heartbeat, ..Options::usual(stage.ctsync.clone()) };
+    let options = Options { figure: Figure::Cluster, mover: Mover::Heartbeat, ..stage.usual() };
     let mut pair = Pair::start_with(stage, options, CONNECTIONS).await?;
     let mut checks = Checks::new(narrator);
     let told = tell(&mut pair, &mut checks).await;

@@ -21,7 +21,7 @@ const LAST: usize = 5;
 
 pub async fn run(stage: &Stage<'_>, narrator: &mut Narrator) -> Result<bool> {
     narrator.chapter("iperf3 at full rate across a takeover");
-    let options = Options { window_tracking: true, ..Options::usual(stage.ctsync.clone()) };
+    let options = Options { window_tracking: true, ..stage.usual() };
     let mut pair = Pair::start_with(stage, options, 0).await?;
     pair.clients.push(Clients::open(&pair.topology.client.net, Kind::Tcp, SERVER.parse()?, SILENT)?);
     pair.wait_alive().await?;

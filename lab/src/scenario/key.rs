@@ -15,7 +15,7 @@ const STEP: u32 = 50;
 pub async fn run(stage: &Stage<'_>, narrator: &mut Narrator) -> Result<bool> {
     narrator.chapter("A sealed channel");
     let [old, new, wrong] = ["11", "22", "33"].map(|byte| byte.repeat(32));
-    let options = Options { key: Some(old.clone()), ..Options::usual(stage.ctsync.clone()) };
+    let options = Options { key: Some(old.clone()), ..stage.usual() };
     let mut pair = Pair::start_with(stage, options, CONNECTIONS).await?;
     let mut checks = Checks::new(narrator);
     checks.note("both say: authenticated", authenticated(&pair));

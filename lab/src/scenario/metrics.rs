@@ -17,7 +17,7 @@ const URL: &str = "http://127.0.0.1:9090";
 
 pub async fn run(stage: &Stage<'_>, narrator: &mut Narrator) -> Result<bool> {
     narrator.chapter("Prometheus scrapes both routers");
-    let options = Options { metrics: true, ..Options::usual(stage.ctsync.clone()) };
+    let options = Options { metrics: true, ..stage.usual() };
     let mut pair = Pair::start_with(stage, options, 50).await?;
     let mut checks = Checks::new(narrator);
     let addresses = [pair.topology.router(1)?.metrics_address(), pair.topology.router(2)?.metrics_address()];

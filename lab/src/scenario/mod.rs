@@ -105,6 +105,15 @@ pub struct Stage<'a> {
     pub directory: &'a Path,
     /// The daemon it is about.
     pub ctsync: PathBuf,
+    /// Whether it is a user of its own with CAP_NET_ADMIN alone.
+    pub unprivileged: bool,
+}
+
+impl Stage<'_> {
+    /// A pair as it should be, of this daemon.
+    fn usual(&self) -> Options {
+        Options { unprivileged: self.unprivileged, ..Options::usual(self.ctsync.clone()) }
+    }
 }
 
 /// Run one. True: everything was as it should be.
@@ -183,7 +192,7 @@ struct Pair {
 impl Pair {
     /// Boot, elect router1, open connections.
     async fn start(stage: &Stage<'_>, connections: usize) -> Result<Pair> {
-        Pair::start_with(stage, Options::usual(stage.ctsync.clone()), connections).await
+        Pair::start_with(stage, stage.usual(), connections).await
     }
 
     /// The same with other options.

@@ -20,10 +20,7 @@ const BY_HAND: &str = "by-hand";
 
 pub async fn run(stage: &Stage<'_>, narrator: &mut Narrator) -> Result<bool> {
     narrator.chapter("Corosync and Pacemaker in keepalived's place");
-    let options = Options {
-        lines: &["failover-mechanism cluster group GROUP"],
-        ..Options::usual(stage.ctsync.clone())
-    };
+    let options = Options { lines: &["failover-mechanism cluster group GROUP"], ..stage.usual() };
     let mut topology = Topology::build(stage.directory, &options).await?;
     for number in [1, 2] {
         topology.wake(number).await?;

@@ -38,7 +38,7 @@ pub async fn run(stage: &Stage<'_>, narrator: &mut Narrator) -> Result<bool> {
             "failover-mechanism vip address 10.0.1.1",
             "owner-lost-timeout 6",
         ],
-        ..Options::usual(stage.ctsync.clone())
+        ..stage.usual()
     };
     let mut pair = Pair::start_with(stage, options, CONNECTIONS).await?;
     let mut checks = Checks::new(narrator);

@@ -47,11 +47,7 @@ struct Ends<'a> {
 
 pub async fn run(stage: &Stage<'_>, narrator: &mut Narrator) -> Result<bool> {
     narrator.chapter("Programs and protocols across a takeover");
-    let options = Options {
-        everything: true,
-        rules: include_str!("rules.nft"),
-        ..Options::usual(stage.ctsync.clone())
-    };
+    let options = Options { everything: true, rules: include_str!("rules.nft"), ..stage.usual() };
     let mut pair = Pair::start_with(stage, options, 0).await?;
     let mut checks = Checks::new(narrator);
     start_servers(&mut pair.topology).await?;
