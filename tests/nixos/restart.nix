@@ -37,7 +37,7 @@
         for one in [router1, router2]:
             protected(one)
 
-    with subtest("a daemon that hangs is ended by systemd"):
+    with subtest("systemd watches over the daemon"):
         router2.succeed("systemctl show -p WatchdogUSec --value ctsync | grep -q min")
 
     with subtest("a switch to a configuration with another setting reloads the daemon"):

@@ -20,7 +20,7 @@
         before = answers()
         router1.start()
         router1.wait_for_unit("ctsync.service", timeout=60)
-        early = []
+        early: list[str] = []
 
         def elected():
             here = router1.execute("ip -4 addr show dev eth1 | grep -q 192.168.1.254")[0] == 0
