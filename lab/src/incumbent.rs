@@ -18,18 +18,44 @@ fault) ask -t ;;
 esac
 ";
 
+/// How it is set up.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Shape {
+    /// `FTFW` or `NOTRACK`.
+    pub mode: &'static str,
+    /// Off: what the peer says goes into the kernel at once.
+    pub external_cache: bool,
+    /// Bytes to which the socket buffer for events may grow.
+    pub event_buffer: u32,
+}
+
+impl Default for Shape {
+    fn default() -> Shape {
+        Shape { mode: "FTFW", external_cache: true, event_buffer: 8 << 20 }
+    }
+}
+
 /// Write its files into the node's directory and start it.
-pub async fn start(node: &mut Node, address: &str, own: &[String]) -> Result<()> {
+pub async fn start(node: &mut Node, address: &str, own: &[String], shape: Shape) -> Result<()> {
     let family = |text: &str| if text.contains(':') { "IPv6_address" } else { "IPv4_address" };
     let ignored: String = own
         .iter()
         .map(|address| format!("            {} {address}\n", family(address)))
         .chain(["            IPv4_address 127.0.0.1\n".to_owned()])
         .collect();
+    let Shape { mode, external_cache, event_buffer } = shape;
+    // It knows the option under two names.
+    let without = if mode == "FTFW" {
+        "DisableExternalCache On"
+    } else {
+        "DisableExternalCache On\n        DisableInternalCache On"
+    };
+    let without = if external_cache { "" } else { without };
     let config = format!(
         "Sync {{
-    Mode FTFW {{
-        StartupResync yes
+    Mode {mode} {{
+        StartupResync {}
+        {without}
     }}
     Multicast {{
         IPv4_address 225.0.0.50
@@ -53,13 +79,14 @@ General {{
         Path /run/conntrackd.ctl
     }}
     NetlinkBufferSize 2097152
-    NetlinkBufferSizeMaxGrowth 8388608
+    NetlinkBufferSizeMaxGrowth {event_buffer}
     Filter From Kernelspace {{
         Address Ignore {{
 {ignored}        }}
     }}
 }}
-"
+",
+        if external_cache { "yes" } else { "no" },
     );
     let path = config_path(node);
     std::fs::write(&path, config)?;
@@ -80,7 +107,7 @@ pub async fn restart(node: &mut Node) -> Result<()> {
 async fn launch(node: &mut Node) -> Result<()> {
     let path = config_path(node);
     node.start("conntrackd", "conntrackd", &["-C", &path])?;
-    until("conntrackd answers", Duration::from_secs(20), async || Ok(numbers(node).ok().map(|_| ()))).await
+    until("conntrackd answers", Duration::from_secs(20), async || Ok(statistics(node).ok().map(|_| ()))).await
 }
 
 fn config_path(node: &Node) -> String {
@@ -102,9 +129,13 @@ pub fn script(node: &Node) -> String {
     node.directory.join("primary-backup.sh").to_string_lossy().into_owned()
 }
 
+fn statistics(node: &Node) -> Result<String> {
+    node.output("conntrackd", &["-C", &config_path(node), "-s"])
+}
+
 /// Entries in its internal and in its external cache.
 pub fn numbers(node: &Node) -> Result<[u64; 2]> {
-    let shown = node.output("conntrackd", &["-C", &config_path(node), "-s"])?;
+    let shown = statistics(node)?;
     let mut active = shown.lines().filter_map(|line| line.strip_prefix("current active connections:"));
     let mut next = || active.next().and_then(|number| number.trim().parse().ok()).context("its statistics");
     Ok([next()?, next()?])

@@ -6,7 +6,7 @@
 use std::net::{IpAddr, Ipv4Addr};
 
 use anyhow::Result;
-use ctsync::ctnetlink::codec::{Incoming, Install, emit_create, emit_destroy};
+use ctsync::ctnetlink::codec::{Incoming, Install, emit_create, emit_destroy, emit_update};
 use ctsync::ctnetlink::nla::Writer;
 use ctsync::ctnetlink::socket::{BATCH, RequestSocket};
 use ctsync::entry::{Entry, L4, Status, TcpInfo, Tuple, proto};
@@ -46,6 +46,14 @@ pub fn create(namespace: &Namespace, from: u32, count: u32) -> Result<u32> {
     request(namespace, from, count, |writer, sequence, entry| {
         let how = Install { be_liberal: false, ..Install::whole(432_000) };
         emit_create(writer, sequence, entry, how);
+    })
+}
+
+/// Change the connections `from..from + count`, each once: their mark; how many were there.
+pub fn change(namespace: &Namespace, from: u32, count: u32, mark: u32) -> Result<u32> {
+    request(namespace, from, count, |writer, sequence, entry| {
+        let how = Install { be_liberal: false, ..Install::whole(432_000) };
+        emit_update(writer, sequence, &Entry { mark: Some(mark), ..entry.clone() }, how);
     })
 }
 

@@ -3,6 +3,7 @@
 #![allow(clippy::indexing_slicing, reason = "serde_json answers a missing key with Null")]
 
 mod attacker;
+mod bench;
 mod churn;
 mod cluster;
 mod demo;
@@ -114,6 +115,8 @@ enum Verb {
         /// Only tests with one of these in their names: `nix`, `demo`, `run groups`.
         parts: Vec<String>,
     },
+    /// ctsync, conntrackd and the kernel's limits on the same load, side by side.
+    Bench(bench::Arguments),
     /// Repetitions and long runs.
     #[command(subcommand)]
     Soak(Soak),
@@ -269,6 +272,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
             })
         }
         Verb::Test { parts } => suite::run(&parts),
+        Verb::Bench(arguments) => bench::run(&arguments),
         Verb::Soak(what) => soak::run(&what),
         Verb::Assets { directory } => {
             std::fs::write(directory.join("ctsync-lab.1"), ctsync::cli::page(Cli::command())?)?;

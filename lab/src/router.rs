@@ -58,6 +58,8 @@ pub struct Options {
     pub sync: bool,
     /// conntrackd in ctsync's place.
     pub incumbent: bool,
+    /// How it is set up.
+    pub incumbent_shape: incumbent::Shape,
     /// Install entries at once; else only after the VIP has moved.
     pub install: bool,
     /// Let keepalived see readiness.
@@ -110,6 +112,7 @@ impl Options {
             advert: 0.2,
             sync: true,
             incumbent: false,
+            incumbent_shape: incumbent::Shape::default(),
             install: true,
             gate: true,
             invalid_drop_on_input: true,
@@ -228,8 +231,8 @@ impl Router {
         }
         lines.extend(self.options.lines.iter().map(|line| (*line).to_owned()));
         let mut text = self.told.text.clone();
-        if lines.iter().any(|line| line.starts_with("failover-mechanism")) {
-            text = without(&text, "failover-mechanism");
+        for line in self.options.lines {
+            text = without(&text, line.split(' ').next().unwrap_or(line));
         }
         if self.options.window_tracking {
             lines.push("window-tracking".into());
@@ -295,7 +298,7 @@ impl Router {
         let own = self.told.addresses.iter().map(|(_, address)| Ok(split_address(address)?.0.to_string()));
         let own: Vec<String> = own.collect::<Result<_>>()?;
         let address = own.first().cloned().context("no address")?;
-        incumbent::start(&mut self.node, &address, &own).await
+        incumbent::start(&mut self.node, &address, &own, self.options.incumbent_shape).await
     }
 
     /// Start conntrackd again after it was killed.

@@ -97,7 +97,11 @@ impl Replica {
             return Readiness::Alone;
         }
         if !self.peer_owns() {
-            return if self.starting || !self.peer_heard() { Readiness::Starting } else { Readiness::NoOwner };
+            return if self.starting || !self.peer_heard() {
+                Readiness::Starting
+            } else {
+                Readiness::NoOwner
+            };
         }
         if self.group.receiver.expected().is_none() || self.group.receiver.has_gap() {
             return Readiness::Behind;
