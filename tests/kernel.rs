@@ -149,7 +149,7 @@ fn events(socket: &mut EventSocket) -> (Vec<Incoming>, bool) {
     let (mut all, mut overrun) = (Vec::new(), false);
     loop {
         match socket.read(|event| all.push(event)).unwrap() {
-            Read::Messages => {}
+            Read::Events(_) => {}
             Read::Overrun => overrun = true,
             Read::Empty => return (all, overrun),
         }

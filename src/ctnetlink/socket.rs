@@ -3,13 +3,13 @@
 //! Called by the daemon and by `show conntrack table`. Decides nothing: bytes go to [`super::codec`], what they
 //! mean to the engine. All sockets are non-blocking.
 
-use std::io;
+use std::io::{self, IoSliceMut};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 
 use netlink_packet_netfilter::NetfilterProtoFamily;
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_NETFILTER};
 use nix::errno::Errno;
-use nix::sys::socket::{MsgFlags, recv, setsockopt, sockopt};
+use nix::sys::socket::{MsgFlags, MultiHeaders, recv, recvmmsg, setsockopt, sockopt};
 use socket2::{SockFilter, SockRef};
 use thiserror::Error;
 
@@ -24,6 +24,10 @@ const NFNLGRP_CONNTRACK_DESTROY: u32 = 3;
 const NFNLGRP_CONNTRACK_EXP_NEW: u32 = 4;
 const NFNLGRP_CONNTRACK_EXP_DESTROY: u32 = 6;
 
+/// Events read by one call.
+const AT_ONCE: usize = 64;
+/// Bytes of the largest event: `ctnetlink_conntrack_event` allocates no more than a page less its bookkeeping.
+const EVENT: usize = 4096;
 /// The kernel fills at most this much per dump read.
 const READ_BUFFER: usize = 32 * 1024;
 /// Answers wait here while a batch is sent: at most [`BATCH`] of them, 1280 bytes of accounting each.
@@ -72,8 +76,8 @@ fn grow(socket: &Socket, bytes: usize) -> usize {
 
 /// What one read of the event socket gave.
 pub enum Read {
-    /// Messages, in order.
-    Messages,
+    /// So many events, in order.
+    Events(usize),
     /// Nothing waits.
     Empty,
     /// The kernel dropped events: the buffer was full (ENOBUFS).
@@ -83,7 +87,10 @@ pub enum Read {
 /// Hears new, update and destroy events, of entries and of expectations; not the ones that our own requests cause.
 pub struct EventSocket {
     socket: Socket,
-    buffer: Vec<u8>,
+    /// Room for [`AT_ONCE`] events.
+    buffers: Vec<[u8; EVENT]>,
+    headers: MultiHeaders<()>,
+    lengths: Vec<usize>,
     received: usize,
     limit: usize,
     unreadable: u64,
@@ -107,7 +114,15 @@ impl EventSocket {
             socket.add_membership(group).map_err(failed("join the event groups of"))?;
         }
         let received = grow(&socket, start);
-        Ok(EventSocket { socket, buffer: vec![0; READ_BUFFER], received, limit, unreadable: 0 })
+        Ok(EventSocket {
+            socket,
+            buffers: vec![[0; EVENT]; AT_ONCE],
+            headers: MultiHeaders::preallocate(AT_ONCE, None),
+            lengths: Vec::with_capacity(AT_ONCE),
+            received,
+            limit,
+            unreadable: 0,
+        })
     }
 
     /// Bytes the kernel may queue for us.
@@ -132,18 +147,24 @@ impl EventSocket {
         self.unreadable
     }
 
-    /// One datagram of the kernel: usually one event.
+    /// What waits, up to [`AT_ONCE`] datagrams of the kernel: one event each.
     pub fn read(&mut self, mut each: impl FnMut(Incoming)) -> Result<Read, DoorError> {
-        match recv(self.socket.as_raw_fd(), &mut self.buffer, MsgFlags::MSG_DONTWAIT) {
-            Ok(length) => {
-                let bytes = self.buffer.get(..length).unwrap_or_default();
-                self.unreadable += codec::parse(bytes, |_, message| each(message))?;
-                Ok(Read::Messages)
-            }
-            Err(Errno::EAGAIN) => Ok(Read::Empty),
-            Err(Errno::ENOBUFS) => Ok(Read::Overrun),
-            Err(errno) => Err(failed("read")(errno.into())),
+        let mut parts: Vec<_> = self.buffers.iter_mut().map(|buffer| [IoSliceMut::new(buffer)]).collect();
+        let received =
+            recvmmsg(self.socket.as_raw_fd(), &mut self.headers, &mut parts, MsgFlags::MSG_DONTWAIT, None);
+        self.lengths.clear();
+        match received {
+            Ok(all) => self.lengths.extend(all.map(|message| message.bytes)),
+            Err(Errno::EAGAIN) => return Ok(Read::Empty),
+            // An error behind events that could be read is told by the next call.
+            Err(Errno::ENOBUFS) => return Ok(Read::Overrun),
+            Err(errno) => return Err(failed("read")(errno.into())),
         }
+        for (buffer, length) in self.buffers.iter().zip(&self.lengths) {
+            let bytes = buffer.get(..*length).unwrap_or_default();
+            self.unreadable += codec::parse(bytes, |_, message| each(message))?;
+        }
+        Ok(Read::Events(self.lengths.len()))
     }
 }
 

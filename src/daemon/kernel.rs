@@ -24,10 +24,12 @@ const FENCE_BATCHES: usize = 64;
 impl Daemon {
     pub(super) fn read_events(&mut self, now: Instant) -> Result<(), DaemonError> {
         let (groups, assignment) = (&mut self.groups, &self.assignment);
-        for _ in 0..EVENTS {
+        let mut heard = 0;
+        while heard < EVENTS {
             match self.events.get_mut().read(|event| hear_event(groups, assignment, event, now))? {
-                Read::Messages => {}
+                Read::Events(count) => heard += count,
                 Read::Empty => {
+                    self.pace.note(heard, now);
                     groups.iter_mut().for_each(|group| group.replica.handle_events_empty());
                     return Ok(());
                 }
@@ -41,6 +43,7 @@ impl Daemon {
                 }
             }
         }
+        self.pace.note(heard, now);
         // What waits may be any group's.
         groups.iter_mut().for_each(|group| group.replica.handle_events_waiting());
         self.more = true;

@@ -7,12 +7,14 @@
 //! - `kernel`: events, dumps and requests.
 //! - `start`: what a run begins with.
 //! - `operator`: what operators ask.
+//! - `pace`: how soon events are read.
 //! - `report`: what is told without being asked.
 //! - `systemd`: what the service manager is told.
 
 mod group;
 mod kernel;
 mod operator;
+mod pace;
 mod report;
 mod start;
 mod systemd;
@@ -44,6 +46,7 @@ use crate::wire;
 
 use group::{Cause, Common, Group};
 use operator::{Ongoing, Watcher};
+use pace::Pace;
 use systemd::Watchdog;
 
 pub use start::node_id;
@@ -136,6 +139,7 @@ struct Daemon {
     /// When to look how full the kernel's table is.
     fill_due: Instant,
     watchdog: Watchdog,
+    pace: Pace,
     buffer: Vec<u8>,
     answered: Vec<bool>,
     /// More waits than one turn reads: the next turn begins at once.
@@ -254,6 +258,7 @@ impl Daemon {
             remarks_due: clock(),
             fill_due: clock(),
             watchdog: Watchdog::from_environment(clock()),
+            pace: Pace::new(clock()),
             buffer: vec![0; 65536],
             answered: Vec::new(),
             more: false,
@@ -272,7 +277,12 @@ impl Daemon {
         let deadlines = self.groups.iter().map(|group| group.replica.poll_timeout(now));
         let renewal = self.hold.as_ref().and_then(Hold::next);
         // With more to do the operator's socket, signals and addresses are looked at all the same, without waiting.
-        let more = std::mem::take(&mut self.more);
+        let mut more = std::mem::take(&mut self.more);
+        if let Some(nap) = self.pace.nap().filter(|_| !more) {
+            // Not in the runtime's hands: whatever waits there is woken by each event.
+            std::thread::sleep(nap);
+            more = true;
+        }
         let deadline = deadlines.chain(renewal).chain(self.watchdog.next()).min().unwrap_or(now);
         tokio::select! {
             ready = self.events.readable() => {
