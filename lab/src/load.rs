@@ -4,6 +4,7 @@
 //! judged afterwards is judged by `judge`.
 
 use std::net::{IpAddr, Ipv4Addr};
+use std::time::Duration;
 
 use anyhow::Result;
 use ctsync::ctnetlink::codec::{Incoming, Install, emit_create, emit_destroy, emit_update};
@@ -12,6 +13,7 @@ use ctsync::ctnetlink::socket::{BATCH, RequestSocket};
 use ctsync::entry::{Entry, L4, Status, TcpInfo, Tuple, proto};
 
 use crate::net::Namespace;
+use crate::wait::now;
 
 /// An established TCP connection number `number` of a LAN host through source NAT; all distinct.
 pub fn connection(number: u32) -> Entry {
@@ -43,7 +45,12 @@ pub fn connection(number: u32) -> Entry {
 
 /// Create connections `from..from + count` in a namespace; how many the kernel took.
 pub fn create(namespace: &Namespace, from: u32, count: u32) -> Result<u32> {
-    request(namespace, from, count, |writer, sequence, entry| {
+    create_paced(namespace, from, count, None)
+}
+
+/// The same, so many a second.
+pub fn create_paced(namespace: &Namespace, from: u32, count: u32, rate: Option<u32>) -> Result<u32> {
+    request(namespace, from, count, rate, |writer, sequence, entry| {
         let how = Install { be_liberal: false, ..Install::whole(432_000) };
         emit_create(writer, sequence, entry, how);
     })
@@ -51,7 +58,7 @@ pub fn create(namespace: &Namespace, from: u32, count: u32) -> Result<u32> {
 
 /// Change the connections `from..from + count`, each once: their mark; how many were there.
 pub fn change(namespace: &Namespace, from: u32, count: u32, mark: u32) -> Result<u32> {
-    request(namespace, from, count, |writer, sequence, entry| {
+    request(namespace, from, count, None, |writer, sequence, entry| {
         let how = Install { be_liberal: false, ..Install::whole(432_000) };
         emit_update(writer, sequence, &Entry { mark: Some(mark), ..entry.clone() }, how);
     })
@@ -59,21 +66,31 @@ pub fn change(namespace: &Namespace, from: u32, count: u32, mark: u32) -> Result
 
 /// End those of the connections `from..from + count` that are there; how many were.
 pub fn end(namespace: &Namespace, from: u32, count: u32) -> Result<u32> {
-    request(namespace, from, count, |writer, sequence, entry| emit_destroy(writer, sequence, &entry.key()))
+    request(namespace, from, count, None, |writer, sequence, entry| {
+        emit_destroy(writer, sequence, &entry.key());
+    })
 }
 
 fn request(
     namespace: &Namespace,
     from: u32,
     count: u32,
+    rate: Option<u32>,
     emit: impl Fn(&mut Writer, u32, &Entry) + Sync,
 ) -> Result<u32> {
     namespace.run(|| {
         let mut socket = RequestSocket::open()?;
         let mut refused = 0;
         let mut next = from;
+        let began = now();
+        // With a rate, a portion each millisecond.
+        let portion = rate.map_or(BATCH, |rate| (rate / 1000).clamp(1, BATCH));
         while next < from + count {
-            let batch = (from + count - next).min(BATCH);
+            if let Some(rate) = rate {
+                let due = Duration::from_secs_f64(f64::from(next - from) / f64::from(rate));
+                std::thread::sleep(due.saturating_sub(began.elapsed()));
+            }
+            let batch = (from + count - next).min(portion);
             socket.execute(
                 |writer, first| {
                     for at in 0..batch {

@@ -114,9 +114,9 @@ const BUDGETS: [Budget; 7] = [
         aim: 0.33,
     },
     Budget {
-        what: "CPU per change on a hot backup, against conntrackd without cache",
-        of: ("create: backup, us/event", Subject::Ctsync),
-        against: Some(("create: backup, us/event", Subject::FtfwInject)),
+        what: "CPU per change on a hot backup at 20k/s, against conntrackd without cache",
+        of: ("20k/s: backup, us/event", Subject::Ctsync),
+        against: Some(("20k/s: backup, us/event", Subject::FtfwInject)),
         must: 0.5,
         aim: 0.33,
     },

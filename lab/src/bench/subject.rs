@@ -40,8 +40,31 @@ pub enum Subject {
     FtfwInject,
 }
 
-/// What is done to every entry once.
-const PHASES: [&str; 3] = ["create", "update", "destroy"];
+/// What is done to entries, each once.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Phase {
+    /// At a rate that leaves everybody time: a writer at full rate and a hot backup wait for one mutex of the whole machine.
+    Paced,
+    Create,
+    Update,
+    Destroy,
+}
+
+const PHASES: [Phase; 4] = [Phase::Paced, Phase::Create, Phase::Update, Phase::Destroy];
+/// Events a second of the paced phase, and how many.
+const RATE: u32 = 20_000;
+const PACED: u32 = 40_000;
+
+impl Phase {
+    fn name(self) -> &'static str {
+        match self {
+            Phase::Paced => "20k/s",
+            Phase::Create => "create",
+            Phase::Update => "update",
+            Phase::Destroy => "destroy",
+        }
+    }
+}
 
 impl Subject {
     /// Its name in tables.
@@ -141,27 +164,30 @@ pub(super) async fn measure(
 }
 
 impl Bench {
-    async fn phase(&mut self, phase: &'static str, found: &mut Vec<Measured>) -> Result<()> {
+    async fn phase(&mut self, phase: Phase, found: &mut Vec<Measured>) -> Result<()> {
         let net = self.topology.router(1)?.node.net.clone();
         let before = [self.spent(1)?, self.spent(2)?];
         let memory = [self.memory(1)?, self.memory(2)?];
         let bytes = self.topology.channel_bytes()?;
         let heard = self.reader.as_ref().map(Reader::heard);
         let began = now();
-        let done = match phase {
-            "create" => load::create(&net, 0, self.events)?,
-            "update" => load::change(&net, 0, self.events, 7)?,
-            _ => load::end(&net, 0, self.events)?,
+        let all = PACED + self.events;
+        let (events, done) = match phase {
+            Phase::Paced => (PACED, load::create_paced(&net, 0, PACED, Some(RATE))?),
+            Phase::Create => (self.events, load::create(&net, PACED, self.events)?),
+            Phase::Update => (all, load::change(&net, 0, all, 7)?),
+            Phase::Destroy => (all, load::end(&net, 0, all)?),
         };
         let took = began.elapsed();
-        ensure!(done == self.events, "the kernel took {done} of {} to {phase}", self.events);
-        self.settle(phase, heard).await?;
+        let count = f64::from(events);
+        ensure!(done == events, "the kernel took {done} of {events} to {}", phase.name());
+        self.settle(phase, events, heard).await?;
         let settled = began.elapsed();
         let mut note = |row: &str, value: f64| {
-            found.push(Measured { row: format!("{phase}: {row}"), subject: self.subject, value });
+            found.push(Measured { row: format!("{}: {row}", phase.name()), subject: self.subject, value });
         };
-        let each = |spent: Duration| spent.as_secs_f64() * 1e6 / f64::from(self.events);
-        note("k events/s", f64::from(self.events) / took.as_secs_f64() / 1e3);
+        let each = |spent: Duration| spent.as_secs_f64() * 1e6 / count;
+        note("k events/s", count / took.as_secs_f64() / 1e3);
         note("settled after, s", settled.as_secs_f64());
         for (number, name) in [(1, "owner"), (2, "backup")] {
             if number == 2 && self.subject.is_null() {
@@ -175,14 +201,14 @@ impl Bench {
             if user + system > 0 {
                 note(&format!("{name}, of it user, %"), 100.0 * user as f64 / (user + system) as f64);
             }
-            if phase == "create" && !self.subject.is_null() {
+            if phase == Phase::Create && !self.subject.is_null() {
                 let grown = self.memory(number)?.saturating_sub(memory[at]);
-                note(&format!("{name}, bytes/entry"), grown as f64 / f64::from(self.events));
+                note(&format!("{name}, bytes/entry"), grown as f64 / count);
             }
         }
         if !self.subject.is_null() {
             let sent = self.topology.channel_bytes()? - bytes;
-            note("wire, bytes/event", sent as f64 / f64::from(self.events));
+            note("wire, bytes/event", sent as f64 / count);
         }
         Ok(())
     }
@@ -224,17 +250,21 @@ impl Bench {
     }
 
     /// Until everybody holds what should be held; tables that are not equal are no result.
-    async fn settle(&self, phase: &str, heard: Option<u64>) -> Result<()> {
-        let wanted = if phase == "destroy" { 0 } else { u64::from(self.events) };
+    async fn settle(&self, phase: Phase, events: u32, heard: Option<u64>) -> Result<()> {
+        let wanted = u64::from(match phase {
+            Phase::Paced => PACED,
+            Phase::Create | Phase::Update => PACED + self.events,
+            Phase::Destroy => 0,
+        });
         if let (Some(reader), Some(heard)) = (&self.reader, heard) {
-            let all = heard + u64::from(self.events);
+            let all = heard + u64::from(events);
             return until("every event is heard", PATIENCE, async || {
                 Ok((reader.heard() >= all).then_some(()))
             })
             .await;
         }
         let (one, two) = (self.topology.router(1)?, self.topology.router(2)?);
-        let marked = phase == "update";
+        let marked = phase == Phase::Update;
         if self.subject.is_ctsync() {
             return until("router2 holds what router1 holds", PATIENCE, async || {
                 let (owner, backup) = (one.status().await?, two.status().await?);
