@@ -23,6 +23,8 @@ rustPlatform.buildRustPackage {
     fileset = lib.fileset.unions [
       ./Cargo.toml
       ./Cargo.lock
+      ./clippy.toml
+      ./rustfmt.toml
       ./src
       ./cluster
       ./docs

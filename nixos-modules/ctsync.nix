@@ -2,6 +2,7 @@
 {
   config,
   lib,
+  options,
   pkgs,
   ...
 }:
@@ -59,13 +60,18 @@ let
       let
         given = single "interface [^ ]+ port";
       in
-      if given == null then 3780 else lib.toInt given;
+      # what is no number is told by the check of the file, with its place
+      if given != null && builtins.match "[0-9]+" given != null then lib.toInt given else 3780;
 
-  holds =
+  # what the module cannot follow when it stands in lines
+  unreadable = lib.findFirst (
+    line: builtins.match ".*(notify-fifo|track-file|conntrack-sync group ).*" line != null
+  ) null lines;
+  mechanism =
     if cfg.vyosConfig == null then
-      cfg.settings.hold
+      "${option}.settings.failover-mechanism"
     else
-      lib.any (line: builtins.match ".*conntrack-sync hold([ #].*)?" line != null) lines;
+      "the failover mechanism in ${option}.vyosConfig";
 
   # every failover group that keepalived moves, the first one before the further ones
   vrrpGroups =
@@ -265,6 +271,28 @@ in
             default = 1;
             description = "MB of 1048576 bytes of sent datagrams that are kept for resending.";
           };
+          ignore-address = mkOption {
+            type = types.listOf types.str;
+            default = [ ];
+            example = [ "192.0.2.0/24" ];
+            description = "Addresses and prefixes that are not synchronised, whichever end of a connection they are.";
+          };
+          expect-sync = mkOption {
+            type = types.listOf types.str;
+            default = [ ];
+            example = [ "ftp" ];
+            description = "Helpers whose expectations are synchronised, or `all`; see {option}`services.ctsync.conntrack.helpers`.";
+          };
+          alive-interval = mkOption {
+            type = types.ints.between 10 60000;
+            default = 250;
+            description = "Milliseconds between two signs of life.";
+          };
+          peer-timeout = mkOption {
+            type = types.ints.between 20 600000;
+            default = 1000;
+            description = "Milliseconds of silence after which the peer counts as lost; at least twice the alive-interval.";
+          };
           standby = mkOption {
             type = types.enum [
               "hot"
@@ -299,27 +327,24 @@ in
     };
 
     keyFile = mkOption {
-      type = types.nullOr types.path;
+      type = types.nullOr types.externalPath;
       default = null;
       example = "/run/keys/ctsync";
       description = ''
         File with the channel's keys, as {command}`ctsync keygen` makes them, the same on both routers. systemd reads it as
-        root and hands it to the daemon (`LoadCredential`); it must not be in the Nix store. A new key counts from the next
-        start of the unit. Without a key anyone on the channel's link can write to both tables.
+        root and hands it to the daemon (`LoadCredential`); a file in the Nix store, which everyone can read, is refused. A new
+        key counts from the next start of the unit. Without a key anyone on the channel's link can write to both tables.
       '';
     };
 
     openFirewall = mkOption {
       type = types.bool;
       default = false;
-      description = "Whether to open the channel's UDP port, on the channel's interface only.";
+      description = "Whether to open the channel's UDP port, on the channel's interface only, and VRRP with {option}`services.ctsync.keepalived.enable`.";
     };
 
     keepalived = {
-      enable = mkEnableOption ''
-        what {option}`services.keepalived` needs for the failover mechanism `vrrp`: the notify FIFO, the track file that keeps
-        a router from being elected before it is ready, and the sync groups, for which NixOS has no option
-      '';
+      enable = mkEnableOption "what {option}`services.keepalived` needs for the failover mechanism `vrrp`: the notify FIFO, the track file that keeps a router from being elected before it is ready, and the sync groups, for which NixOS has no option";
       syncGroups = mkOption {
         type = types.attrsOf (types.listOf types.str);
         default = { };
@@ -334,10 +359,7 @@ in
       };
     };
 
-    pacemaker.enable = mkEnableOption ''
-      the resource agent `ocf:ctsync:ctsync` for {option}`services.pacemaker`. Pacemaker has its agents' directory built in,
-      so {option}`services.pacemaker.package` becomes one that is built here
-    '';
+    pacemaker.enable = mkEnableOption "the resource agent `ocf:ctsync:ctsync` for {option}`services.pacemaker`, whose package becomes one that is built here: it has its agents' directory built in";
 
     conntrack = {
       helpers = mkOption {
@@ -357,8 +379,8 @@ in
         default = null;
         example = 1048576;
         description = ''
-          Entries that the kernel's table may hold, on both routers the same; its hash gets a bucket for each. `null`: what
-          the kernel chooses by its memory.
+          Entries that the kernel's table may hold, on both routers the same; its hash gets a bucket for each when the kernel's
+          module is loaded, at boot. `null`: what the kernel chooses by its memory.
         '';
       };
     };
@@ -383,7 +405,8 @@ in
     assertions = [
       {
         assertion =
-          cfg.vyosConfig == null || (cfg.settings.interface == { } && cfg.settings.failover-mechanism == { });
+          cfg.vyosConfig == null
+          || lib.all (given: given == { }) options.services.ctsync.settings.definitions;
         message = "${option}.vyosConfig and ${option}.settings are two forms of one configuration: give one of them.";
       }
       {
@@ -399,16 +422,23 @@ in
         message = "${option}.settings.failover-mechanism must be set: vrrp, cluster, vip or manual.";
       }
       {
-        assertion = cfg.keyFile == null || !lib.hasPrefix builtins.storeDir (toString cfg.keyFile);
-        message = "${option}.keyFile must not be in the Nix store, which everyone can read.";
-      }
-      {
-        assertion = (cfg.settings.key-file or credential) == credential;
-        message = "${option}.settings.key-file: the daemon, which is no root, could not read it; set ${option}.keyFile instead.";
+        assertion = (cfg.settings.key-file or credential) == credential && single "key-file" == null;
+        message = "${option}: key-file names a file that the daemon, which is no root, could not read; set ${option}.keyFile instead.";
       }
       {
         assertion = cfg.keepalived.enable -> vrrpGroups != [ ];
-        message = "${option}.keepalived.enable needs ${option}.settings.failover-mechanism.vrrp with `sync-group` or `instance`.";
+        message = "${option}.keepalived.enable: ${mechanism} must be `vrrp`, with `sync-group` or `instance`.";
+      }
+      {
+        assertion = cfg.keepalived.enable -> unreadable == null;
+        message = "${option}.keepalived.enable: the module cannot follow `${toString unreadable}`; put what ${option}.vyosConfig says into ${option}.settings (`ctsync config convert`).";
+      }
+      {
+        assertion =
+          !(cfg.settings ? state-directory || cfg.settings ? control-socket)
+          && single "state-directory" == null
+          && single "control-socket" == null;
+        message = "${option}: state-directory and control-socket are the unit's, in /run/ctsync; leave them out.";
       }
       {
         assertion = cfg.keepalived.enable -> config.services.keepalived.enable;
@@ -422,7 +452,7 @@ in
     ++ lib.optionals cfg.keepalived.enable (
       map (group: {
         assertion = membersOf group != [ ];
-        message = "${option}.keepalived.syncGroups.${group.name} must name the members of this sync group.";
+        message = "${option}.keepalived.syncGroups.${group.name} must name the members of this sync group: some of the ${toString (lib.length (attrNames config.services.keepalived.vrrpInstances))} services.keepalived.vrrpInstances.";
       }) syncGroups
       ++ map (name: {
         assertion = lib.any (group: group.name == name) syncGroups;
@@ -435,12 +465,6 @@ in
           message = "${option}.keepalived.syncGroups.${group.name} names ${name}, which services.keepalived.vrrpInstances lacks.";
         }) (membersOf group)
       ) syncGroups
-      ++ map (group: {
-        # it has the text below in any case
-        assertion =
-          (builtins.tryEval config.services.keepalived.vrrpInstances.${group.name}.interface).success;
-        message = "${option}.settings names the instance ${group.name}, which services.keepalived.vrrpInstances lacks.";
-      }) vrrpInstances
     );
 
     warnings =
@@ -450,6 +474,14 @@ in
       ++ optional (vrrpGroups != [ ] && config.services.keepalived.enable && !cfg.keepalived.enable) ''
         ${option}.keepalived.enable is not set: services.keepalived must have the notify FIFO, the track file and the sync
         group that `ctsync config keepalived` prints, or this router never learns its role.
+      ''
+      ++ optional (config.boot.kernel.sysctl."net.netfilter.nf_conntrack_events" != 1) ''
+        boot.kernel.sysctl."net.netfilter.nf_conntrack_events" is not 1: entries older than the daemon tell neither updates nor
+        their end.
+      ''
+      ++ optional (config.networking.firewall.enable && config.networking.firewall.rejectPackets) ''
+        networking.firewall.rejectPackets answers the first packets after a takeover with a reset where a rule does not know their
+        connection yet.
       ''
       ++ optional (!canRun) ''
         ${option}: the configuration is not checked, since the system is cross-compiled; run `ctsync config check` on it.
@@ -474,17 +506,21 @@ in
     '';
     boot.kernel.sysctl = {
       # the daemon may not write it under its hardening; 2, the default, leaves out entries older than the daemon
-      "net.netfilter.nf_conntrack_events" = 1;
+      "net.netfilter.nf_conntrack_events" = lib.mkDefault 1;
     }
     // optionalAttrs (cfg.conntrack.tableSize != null) {
       "net.netfilter.nf_conntrack_max" = cfg.conntrack.tableSize;
     };
 
-    networking.firewall.interfaces = mkIf (cfg.openFirewall && interface != null) {
-      ${interface}.allowedUDPPorts = [ port ];
+    networking.firewall = mkIf (cfg.openFirewall && interface != null) {
+      interfaces.${interface}.allowedUDPPorts = [ port ];
+      extraInputRules = mkIf (
+        cfg.keepalived.enable && config.networking.nftables.enable
+      ) "meta l4proto vrrp accept";
     };
 
     services.keepalived = mkIf cfg.keepalived.enable {
+      openFirewall = mkIf (cfg.openFirewall && !config.networking.nftables.enable) true;
       # keepalived knows only the track files above the line that names them, and NixOS writes the instances before any
       # other text of ours: hence blocks of their own between two halves of global_defs
       extraGlobalDefs = ''
@@ -493,7 +529,7 @@ in
           } ctsync ctsync
         }
         ${concatMapStrings (group: ''
-          vrrp_track_file ${group.tracker} {
+          track_file ${group.tracker} {
             file ${group.trackFile}
             weight 1
           }
@@ -516,6 +552,10 @@ in
         map (
           group:
           lib.nameValuePair group.name {
+            # of an instance that is nobody else's
+            interface = lib.mkOptionDefault (
+              throw "${mechanism} names the instance ${group.name}, which services.keepalived.vrrpInstances lacks"
+            );
             extraConfig = ''
               track_file {
                 ${group.tracker} weight 1
@@ -562,7 +602,10 @@ in
       reloadTriggers = [ configFile ];
       # a restart, when the program itself is another one, is as short as it can be
       stopIfChanged = false;
-      path = optional holds pkgs.nftables;
+      # for `hold`; always, so that a change of it is a reload as well
+      path = [ pkgs.nftables ];
+      # what is not there yet (a link, a key) may come late
+      startLimitIntervalSec = 0;
 
       serviceConfig = {
         Type = "notify";

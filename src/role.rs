@@ -121,7 +121,7 @@ pub fn parse_line(line: &str) -> Option<(Subject, Role)> {
     Some((subject, role))
 }
 
-/// The file that keepalived's `vrrp_track_file` watches.
+/// The file that keepalived's `track_file` watches.
 pub struct TrackFile {
     path: PathBuf,
     written: Option<bool>,

@@ -68,7 +68,17 @@ fn plant(root: &Path, work: &Path, patch: &Path) -> Result<String> {
         return match crate::nixos::judge(&copy, name) {
             Ok(Outcome::Passed(remark)) => bail!("nix {name} passes: {remark}"),
             Ok(Outcome::Ignored(reason)) => bail!("nix {name} was not run: {reason}"),
-            Err(error) => Ok(format!("nix {name}: {error:#}").chars().take(SYMPTOM).collect()),
+            Err(error) => {
+                // Much can go wrong between an evaluation and four machines: it must be what the fault does.
+                let told = text
+                    .lines()
+                    .nth(1)
+                    .and_then(|line| line.strip_prefix("told: "))
+                    .context("no `told:` line")?;
+                let symptom = format!("{error:#}");
+                anyhow::ensure!(symptom.contains(told), "nix {name} failed for another reason: {symptom}");
+                Ok(format!("nix {name}: {symptom}").chars().take(SYMPTOM).collect())
+            }
         };
     }
     if let Some((verb @ ("demo" | "run"), arguments)) = test.split_once(' ') {

@@ -345,7 +345,7 @@ impl Router {
         for number in 0..if self.gated() { trackers } else { 0 } {
             let file = tracker(number).replace("ctsync", "vrrp").replace('_', "-");
             text += &format!(
-                "vrrp_track_file {} {{\n  file /run/ctsync/{file}.track\n  weight 1\n}}\n",
+                "track_file {} {{\n  file /run/ctsync/{file}.track\n  weight 1\n}}\n",
                 tracker(number)
             );
         }

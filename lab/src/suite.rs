@@ -61,6 +61,7 @@ impl Tally<'_> {
 /// Run it all, or what has one of these in its name. Cargo's own tests print their own lines; the lab's are counted below.
 pub fn run(parts: &[String]) -> Result<ExitCode> {
     let root = checkout()?;
+    let nix = Nix::open(&root)?;
     setup::ensure_all()?;
     let mut tally = Tally { parts, passed: 0, failed: 0, ignored: 0 };
     let ended = |status: std::process::ExitStatus| {
@@ -79,7 +80,6 @@ pub fn run(parts: &[String]) -> Result<ExitCode> {
     tally.note(&format!("fuzz, {FUZZED} s each"), || {
         crate::fuzz::must_find_nothing(FUZZED, FUZZERS).map(Outcome::Passed)
     });
-    let nix = Nix::open(&root)?;
     for case in nixos::cases() {
         tally.note(&case.name, || case.run(&nix));
     }

@@ -15,7 +15,7 @@ pub fn fragments(config: &Config) -> Option<String> {
         let tracker = if number == 0 { "ctsync".to_owned() } else { format!("ctsync_{}", subject.name()) };
         let _ = write!(
             groups,
-            "\nvrrp_track_file {tracker} {{\n    file {}\n    weight 1\n}}\n",
+            "\ntrack_file {tracker} {{\n    file {}\n    weight 1\n}}\n",
             track_file.display()
         );
         let tracks = format!("    track_file {{\n        {tracker} weight 1\n    }}\n}}\n");
@@ -69,7 +69,9 @@ pub(super) fn check(mechanism: &Mechanism, file: &Path, text: &str) -> Vec<(&'st
         let mistake = Mistake::NotifyFifo { file: file.to_owned(), found, expected: notify_fifo.clone() };
         missing.push(("/vrrp/notify-fifo", mistake));
     }
-    let tracked: Vec<&str> = named("vrrp_track_file")
+    let tracked: Vec<&str> = named("track_file")
+        // What it was called before 2.0.20.
+        .chain(named("vrrp_track_file"))
         .filter(|tracker| {
             tracker.below.iter().any(|line| word(line, 0) == "file" && Path::new(word(line, 1)) == track_file)
         })

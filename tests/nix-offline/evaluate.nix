@@ -32,6 +32,8 @@ in
   inherit (config.boot) kernelModules extraModprobeConfig;
   inherit (config.boot.kernel) sysctl;
   firewall = config.networking.firewall.interfaces;
+  inputRules = config.networking.firewall.extraInputRules;
+  keepalivedOpen = config.services.keepalived.openFirewall;
   pacemaker = map toString (config.services.pacemaker.package.agents.paths or [ ]);
 
   # for docs/nixos.md; `null` where the module says nothing

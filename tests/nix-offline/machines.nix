@@ -63,7 +63,6 @@ in
         "entries older than the daemon tell their end" = e.sysctl."net.netfilter.nf_conntrack_events" == 1;
         "the table keeps the kernel's size" = !(e.sysctl ? "net.netfilter.nf_conntrack_max");
         "the key comes from systemd" = has "LoadCredential=key:/run/keys/ctsync" e.unit;
-        "nft is not needed" = !(has "nftables" e.unit);
       };
     };
     open-port = {
@@ -74,6 +73,7 @@ in
       shows = e: {
         "the channel's port is open on the channel's interface" =
           e.firewall.eth2.allowedUDPPorts == [ 3999 ];
+        "VRRP is let in by keepalived's own option" = e.keepalivedOpen && e.inputRules == "";
         "and nowhere else" = builtins.attrNames e.firewall == [ "eth2" ];
       };
     };
@@ -124,7 +124,7 @@ in
       );
       shows = e: {
         "the track file is known before the instance" =
-          has "vrrp_track_file ctsync .*vrrp_instance WAN .*ctsync weight 1"
+          has "track_file ctsync .*vrrp_instance WAN .*ctsync weight 1"
             e.etc."keepalived/keepalived.conf";
         "there is no sync group" = !(has "vrrp_sync_group" e.etc."keepalived/keepalived.conf");
       };
@@ -200,7 +200,12 @@ in
           services.ctsync.keyFile = lib.mkForce "/nix/store/00000000000000000000000000000000-key";
         }
       );
-      told = "services.ctsync.keyFile must not be in the Nix store";
+      told = "absolute path not in the Nix store";
+    };
+    # would be copied there
+    key-beside-the-configuration = {
+      machine = pairWith ({ lib, ... }: { services.ctsync.keyFile = lib.mkForce ./machines.nix; });
+      told = "absolute path not in the Nix store";
     };
     no-key = {
       machine = pairWith ({ lib, ... }: { services.ctsync.keyFile = lib.mkForce null; });
@@ -223,22 +228,67 @@ in
         services.ctsync.settings.alive-interval = 500;
         services.ctsync.settings.peer-timeout = 600;
       };
-      told = "peer-timeout";
+      told = "at least twice the alive-interval";
     };
     wrong-line = {
       machine = vyos ''
         set service conntrack-sync interface eth3
-        set service conntrack-sync vrrp sync-grop SYNC
+        set service conntrack-sync failover-mechanism vrrp sync-grop SYNC
       '';
-      told = "sync-grop";
+      told = "did you mean \"sync-group\"?";
     };
     lines-without-interface = {
       machine = vyos "set service conntrack-sync vrrp sync-group SYNC";
       told = "services.ctsync.vyosConfig has no line `set service conntrack-sync interface NAME`";
     };
     two-forms = {
-      machine = pairWith { services.ctsync.vyosConfig = "set service conntrack-sync interface eth2"; };
+      machine = {
+        imports = [ (vyos "set service conntrack-sync interface eth2") ];
+        services.ctsync.settings.hold = true;
+      };
       told = "give one of them";
+    };
+    key-in-lines = {
+      machine = vyos ''
+        set service conntrack-sync interface eth3
+        set service conntrack-sync key-file /etc/ctsync/key
+      '';
+      told = "set services.ctsync.keyFile instead";
+    };
+    directory-of-the-unit = {
+      machine = pairWith { services.ctsync.settings.state-directory = "/run/elsewhere"; };
+      told = "state-directory and control-socket are the unit's";
+    };
+    lines-that-cannot-be-followed = {
+      machine = {
+        imports = [
+          (vyos ''
+            set service conntrack-sync interface eth3
+            set service conntrack-sync failover-mechanism vrrp sync-group SYNC
+            set service conntrack-sync group GREEN failover-mechanism vrrp sync-group GREEN
+          '')
+        ];
+        services.ctsync.keepalived.enable = true;
+        services.keepalived.enable = true;
+      };
+      told = "the module cannot follow `set service conntrack-sync group GREEN";
+    };
+    events-switched-off = {
+      machine = pairWith { boot.kernel.sysctl."net.netfilter.nf_conntrack_events" = 2; };
+      told = "is not 1: entries older than the daemon";
+    };
+    resets = {
+      machine = pairWith { networking.firewall.rejectPackets = true; };
+      told = "networking.firewall.rejectPackets answers";
+    };
+    no-instances = {
+      machine = pairWith (
+        { lib, ... }:
+        {
+          services.keepalived.vrrpInstances = lib.mkForce { };
+        }
+      );
+      told = "some of the 0 services.keepalived.vrrpInstances";
     };
     no-interface = {
       machine.services.ctsync = {
@@ -276,7 +326,7 @@ in
         services.ctsync.keepalived.enable = true;
         services.keepalived.enable = true;
       };
-      told = "services.ctsync.keepalived.enable needs";
+      told = "services.ctsync.settings.failover-mechanism must be `vrrp`";
     };
     keepalived-by-hand = {
       machine = pairWith ({ lib, ... }: { services.ctsync.keepalived.enable = lib.mkForce false; });

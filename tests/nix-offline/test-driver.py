@@ -119,9 +119,6 @@ class Machine:
                 if text != former:
                     both = [[x for x in t.splitlines() if not x.startswith("X-Reload-Triggers=")] for t in (text, former or "")]
                     verbs.append(f"systemctl {'reload' if both[0] == both[1] else 'restart'} {unit}")
-            # the texts of frozen packages have one path whatever they say
-            if not verbs and new["etc"] != self.d["etc"]:
-                verbs.append("systemctl reload ctsync")
             script = top / "bin/switch-to-configuration"
             script.write_text("\n".join([
                 "#!/bin/sh", "set -e", f"cp -a /run-current-system/specialisation/{name}/etc/. /etc/", "systemctl daemon-reload", *verbs, ""]))
@@ -209,6 +206,8 @@ class Machine:
         unit = unit if "." in unit else f"{unit}.service"
         def f():
             s = self.execute(f"systemctl show -p ActiveState --value {unit}")[1].strip()
+            if s == "inactive" and "No jobs" in self.execute("systemctl list-jobs")[1]:
+                raise Exception(f"{self.name}: unit {unit} is inactive and there are no pending jobs")
             if s == "failed":
                 raise Exception(f"{self.name}: unit {unit} failed\n" + self.execute(f"journalctl -n30 -u {unit}")[1])
             return True if s == "active" else None

@@ -30,10 +30,11 @@ with subtest("nothing is writable but /run/ctsync"):
     inside = f"nsenter -t {pid} -m --"
     as_user = f"{inside} setpriv --reuid ctsync --regid ctsync --clear-groups"
     # not even by root, if the daemon became it
-    for path in ["/etc", "/usr", "/var/lib", "/home", "/proc/sys/net/netfilter"]:
+    for path in ["/etc", "/usr", "/var/lib", "/home"]:
         router1.fail(f"{inside} touch {path}/written")
     router1.fail(f"{as_user} touch /run/written")
     router1.succeed(f"{as_user} touch /run/ctsync/written && rm /run/ctsync/written")
+    router1.fail(f"{inside} sh -c 'echo 1 > /proc/sys/net/netfilter/nf_conntrack_events'")
     # what its remarks need it may read
     router1.succeed(f"{as_user} cat /proc/sys/net/netfilter/nf_conntrack_max")
 
@@ -53,8 +54,31 @@ with subtest("every verb of an operator"):
     protected(router1)
     assert show("MainPID") == pid
 
+with subtest("a link that comes late"):
+    router2.succeed("ip link set eth3 down && ip link set eth3 name late && systemctl restart ctsync --no-block")
+    time.sleep(12)
+    router2.fail("ctsync status")
+    router2.succeed("ip link set late name eth3 && ip link set eth3 up && ip addr replace 192.168.3.3/24 dev eth3")
+    protected(router1)
+    protected(router2)
+
+with subtest("packets are held by rules that the daemon writes itself"):
+    backup = "/etc/ctsync/config.json"
+    router2.succeed(f"cp {backup} /root/config.json")
+    router2.succeed(
+        f"sed -i 's/\"hold\": false/\"hold\": true/; s/\"sync-group\"/\"virtual-address\": [\"192.168.1.254\", \"192.168.2.254\"], \"sync-group\"/' {backup}"
+    )
+    router2.succeed("systemctl restart ctsync")
+    for router in [router1, router2]:
+        protected(router)
+    assert "192.168.1.254" in router2.succeed("nft list table inet ctsync_hold")
+    assert json.loads(router2.succeed("ctsync status --json"))["holding"]
+    router2.succeed(f"cp /root/config.json {backup} && systemctl restart ctsync")
+    for router in [router1, router2]:
+        protected(router)
+
 with subtest("a reload by systemd applies a setting and keeps the process"):
-    router1.succeed("sed -i 's/\"hold\": false/\"alive-interval\": 120, \"hold\": false/' /etc/ctsync/config.json")
+    router1.succeed("sed -i 's/\"alive-interval\": 250/\"alive-interval\": 120/' /etc/ctsync/config.json")
     router1.succeed("systemctl reload ctsync")
     router1.succeed("journalctl -u ctsync | grep -q 'configuration read again.*alive-interval'")
     assert show("MainPID") == pid and show("NRestarts") == "0"

@@ -18,7 +18,7 @@ let
         channel
       ];
       environment.systemPackages = [ pkgs.conntrack-tools ];
-      # not kept for a real pair: who has the key writes to both tables
+      # in the store, which everyone can read: for a test only
       environment.etc."ctsync.key" = {
         text = "5f1c0e8d7a2b49634d5e6f708192a3b4c5d6e7f8091a2b3c4d5e6f7081929344";
         mode = "0400";
@@ -51,11 +51,10 @@ let
       };
 
       boot.kernel.sysctl = {
-        "net.ipv4.ip_forward" = 1;
+        "net.ipv4.conf.all.forwarding" = true;
         # a connection in the middle that the table lacks is no connection: only what was synchronised survives
         "net.netfilter.nf_conntrack_tcp_loose" = 0;
       };
-      networking.firewall.extraInputRules = "ip protocol vrrp accept";
       networking.nftables = {
         enable = true;
         tables.source-nat = {
@@ -87,7 +86,10 @@ let
     {
       virtualisation.vlans = [ vlan ];
       networking.firewall.enable = false;
-      networking.defaultGateway = "192.168.${toString vlan}.254";
+      networking.defaultGateway = {
+        address = "192.168.${toString vlan}.254";
+        interface = "eth1";
+      };
       environment.etc."connections.py".source = ./connections.py;
       systemd.services.connections = {
         description = "Connections that are watched";

@@ -13,7 +13,8 @@ use super::{Nix, lives, said};
 use crate::setup;
 
 /// What the golden files are made from.
-const SOURCES: [&str; 10] = [
+const SOURCES: [&str; 12] = [
+    "package.nix",
     "nixos-modules/ctsync.nix",
     "tests/nixos/connections.py",
     "tests/nixos/default.nix",
@@ -21,6 +22,7 @@ const SOURCES: [&str; 10] = [
     "tests/nixos/helpers.py",
     "tests/nixos/pair.nix",
     "tests/nix-offline/golden.nix",
+    "tests/nix-offline/stub-nixpkgs/default.nix",
     "tests/nix-offline/stub-nixpkgs/nixos-test.nix",
     "tests/nix-offline/stub-nixpkgs/nixos.nix",
     "tests/nix-offline/stub-nixpkgs/packages.nix",
@@ -35,29 +37,33 @@ impl Nix {
     }
 }
 
-/// As `sha256sum` writes and checks it.
+/// Sources and golden files, as `sha256sum` writes and checks them.
 fn hashes(nix: &Nix) -> Result<String> {
-    said(Command::new("sha256sum").args(SOURCES).current_dir(&nix.root))
+    let list = "find tests/nix-offline/golden -type f ! -name SOURCES | LC_ALL=C sort";
+    let golden = said(Command::new("sh").args(["-c", list]).current_dir(&nix.root))?;
+    said(Command::new("sha256sum").args(SOURCES).args(golden.lines()).current_dir(&nix.root))
 }
 
 pub(super) fn are_current(nix: &Nix) -> Result<String> {
     let kept =
         std::fs::read_to_string(nix.golden().join("SOURCES")).context("tests/nix-offline/golden/SOURCES")?;
-    let stale: Vec<String> = hashes(nix)?
-        .lines()
-        .filter(|line| !kept.lines().any(|other| other == *line))
-        .map(|line| line.split_whitespace().last().unwrap_or_default().to_owned())
-        .collect();
+    let now = hashes(nix)?;
+    let only = |here: &str, there: &str| -> Vec<String> {
+        let lines = here.lines().filter(|line| !there.lines().any(|other| other == *line));
+        lines.map(|line| line.split_whitespace().last().unwrap_or_default().to_owned()).collect()
+    };
+    let mut stale = only(&now, &kept);
+    stale.extend(only(&kept, &now).into_iter().filter(|path| !now.contains(path.as_str())));
     ensure!(
         stale.is_empty(),
-        "the golden files are older than {}: `INSTA_UPDATE=always CTSYNC_NIXPKGS_LIB=.../lib cargo lab test 'nix golden'` writes them anew",
+        "the golden files are not of these {}: `INSTA_UPDATE=always CTSYNC_NIXPKGS_LIB=.../lib cargo lab test 'nix golden'` writes them anew",
         stale.join(", ")
     );
-    Ok(format!("{} sources", SOURCES.len()))
+    Ok(format!("{} files", now.lines().count()))
 }
 
 /// The files by their paths below the golden directory, from what the evaluation came to.
-pub(super) fn files(nix: &Nix, evaluated: &Value) -> Result<Map<String, Value>> {
+pub(super) fn files(evaluated: &Value) -> Result<Map<String, Value>> {
     let mut files = Map::new();
     for (name, node) in evaluated["nodes"].as_object().context("no nodes")? {
         let mut rest = node.as_object().context("a node is no object")?.clone();
@@ -79,7 +85,6 @@ pub(super) fn files(nix: &Nix, evaluated: &Value) -> Result<Map<String, Value>> 
         files.insert(format!("{name}/node.json"), (serde_json::to_string_pretty(&rest)? + "\n").into());
     }
     files.insert("testScript.py".into(), evaluated["script"].clone());
-    files.insert("SOURCES".into(), hashes(nix)?.into());
     Ok(files)
 }
 
@@ -101,6 +106,9 @@ pub(super) fn compare(nix: &Nix, files: &Map<String, Value>, update: bool) -> Re
             let (was, is) = pairs.clone().find(|(was, is)| was != is).unwrap_or(("", "another length"));
             bail!("golden/{path} has `{was}` where the module makes `{is}`");
         }
+    }
+    if update {
+        std::fs::write(golden.join("SOURCES"), hashes(nix)?)?;
     }
     Ok(())
 }
@@ -169,7 +177,10 @@ pub(super) fn analyze_unit(nix: &Nix) -> Result<String> {
     let text = std::fs::read_to_string(&unit)?.replace("/opt/ctsync/bin/ctsync", "/bin/true");
     let seen = nix.work.path().join("ctsync.service");
     std::fs::write(&seen, text)?;
-    said(Command::new("systemd-analyze").args(["verify", "--man=no"]).arg(&seen))?;
+    let verified = Command::new("systemd-analyze").args(["verify", "--man=no"]).arg(&seen).output()?;
+    // A word that it does not know is a remark to it.
+    let remarks = String::from_utf8_lossy(&verified.stderr).into_owned();
+    ensure!(verified.status.success() && remarks.is_empty(), "systemd-analyze verify: {remarks}");
     let judged = said(
         Command::new("systemd-analyze")
             .args(["security", "--offline=true", &format!("--threshold={EXPOSURE}")])

@@ -91,6 +91,7 @@ pub fn cases() -> Vec<Case> {
         Case::new("flake", evaluated::flake).with_lib().by_root(),
         Case::new("golden files are fresh", evaluated::golden_is_fresh).with_lib().by_root(),
         Case::new("module", evaluated::module).with_lib().by_root(),
+        Case::new("example of docs/nixos.md", evaluated::example).with_lib().by_root(),
         Case::new("mistakes", evaluated::mistakes).with_lib().by_root(),
         Case::new("options of docs/nixos.md", evaluated::documentation).with_lib().by_root(),
     ];

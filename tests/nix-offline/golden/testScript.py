@@ -30,7 +30,8 @@ def start_the_pair():
     start_all()
     for router in [router1, router2]:
         router.wait_for_unit("ctsync.service", timeout=60)
-        router.wait_for_unit("keepalived.service", timeout=60)
+        # NixOS starts it by a timer
+        router.wait_until_succeeds("systemctl is-active keepalived", timeout=60)
     router1.wait_until_succeeds("ip -4 addr show dev eth1 | grep -q 192.168.1.254", timeout=60)
     server.succeed("systemctl start connections")
     server.wait_for_open_port(7007)

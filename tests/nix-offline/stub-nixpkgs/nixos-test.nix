@@ -95,15 +95,16 @@ let
     // {
       number = numbers.${name};
       inherit (config.virtualisation) vlans;
-      wants = lib.concatMapAttrs (
-        unit: service:
-        lib.genAttrs (map (target: "${target}.wants/${unit}.service") service.wantedBy) (
-          _: "${unit}.service"
-        )
-      ) config.systemd.services;
+      wants =
+        lib.concatMapAttrs
+          (unit: it: lib.genAttrs (map (target: "${target}.wants/${unit}") it.wantedBy) (_: unit))
+          (
+            lib.mapAttrs' (unit: lib.nameValuePair "${unit}.service") config.systemd.services
+            // lib.mapAttrs' (unit: lib.nameValuePair "${unit}.timer") config.systemd.timers
+          );
       inherit (config.boot.kernel) sysctl;
       users = lib.attrNames config.users.users;
-      gateway = config.networking.defaultGateway;
+      gateway = config.networking.defaultGateway.address or "";
       ruleset = ruleset config;
       specialisation = lib.mapAttrs (
         _: special:

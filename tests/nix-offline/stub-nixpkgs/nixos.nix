@@ -296,7 +296,12 @@ in
     users.groups = sub { freeformType = types.attrsOf types.unspecified; };
 
     networking.hostName = opt types.str "host";
-    networking.defaultGateway = opt types.str "";
+    networking.defaultGateway = opt (types.nullOr (types.attrsOf types.str)) null;
+    networking.useDHCP = opt types.bool true;
+    networking.usePredictableInterfaceNames = opt types.bool true;
+    networking.interfaces = sub {
+      options.ipv4.addresses = opt (types.listOf types.attrs) [ ];
+    };
     networking.nftables.enable = opt types.bool false;
     networking.nftables.tables = sub {
       options = {
@@ -311,6 +316,7 @@ in
     specialisation = sub { options.configuration = opt types.unspecified { }; };
     networking.firewall = {
       enable = opt types.bool true;
+      rejectPackets = opt types.bool false;
       interfaces = sub { options = portOptions; };
       extraCommands = opt types.lines "";
       extraStopCommands = opt types.lines "";
@@ -329,13 +335,13 @@ in
 
     boot.kernelModules = opt (types.listOf types.str) [ ];
     boot.extraModprobeConfig = opt types.lines "";
+    # two definitions of one name are an error even when they agree, as on NixOS
     boot.kernel.sysctl = opt (types.attrsOf (
-      with types;
-      nullOr (oneOf [
-        bool
-        int
-        str
-      ])
+      lib.mkOptionType {
+        name = "sysctl option value";
+        check = value: lib.isBool value || lib.isString value || lib.isInt value || value == null;
+        merge = lib.mergeOneOption;
+      }
     )) { };
 
     services.corosync.enable = opt types.bool false;
@@ -417,10 +423,18 @@ in
         n: v: nameValuePair "${n}.slice" (unitText v "[Slice]\n${render v.sliceConfig}")
       ) config.systemd.slices;
 
-    # NixOS starts keepalived from a timer some seconds after boot, by its full path; here at once, the host's own
+    # five seconds on NixOS
+    systemd.timers.keepalived-boot-delay = lib.mkIf config.services.keepalived.enable {
+      wantedBy = [ "multi-user.target" ];
+      timerConfig = {
+        OnActiveSec = "1s";
+        AccuracySec = "100ms";
+        Unit = "keepalived.service";
+      };
+    };
+    # the host's own, not by its full path
     systemd.services.keepalived = lib.mkIf config.services.keepalived.enable {
       description = "Keepalive Daemon (LVS and VRRP)";
-      wantedBy = [ "multi-user.target" ];
       after = [ "network.target" ];
       serviceConfig = {
         Type = "forking";
@@ -433,17 +447,23 @@ in
       };
     };
 
-    assertions = [
-      {
-        # as in NixOS's nftables firewall; keepalived's openFirewall trips over it
-        assertion = !(config.networking.nftables.enable && config.networking.firewall.extraCommands != "");
-        message = "extraCommands is incompatible with the nftables based firewall";
-      }
-      {
-        assertion = !(config.services.keepalived.openFirewall && config.networking.nftables.enable);
-        message = "services.keepalived.openFirewall sets extraCommands, which the nftables firewall refuses";
-      }
-    ];
+    assertions =
+      lib.mapAttrsToList (name: instance: {
+        # as NixOS's module does, which makes the option's value matter before any assertion is told
+        assertion = instance.interface != "";
+        message = "services.keepalived.vrrpInstances.${name}.interface option cannot be empty.";
+      }) config.services.keepalived.vrrpInstances
+      ++ [
+        {
+          # as in NixOS's nftables firewall; keepalived's openFirewall trips over it
+          assertion = !(config.networking.nftables.enable && config.networking.firewall.extraCommands != "");
+          message = "extraCommands is incompatible with the nftables based firewall";
+        }
+        {
+          assertion = !(config.services.keepalived.openFirewall && config.networking.nftables.enable);
+          message = "services.keepalived.openFirewall sets extraCommands, which the nftables firewall refuses";
+        }
+      ];
 
     environment.etc."tmpfiles.d/00-nixos.conf" = lib.mkIf (config.systemd.tmpfiles.rules != [ ]) {
       text = lib.concatLines config.systemd.tmpfiles.rules;
