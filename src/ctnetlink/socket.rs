@@ -147,7 +147,7 @@ impl EventSocket {
         self.unreadable
     }
 
-    /// What waits, up to [`AT_ONCE`] datagrams of the kernel: one event each.
+    /// What waits, up to 64 datagrams of the kernel: one event each.
     pub fn read(&mut self, mut each: impl FnMut(Incoming)) -> Result<Read, DoorError> {
         let mut parts: Vec<_> = self.buffers.iter_mut().map(|buffer| [IoSliceMut::new(buffer)]).collect();
         let received =

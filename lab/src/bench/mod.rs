@@ -19,6 +19,8 @@ use clap::{Args, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Value, json};
 
+use crate::router::Options;
+use crate::topology::Topology;
 use crate::{in_sandbox, setup};
 use subject::Subject;
 
@@ -166,14 +168,12 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
         let bar = ProgressBar::new(u64::from(arguments.rounds) * subjects.len() as u64);
         bar.set_style(ProgressStyle::with_template("{bar:30} {pos}/{len} {msg} {elapsed}, {eta} left")?);
         let mut figures = Figures::default();
+        let mut topology = Topology::build(&sandbox.directory, &Options::usual(ctsync.clone())).await?;
         for _ in 0..arguments.rounds {
             // In turns, so that what else the machine does falls on all of them.
             for subject in &subjects {
                 bar.set_message(subject.name());
-                let directory = tempfile::tempdir_in(&sandbox.directory)?;
-                for measured in
-                    subject::measure(directory.path(), &ctsync, *subject, arguments.events).await?
-                {
+                for measured in subject::measure(&mut topology, &ctsync, *subject, arguments.events).await? {
                     figures.note(measured);
                 }
                 bar.inc(1);

@@ -17,7 +17,7 @@ use crate::{incumbent, load};
 const PATIENCE: Duration = Duration::from_secs(120);
 /// MB for events that wait, the same for all.
 const EVENT_BUFFER: &str = "event-listen-queue-size 64";
-const RING: &str = "sync-queue-size 32";
+const RING: &str = "sync-queue-size 8";
 
 /// Who works.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, ValueEnum)]
@@ -122,21 +122,30 @@ struct Spent {
     system: u64,
 }
 
-struct Bench {
+struct Bench<'a> {
     subject: Subject,
-    topology: Topology,
+    topology: &'a Topology,
     reader: Option<Reader>,
     events: u32,
 }
 
-/// One subject under the load: each of so many entries is created, changed and ended, as fast as the kernel takes it.
+/// One subject under the load, on routers that boot for it: each of so many entries is created, changed and ended, as fast as
+/// the kernel takes it.
 pub(super) async fn measure(
-    directory: &Path,
+    topology: &mut Topology,
     ctsync: &Path,
     subject: Subject,
     events: u32,
 ) -> Result<Vec<Measured>> {
-    let mut topology = Topology::build(directory, &subject.options(ctsync)).await?;
+    topology.options = subject.options(ctsync);
+    for number in [1, 2] {
+        if topology.router(number).is_ok() {
+            topology.power_off(number).await?;
+        }
+    }
+    for number in [1, 2] {
+        topology.boot_router(number).await?;
+    }
     topology.start().await?;
     if subject.is_ctsync() {
         let second = topology.router(2)?;
@@ -157,13 +166,10 @@ pub(super) async fn measure(
     if let Some(reader) = bench.reader.take() {
         reader.stop()?;
     }
-    for number in [1, 2] {
-        bench.topology.power_off(number).await?;
-    }
     Ok(found)
 }
 
-impl Bench {
+impl Bench<'_> {
     async fn phase(&mut self, phase: Phase, found: &mut Vec<Measured>) -> Result<()> {
         let net = self.topology.router(1)?.node.net.clone();
         let before = [self.spent(1)?, self.spent(2)?];
