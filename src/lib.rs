@@ -9,6 +9,7 @@
 
 pub mod addresses;
 pub mod channel;
+mod compact;
 pub mod cli;
 pub mod config;
 pub mod control;

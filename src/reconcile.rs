@@ -131,7 +131,7 @@ pub fn decide(slot: &Slot, standing: Standing) -> Decision {
 /// another connection, to be destroyed before the wanted one is created (2).
 pub fn note_found(slot: &mut Slot, found: &Entry) {
     slot.flags |= Flags::INSTALLED;
-    let other = slot.flags.contains(Flags::PRESENT) && found.must_be_replaced_by(&slot.entry);
+    let other = slot.flags.contains(Flags::PRESENT) && found.must_be_replaced_by(&slot.entry());
     slot.flags.set(Flags::REPLACE, other);
 }
 
@@ -140,8 +140,7 @@ const CLASH_AFTER: u8 = 4;
 
 /// What a create does not do by itself: the timeout of an expectation, and to complain when labels cannot be set.
 fn needs_update(slot: &Slot) -> bool {
-    let rare = slot.entry.rare.as_deref();
-    rare.is_some_and(|rare| {
+    slot.rare().is_some_and(|rare| {
         rare.expectation.is_some() || rare.labels.is_some() && !slot.flags.contains(Flags::UNLABELLED)
     })
 }
@@ -162,14 +161,14 @@ pub enum Outcome {
 /// Note the kernel's answer to a request (other than a get) in the slot. `errno` 0 means done.
 pub fn note_answer(slot: &mut Slot, op: Op, errno: i32) -> Outcome {
     let error = if errno == 0 { None } else { Some(Errno::from_raw(errno)) };
-    let expected = slot.entry.expectation().is_some();
+    let expected = slot.is_expectation();
     match (op, error) {
         // It needs its master's helper (`nf_ct_expect_related_report`).
         (Op::Create, Some(Errno::EOPNOTSUPP | Errno::ESHUTDOWN)) if expected => {
             Outcome::Failed(Failure::HelperUnknown)
         }
         (Op::Create, Some(Errno::EOPNOTSUPP))
-            if slot.entry.helper().is_some() && !slot.flags.contains(Flags::HELPLESS) =>
+            if slot.has_helper() && !slot.flags.contains(Flags::HELPLESS) =>
         {
             slot.flags |= Flags::HELPLESS;
             Outcome::Without(Failure::HelperUnknown)

@@ -186,7 +186,7 @@ impl Row {
             failure: listing.failure.map(str::to_owned),
             owner: owner.map(str::to_owned),
         };
-        Row { held: Some(held), ..Row::of(listing.entry) }
+        Row { held: Some(held), ..Row::of(&listing.entry) }
     }
 
     /// What must be alike in two tables that agree. An event leaves out a mark that is 0.
@@ -235,7 +235,7 @@ mod tests {
             }
             .boxed(),
         };
-        let listing = Listing { entry: &entry, age: 1, installed: true, failure: None };
+        let listing = Listing { entry: std::borrow::Cow::Borrowed(&entry), age: 1, installed: true, failure: None };
         let row = Row { id: Some(1), ..Row::of_cache(&listing, None) };
         let value = serde_json::to_value(&row).unwrap();
         let mut shown: Vec<&str> = value.as_object().unwrap().keys().map(String::as_str).collect();

@@ -4,11 +4,14 @@
 //! A slot lives as long as anything is known of its key: in the table, owed to the peer, pending in the kernel, or
 //! a stray. Called by the replica only. Pure storage: no decisions, no bytes, no clock.
 
+use std::borrow::Cow;
+
 use bitflags::bitflags;
 use hashbrown::HashTable;
 
 use crate::digest::{BUCKETS, bucket_of};
-use crate::entry::{Entry, Key};
+use crate::compact::Compact;
+use crate::entry::{Entry, Key, Rare};
 
 /// A slot's place; stable while the slot lives.
 pub type SlotId = u32;
@@ -82,8 +85,7 @@ bitflags! {
 /// What is known of one key.
 #[derive(Debug)]
 pub struct Slot {
-    /// The entry; its timeout is the owner's when last heard.
-    pub entry: Entry,
+    kept: Compact,
     /// Keyed hash of the key; its top bits are the bucket.
     pub key_hash: u64,
     /// Content hash that is counted in the group's sums, 0 for none: as sent on the owner, as held elsewhere.
@@ -106,6 +108,53 @@ pub struct Slot {
     /// The turn of the event socket in which a request was sent for this key.
     pub asked: u32,
     next: SlotId,
+}
+
+impl Slot {
+    /// The entry; its timeout is the owner's when last heard.
+    pub fn entry(&self) -> Cow<'_, Entry> {
+        self.kept.get()
+    }
+
+    /// Another entry of the same key.
+    pub fn set_entry(&mut self, entry: Entry) {
+        self.kept = Compact::from(entry);
+    }
+
+    /// The entry changes.
+    pub fn change_entry(&mut self, change: impl FnOnce(&mut Entry)) {
+        self.kept.change(change);
+    }
+
+    /// [`Entry::key`].
+    pub fn key(&self) -> Key {
+        self.kept.key()
+    }
+
+    /// [`Entry::timeout`].
+    pub fn timeout(&self) -> Option<u32> {
+        self.kept.timeout()
+    }
+
+    /// Whether the entry stands for an expectation.
+    pub fn is_expectation(&self) -> bool {
+        self.kept.wide().is_some_and(|entry| entry.expectation().is_some())
+    }
+
+    /// Whether a helper watches its packets.
+    pub fn has_helper(&self) -> bool {
+        self.kept.wide().is_some_and(|entry| entry.helper().is_some())
+    }
+
+    /// What only few entries have.
+    pub fn rare(&self) -> Option<&Rare> {
+        self.kept.wide().and_then(|entry| entry.rare.as_deref())
+    }
+
+    /// [`Entry::master_key`].
+    pub fn master_key(&self) -> Option<Key> {
+        self.kept.wide().and_then(Entry::master_key)
+    }
 }
 
 /// All slots of a node.
@@ -136,7 +185,7 @@ impl Table {
     /// The slot of a key.
     pub fn find(&self, key_hash: u64, key: &Key) -> Option<SlotId> {
         let same = |id: &SlotId| {
-            self.get(*id).is_some_and(|slot| slot.key_hash == key_hash && slot.entry.key() == *key)
+            self.get(*id).is_some_and(|slot| slot.key_hash == key_hash && slot.kept.key() == *key)
         };
         self.index.find(key_hash, same).copied()
     }
@@ -160,7 +209,7 @@ impl Table {
     /// A new slot, not yet in the table's contents (no flags).
     pub fn insert(&mut self, key_hash: u64, entry: Entry) -> SlotId {
         let slot = Slot {
-            entry,
+            kept: Compact::from(entry),
             key_hash,
             sent: 0,
             flags: Flags::empty(),
@@ -217,7 +266,7 @@ impl Table {
         self.heads.fill(NONE);
         for at in 0..self.slots.len() {
             let Some(slot) = self.slots.get_mut(at).and_then(Option::as_mut) else { continue };
-            slot.key_hash = hash(&slot.entry.key());
+            slot.key_hash = hash(&slot.kept.key());
             let id = SlotId::try_from(at).unwrap_or(NONE);
             self.link(id);
         }

@@ -69,7 +69,7 @@ impl Pair {
     fn buckets(replica: &Replica) -> Vec<u16> {
         // By the owner's seed, and its secret is its number.
         let digester = Digester::new(Digester::seed(1));
-        let bucket = |(entry, _): (&ctsync::entry::Entry, bool)| {
+        let bucket = |(entry, _): (std::borrow::Cow<'_, ctsync::entry::Entry>, bool)| {
             bucket_of(digester.hash_key(&mut Vec::new(), &entry.key()))
         };
         replica.entries().map(bucket).collect()

@@ -121,7 +121,7 @@ impl Replica {
             }
             Told::Created(entry) | Told::Updated(entry) | Told::Exists(entry) => {
                 slot.flags |= Flags::INSTALLED;
-                slot.entry = entry;
+                slot.set_entry(entry);
                 if slot.flags.contains(Flags::MINE) {
                     self.want_kernel(id, false);
                 } else {
@@ -166,20 +166,20 @@ impl Replica {
         let present = slot.flags.contains(Flags::PRESENT);
         match told {
             Told::Created(entry) => {
-                slot.entry = entry;
+                slot.set_entry(entry);
                 self.births = self.births.wrapping_add(1);
                 slot.birth = self.births;
                 slot.flags |= Flags::INSTALLED;
             }
             Told::Updated(entry) if present => {
-                slot.entry.merge(entry);
+                slot.change_entry(|mine| mine.merge(entry));
                 slot.flags |= Flags::INSTALLED;
             }
             Told::Updated(entry) | Told::Exists(entry) => {
                 if present {
-                    slot.entry.replace(entry);
+                    slot.change_entry(|mine| mine.replace(entry));
                 } else {
-                    slot.entry = entry;
+                    slot.set_entry(entry);
                     self.births = self.births.wrapping_add(1);
                     slot.birth = self.births;
                 }
@@ -334,14 +334,14 @@ impl Replica {
             slot.flags |= Flags::REBORN;
             self.want_kernel(id, false);
         } else if slot.flags.contains(Flags::MINE) {
-            slot.entry = entry;
+            slot.set_entry(entry);
             self.want_kernel(id, false);
         } else if self.late {
             // A dump due at the yield is judged as the owner's: what it finds is offered (9).
             self.kernel_says(id, Told::Exists(entry));
             self.owe(id);
         } else {
-            slot.entry = entry;
+            slot.set_entry(entry);
             self.note_stray(id);
         }
     }
@@ -418,6 +418,9 @@ impl Replica {
 /// of a lease says nothing.
 pub(super) fn note_time_left(slot: &mut Slot, found: &Entry) {
     if !slot.flags.intersects(Flags::LEASED | Flags::MINE) {
-        slot.entry.timeout = slot.entry.timeout.max(found.timeout);
+        let longest = slot.timeout().max(found.timeout);
+        if longest != slot.timeout() {
+            slot.change_entry(|entry| entry.timeout = longest);
+        }
     }
 }

@@ -56,7 +56,7 @@ impl Replica {
         }
         let table = &self.table;
         let rank = |id: &SlotId| match table.get(*id) {
-            Some(slot) if slot.flags.contains(Flags::PRESENT) && slot.entry.assured() => 1,
+            Some(slot) if slot.flags.contains(Flags::PRESENT) && slot.entry().assured() => 1,
             Some(slot) if slot.flags.contains(Flags::PRESENT) => 2,
             _ => 0,
         };
@@ -70,7 +70,7 @@ impl Replica {
         }
         let Some(slot) = self.table.get_mut(id) else { return false };
         // Expectations have a table of their own.
-        if slot.entry.assured() || slot.entry.expectation().is_some() {
+        if slot.is_expectation() || slot.entry().assured() {
             return false;
         }
         slot.flags -= Flags::PENDING;

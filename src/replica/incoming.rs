@@ -383,7 +383,7 @@ impl Replica {
             // Whether the kernel's is another connection has to be seen (again).
             slot.flags -= Flags::REPLACE;
             slot.flags |= Flags::READ_BACK;
-        } else if slot.flags.contains(Flags::INSTALLED) && slot.entry.must_be_replaced_by(&entry) {
+        } else if slot.flags.contains(Flags::INSTALLED) && slot.entry().must_be_replaced_by(&entry) {
             slot.flags |= Flags::REPLACE;
         }
         slot.flags -= Flags::FORGOTTEN;
@@ -392,7 +392,7 @@ impl Replica {
             slot.flags -= Flags::HELPLESS | Flags::UNLABELLED | Flags::MASTERLESS;
             slot.flags.set(Flags::REBORN, slot.flags.contains(Flags::INSTALLED));
         }
-        slot.entry = entry;
+        slot.set_entry(entry);
         slot.birth = birth;
         let before = slot.sent;
         self.set_present(id, true);

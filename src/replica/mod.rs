@@ -557,7 +557,7 @@ impl Replica {
     fn content_hash(&mut self, id: SlotId) -> u64 {
         self.scratch.clear();
         if let Some(slot) = self.table.get(id) {
-            packed::emit_canonical(&mut self.scratch, &slot.entry);
+            packed::emit_canonical(&mut self.scratch, &slot.entry());
         }
         self.digester.hash(&self.scratch)
     }
@@ -603,7 +603,7 @@ impl Replica {
         let Some(slot) = self.table.get_mut(id) else { return };
         if slot.flags.contains(Flags::PRESENT) != present {
             slot.flags.set(Flags::PRESENT, present);
-            let expected = usize::from(slot.entry.expectation().is_some());
+            let expected = usize::from(slot.is_expectation());
             if present {
                 slot.since = seconds(self.now, self.began);
                 self.present += 1;

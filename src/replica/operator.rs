@@ -1,5 +1,6 @@
 //! What an operator asks for: resets, reloads, listings in slices, live changes, how old the oldest unsent change is.
 
+use std::borrow::Cow;
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
@@ -67,7 +68,7 @@ pub enum Refill {
 #[derive(Debug)]
 pub struct Listing<'a> {
     /// The entry.
-    pub entry: &'a Entry,
+    pub entry: Cow<'a, Entry>,
     /// Seconds since it came into the table.
     pub age: u32,
     /// Believed to be in the kernel.
@@ -149,7 +150,7 @@ impl Replica {
         if self.journal.changes.len() >= JOURNAL {
             self.counters.unshown += 1;
         } else if let Some(slot) = self.table.get(id) {
-            self.journal.changes.push_back(Change { cache, verb, entry: slot.entry.clone() });
+            self.journal.changes.push_back(Change { cache, verb, entry: slot.entry().into_owned() });
         }
     }
 
@@ -181,7 +182,7 @@ impl Replica {
         let rows = (from..until).filter_map(|id| {
             let slot = self.table.get(id).filter(|slot| slot.flags.contains(Flags::PRESENT))?;
             Some(Listing {
-                entry: &slot.entry,
+                entry: slot.entry(),
                 age: life.saturating_sub(slot.since),
                 installed: slot.flags.contains(Flags::INSTALLED),
                 failure: slot.failure.map(crate::reconcile::Failure::word),
@@ -238,7 +239,7 @@ impl Replica {
             let left_out = self
                 .table
                 .get(id)
-                .is_some_and(|slot| slot.flags.contains(Flags::PRESENT) && !self.filter.accepts(&slot.entry));
+                .is_some_and(|slot| slot.flags.contains(Flags::PRESENT) && !self.filter.accepts(&slot.entry()));
             if left_out {
                 self.set_present(id, false);
                 self.mark_dirty(id);

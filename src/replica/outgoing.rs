@@ -12,7 +12,7 @@ use crate::wire::{
 
 /// Room that a put of an entry needs at most, or a destroy.
 fn put_room(slot: Option<&Slot>) -> usize {
-    let rare = slot.is_some_and(|slot| slot.entry.rare.is_some());
+    let rare = slot.is_some_and(|slot| slot.rare().is_some());
     1 + packed::COMMON_ROOM + if rare { packed::RARE_ROOM } else { 0 }
 }
 /// The largest put fits the smallest datagram: 576 bytes less IPv6 and UDP headers and the seal.
@@ -152,7 +152,7 @@ impl Replica {
             return;
         }
         slot.sent_birth = slot.birth;
-        wire::emit_put(messages, &slot.entry, slot.birth, repair);
+        wire::emit_put(messages, &slot.entry(), slot.birth, repair);
         self.counters.repaired_out += u64::from(repair);
         self.count_as(id, content);
     }
@@ -352,7 +352,7 @@ impl Replica {
     pub(super) fn offer(&mut self, id: SlotId, to: wire::Incarnation) {
         let Some(slot) = self.table.get(id) else { return };
         let mut messages = Vec::new();
-        wire::emit_put(&mut messages, &slot.entry, slot.birth, true);
+        wire::emit_put(&mut messages, &slot.entry(), slot.birth, true);
         self.counters.offered += 1;
         let group = self.group.id;
         self.queue_body(&Body::Offer { to, group, messages: &messages });
@@ -367,7 +367,7 @@ impl Replica {
             if slot.flags.contains(Flags::PRESENT) {
                 continue;
             }
-            slot.entry = *entry;
+            slot.set_entry(*entry);
             slot.birth = birth;
             self.set_present(id, true);
             self.watch(id);

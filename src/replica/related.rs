@@ -70,11 +70,11 @@ impl Replica {
     /// The table took an entry: is it one to watch?
     pub(super) fn watch(&mut self, id: SlotId) {
         let Some(slot) = self.table.get_mut(id) else { return };
-        if slot.entry.helper().is_some() && !slot.flags.contains(Flags::WATCHED) {
+        if slot.has_helper() && !slot.flags.contains(Flags::WATCHED) {
             slot.flags |= Flags::WATCHED;
             self.related.watched.push_back(id);
         }
-        if slot.entry.is_call() && !slot.flags.contains(Flags::CALL) {
+        if slot.master_key().is_some() && slot.entry().is_call() && !slot.flags.contains(Flags::CALL) {
             slot.flags |= Flags::CALL;
             self.related.calls.push(id);
         }
@@ -111,7 +111,7 @@ impl Replica {
         for id in std::mem::take(&mut self.related.calls) {
             let Some(slot) = self.table.get_mut(id) else { continue };
             slot.flags -= Flags::CALL;
-            let met = slot.entry.without_keymap().filter(|_| slot.flags.contains(Flags::PRESENT));
+            let met = slot.entry().without_keymap().filter(|_| slot.flags.contains(Flags::PRESENT));
             self.release(id);
             for met in met.into_iter().flatten() {
                 self.install_as_met(met);
@@ -125,7 +125,7 @@ impl Replica {
         if slot.flags.contains(Flags::PRESENT) {
             return;
         }
-        slot.entry = entry;
+        slot.set_entry(entry);
         self.births = self.births.wrapping_add(1);
         slot.birth = self.births;
         self.set_present(id, true);
@@ -154,7 +154,7 @@ impl Replica {
             self.related.watched.push_back(id);
             // What waits for its install is not there to be read.
             let settled = slot.flags.contains(Flags::INSTALLED) && !slot.flags.contains(Flags::PENDING);
-            if slot.entry.expectation().is_none() {
+            if !slot.is_expectation() {
                 if settled {
                     self.want_kernel(id, true);
                 }
@@ -166,7 +166,7 @@ impl Replica {
 
     /// An expectation came up: its helper may just have changed its master's packets.
     pub(super) fn reread_master(&mut self, id: SlotId) {
-        if self.table.get(id).is_none_or(|slot| slot.entry.expectation().is_none()) {
+        if self.table.get(id).is_none_or(|slot| !slot.is_expectation()) {
             return;
         }
         let Some(master) = self.master_of(id) else { return };
@@ -177,7 +177,7 @@ impl Replica {
 
     /// The slot of an entry's master.
     pub(super) fn master_of(&mut self, id: SlotId) -> Option<SlotId> {
-        let key = self.table.get(id)?.entry.master_key()?;
+        let key = self.table.get(id)?.master_key()?;
         let hash = self.key_hash(&key);
         self.table.find(hash, &key)
     }
@@ -209,13 +209,13 @@ impl Replica {
         let Some(slot) = self.table.get(id).filter(|slot| slot.flags.contains(Flags::WATCHED)) else {
             return;
         };
-        let master = Some(slot.entry.key());
+        let master = Some(slot.key());
         let (event_turn, dump_number, lease) = (self.event_turn, self.dump_number, self.settings.lease);
         let mut sent = 0;
         for at in 0..self.related.watched.len() {
             let Some(&id) = self.related.watched.get(at) else { break };
             let Some(slot) = self.table.get_mut(id) else { continue };
-            let child = slot.entry.expectation().is_some() && slot.entry.master_key() == master;
+            let child = slot.is_expectation() && slot.master_key() == master;
             if !child || !slot.flags.contains(Flags::PRESENT | Flags::INSTALLED) {
                 continue;
             }
@@ -227,8 +227,8 @@ impl Replica {
             sent += 1;
             slot.asked = event_turn;
             slot.touched = dump_number;
-            let install = Install::whole(outlives(&slot.entry, lease));
-            send(Request { op: Op::Create, entry: &slot.entry, install });
+            let install = Install::whole(outlives(slot.timeout(), lease));
+            send(Request { op: Op::Create, entry: &slot.entry(), install });
             self.counters.requests += 1;
             self.in_flight.push((id, Op::Create));
         }
@@ -251,8 +251,8 @@ impl Replica {
     /// An entry was installed: children may have waited for it.
     pub(super) fn note_installed(&mut self, id: SlotId) {
         let Some(slot) = self.table.get_mut(id) else { return };
-        slot.flags.set(Flags::LEASED, slot.entry.expectation().is_some());
-        self.related.master_came |= slot.entry.helper().is_some();
+        slot.flags.set(Flags::LEASED, slot.is_expectation());
+        self.related.master_came |= slot.has_helper();
     }
 
     /// After a batch: children whose masters are there now are tried again.
@@ -299,7 +299,7 @@ impl Replica {
             let comes = !ended && !master.is_some_and(|slot| slot.flags.contains(Flags::INSTALLED));
             let Some(slot) = self.table.get_mut(id) else { continue };
             let missing = slot.flags.contains(Flags::PRESENT) && !slot.flags.contains(Flags::INSTALLED);
-            if missing && ended && slot.entry.expectation().is_none() {
+            if missing && ended && !slot.is_expectation() {
                 slot.flags -= Flags::ORPHAN;
                 slot.flags |= Flags::MASTERLESS;
                 self.count_failure(Failure::NoMaster);
@@ -325,7 +325,7 @@ impl Replica {
 
     /// The numbers that an entry's changes are counted in.
     pub(super) fn changes(&mut self, cache: Cache, id: SlotId) -> &mut Changes {
-        let expected = self.table.get(id).is_some_and(|slot| slot.entry.expectation().is_some());
+        let expected = self.table.get(id).is_some_and(|slot| slot.is_expectation());
         match (cache, expected) {
             (Cache::Internal, false) => &mut self.counters.internal,
             (Cache::External, false) => &mut self.counters.external,

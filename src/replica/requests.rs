@@ -141,29 +141,28 @@ impl Replica {
         slot.touched = dump_number;
         if track {
             self.counters.tracked += 1;
-            send(Request { op: Op::Track, entry: &slot.entry, install: Install::whole(lease) });
+            send(Request { op: Op::Track, entry: &slot.entry(), install: Install::whole(lease) });
             self.counters.requests += 1;
             self.in_flight.push((id, Op::Track));
             return;
         }
         let trimmed = self.trimmed(id);
         let Some(slot) = self.table.get_mut(id) else { return };
-        let timeout = match (owner, slot.entry.expectation()) {
-            (false, expectation) => {
-                let expected = expectation.is_some();
+        let expected = slot.is_expectation();
+        let timeout = match (owner, expected) {
+            (false, _) => {
                 slot.flags.set(Flags::LEASED, expected);
-                Some(outlives(&slot.entry, lease))
+                Some(outlives(slot.timeout(), lease))
             }
-            (true, None) => None,
-            (true, Some(_)) => {
+            (true, false) => None,
+            (true, true) => {
                 slot.flags -= Flags::LEASED;
-                slot.entry.timeout
+                slot.timeout()
             }
         };
-        let expected = slot.entry.expectation().is_some();
         let op = if owner || primary || expected { Op::Renew } else { Op::Update };
         let install = Install { timeout: trimmed.or(timeout), ..install_of(slot, lease) };
-        send(Request { op, entry: &slot.entry, install });
+        send(Request { op, entry: &slot.entry(), install });
         self.counters.requests += 1;
         self.in_flight.push((id, op));
     }
@@ -199,7 +198,7 @@ impl Replica {
             return;
         }
         let Some(slot) = self.table.get_mut(id) else { return };
-        if op == Op::Create && slot.entry.master.is_some() {
+        if op == Op::Create && slot.master_key().is_some() {
             self.request_master_first(id, generation, send);
         }
         let lease = self.settings.lease;
@@ -207,12 +206,12 @@ impl Replica {
         slot.asked = event_turn;
         slot.touched = dump_number;
         let install = install_of(slot, lease);
-        send(Request { op, entry: &slot.entry, install });
+        send(Request { op, entry: &slot.entry(), install });
         self.counters.requests += 1;
         self.in_flight.push((id, op));
         if op == Op::Destroy && slot.flags.contains(Flags::PRESENT) {
             // A replacement in one batch: a daemon that dies between the two would have removed the only copy.
-            send(Request { op: Op::Create, entry: &slot.entry, install });
+            send(Request { op: Op::Create, entry: &slot.entry(), install });
             self.counters.requests += 1;
             self.in_flight.push((id, Op::Create));
             self.foresee_again(id, send);
@@ -339,7 +338,7 @@ impl Replica {
                 } else if present {
                     self.want_kernel(id, false);
                 } else {
-                    slot.entry = entry.clone();
+                    slot.set_entry(entry.clone());
                     if slot.flags.contains(Flags::MINE) {
                         self.want_kernel(id, false);
                     } else {
@@ -399,12 +398,12 @@ fn install_of(slot: &Slot, lease: u32) -> Install {
         helper: !slot.flags.contains(Flags::HELPLESS),
         labels: !slot.flags.contains(Flags::UNLABELLED),
         master: !slot.flags.contains(Flags::MASTERLESS),
-        ..Install::whole(outlives(&slot.entry, lease))
+        ..Install::whole(outlives(slot.timeout(), lease))
     }
 }
 
 /// The lease: a backup hears no packet, so its copy must outlive the owner's timer; the first packet after a
 /// takeover resets it to the protocol's own.
-pub(super) fn outlives(entry: &Entry, lease: u32) -> u32 {
-    entry.timeout.unwrap_or(0).max(lease)
+pub(super) fn outlives(timeout: Option<u32>, lease: u32) -> u32 {
+    timeout.unwrap_or(0).max(lease)
 }

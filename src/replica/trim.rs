@@ -81,8 +81,8 @@ impl Replica {
         let leased = slot.flags.contains(Flags::PRESENT | Flags::INSTALLED | Flags::MINE)
             && !slot.flags.contains(Flags::PENDING)
             // Those of expectations end with a takeover, whatever happens.
-            && slot.entry.expectation().is_none()
-            && slot.entry.timeout.is_some_and(|own| own < lease);
+            && !slot.is_expectation()
+            && slot.timeout().is_some_and(|own| own < lease);
         if leased {
             slot.flags |= Flags::TRIM;
             self.want_renewal(id);
@@ -94,7 +94,7 @@ impl Replica {
         let wanted = self.group.owner || self.abandoned;
         let slot = self.table.get_mut(id).filter(|slot| slot.flags.contains(Flags::TRIM))?;
         slot.flags -= Flags::TRIM;
-        let own = slot.entry.timeout.filter(|_| wanted)?;
+        let own = slot.timeout().filter(|_| wanted)?;
         self.counters.trimmed += 1;
         Some(own)
     }

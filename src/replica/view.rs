@@ -1,5 +1,6 @@
 //! What the replica shows: numbers and states for `statistics`, `status` and the lab. Reads only.
 
+use std::borrow::Cow;
 use std::time::Instant;
 
 use serde::Serialize;
@@ -234,10 +235,10 @@ impl Replica {
     }
 
     /// Every entry in the table, with whether it is believed to be in the kernel.
-    pub fn entries(&self) -> impl Iterator<Item = (&Entry, bool)> + '_ {
+    pub fn entries(&self) -> impl Iterator<Item = (Cow<'_, Entry>, bool)> + '_ {
         self.table
             .iter()
             .filter(|(_, slot)| slot.flags.contains(Flags::PRESENT))
-            .map(|(_, slot)| (&slot.entry, slot.flags.contains(Flags::INSTALLED)))
+            .map(|(_, slot)| (slot.entry(), slot.flags.contains(Flags::INSTALLED)))
     }
 }

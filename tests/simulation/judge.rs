@@ -19,7 +19,7 @@ impl World {
                 .entries()
                 .filter(|(entry, installed)| *installed && !node.kernel.table.contains_key(&entry.key()))
                 .filter(|_| node.kernel.events.is_empty() && !node.kernel.overrun && !node.blind)
-                .map(|(entry, _)| ghost(entry))
+                .map(|(entry, _)| ghost(&entry))
                 .collect();
             let refused = report.failed;
             if missing.len() > refused {
@@ -79,7 +79,7 @@ impl World {
         }
         for (entry, installed) in replica.entries() {
             if installed && !node.kernel.table.contains_key(&entry.key()) {
-                return Err(format!("I9: {x} is ready, entry {} is not in its kernel", ghost(entry)));
+                return Err(format!("I9: {x} is ready, entry {} is not in its kernel", ghost(&entry)));
             }
         }
         self.check_equality(x)
@@ -104,7 +104,7 @@ impl World {
             ));
         }
         let kernel = |node: &Node| -> HashMap<Key, Vec<u8>> {
-            node.kernel.table.values().map(|entry| (entry.key(), canonical(entry))).collect()
+            node.kernel.table.values().map(|entry| (entry.key(), canonical(&entry))).collect()
         };
         let (owned, held) = (contents(first), contents(second));
         if owned != kernel(owner) {
@@ -209,7 +209,7 @@ impl World {
 }
 
 fn contents(replica: &Replica) -> HashMap<Key, Vec<u8>> {
-    replica.entries().map(|(entry, _)| (entry.key(), canonical(entry))).collect()
+    replica.entries().map(|(entry, _)| (entry.key(), canonical(&entry))).collect()
 }
 
 fn canonical(entry: &Entry) -> Vec<u8> {
