@@ -203,7 +203,13 @@ mod tests {
             status: Status::SeenReply | Status::Assured | Status::Confirmed | Status::SrcNat,
             timeout: Some(431_999),
             mark: Some(0xdead_beef),
-            tcp: Some(TcpInfo { state: 3, wscale_orig: 7, wscale_reply: 8, flags_orig: 0x23, flags_reply: 3 }),
+            tcp: Some(TcpInfo {
+                state: 3,
+                wscale_orig: 7,
+                wscale_reply: 8,
+                flags_orig: 0x23,
+                flags_reply: 3,
+            }),
             master: None,
             rare: None,
         }

@@ -9,8 +9,8 @@
 
 pub mod addresses;
 pub mod channel;
-mod compact;
 pub mod cli;
+mod compact;
 pub mod config;
 pub mod control;
 pub mod ctnetlink;

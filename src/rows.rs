@@ -235,7 +235,8 @@ mod tests {
             }
             .boxed(),
         };
-        let listing = Listing { entry: std::borrow::Cow::Borrowed(&entry), age: 1, installed: true, failure: None };
+        let listing =
+            Listing { entry: std::borrow::Cow::Borrowed(&entry), age: 1, installed: true, failure: None };
         let row = Row { id: Some(1), ..Row::of_cache(&listing, None) };
         let value = serde_json::to_value(&row).unwrap();
         let mut shown: Vec<&str> = value.as_object().unwrap().keys().map(String::as_str).collect();

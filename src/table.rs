@@ -9,8 +9,8 @@ use std::borrow::Cow;
 use bitflags::bitflags;
 use hashbrown::HashTable;
 
-use crate::digest::{BUCKETS, bucket_of};
 use crate::compact::Compact;
+use crate::digest::{BUCKETS, bucket_of};
 use crate::entry::{Entry, Key, Rare};
 
 /// A slot's place; stable while the slot lives.

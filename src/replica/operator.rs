@@ -236,10 +236,9 @@ impl Replica {
             return;
         }
         for id in 0..self.table.end() {
-            let left_out = self
-                .table
-                .get(id)
-                .is_some_and(|slot| slot.flags.contains(Flags::PRESENT) && !self.filter.accepts(&slot.entry()));
+            let left_out = self.table.get(id).is_some_and(|slot| {
+                slot.flags.contains(Flags::PRESENT) && !self.filter.accepts(&slot.entry())
+            });
             if left_out {
                 self.set_present(id, false);
                 self.mark_dirty(id);

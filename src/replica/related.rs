@@ -10,7 +10,7 @@ use super::{Cache, Changes, Replica, Request};
 use crate::ctnetlink::codec::Install;
 use crate::entry::Entry;
 use crate::reconcile::{Failure, Op};
-use crate::table::{Flags, SlotId};
+use crate::table::{Flags, Slot, SlotId};
 
 /// Between two slices of reading again.
 const TICK: Duration = Duration::from_millis(50);
@@ -325,7 +325,7 @@ impl Replica {
 
     /// The numbers that an entry's changes are counted in.
     pub(super) fn changes(&mut self, cache: Cache, id: SlotId) -> &mut Changes {
-        let expected = self.table.get(id).is_some_and(|slot| slot.is_expectation());
+        let expected = self.table.get(id).is_some_and(Slot::is_expectation);
         match (cache, expected) {
             (Cache::Internal, false) => &mut self.counters.internal,
             (Cache::External, false) => &mut self.counters.external,

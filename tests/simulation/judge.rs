@@ -104,7 +104,7 @@ impl World {
             ));
         }
         let kernel = |node: &Node| -> HashMap<Key, Vec<u8>> {
-            node.kernel.table.values().map(|entry| (entry.key(), canonical(&entry))).collect()
+            node.kernel.table.values().map(|entry| (entry.key(), canonical(entry))).collect()
         };
         let (owned, held) = (contents(first), contents(second));
         if owned != kernel(owner) {
