@@ -160,11 +160,26 @@ impl Compact {
         }
     }
 
+    /// Another one in its place. A box that is there is used again: nothing is allocated for events of one entry.
+    pub fn set(&mut self, entry: Entry) {
+        match (Narrow::pack(&entry), &mut self.0) {
+            (Some(narrow), kept) => *kept = Kept::Narrow(narrow),
+            (None, Kept::Wide(mine)) => **mine = entry,
+            (None, kept) => *kept = Kept::Wide(Box::new(entry)),
+        }
+    }
+
     /// Change it.
     pub fn change(&mut self, change: impl FnOnce(&mut Entry)) {
-        let mut entry = self.get().into_owned();
-        change(&mut entry);
-        *self = Compact::from(entry);
+        match &mut self.0 {
+            Kept::Narrow(narrow) => {
+                let mut entry = narrow.unpack();
+                change(&mut entry);
+                self.set(entry);
+            }
+            // Stays what it is, whatever it loses.
+            Kept::Wide(entry) => change(entry),
+        }
     }
 
     /// The entry, if it may have more than the common ones: a helper, a master, an expectation's fields.
@@ -227,6 +242,7 @@ mod tests {
             ..plain.clone()
         };
         let six: IpAddr = "2001:db8::1".parse().unwrap();
+        let related = Entry { master: Some(Box::new(plain.orig)), ..plain.clone() };
         let narrow = [
             plain.clone(),
             Entry { timeout: None, mark: None, ..plain.clone() },
@@ -236,7 +252,7 @@ mod tests {
             of(L4::Nothing, L4::Nothing, 50),
         ];
         let wide = [
-            Entry { master: Some(Box::new(plain.orig)), ..plain.clone() },
+            related.clone(),
             Entry { rare: Rare { helper: Some("ftp".into()), ..Rare::default() }.boxed(), ..plain.clone() },
             Entry { orig: Tuple { src: six, dst: six, ..plain.orig }, ..plain.clone() },
             // NAT64 would be one; nothing in the kernel makes it today.
@@ -251,7 +267,15 @@ mod tests {
             assert_eq!((kept.key(), kept.timeout()), (entry.key(), entry.timeout));
             assert_eq!(kept.wide().is_some(), is_wide, "{entry:?}");
             kept.change(|entry| entry.mark = Some(5));
-            assert_eq!(*kept.get(), Entry { mark: Some(5), ..entry });
+            assert_eq!(*kept.get(), Entry { mark: Some(5), ..entry.clone() });
+            for other in [&plain, &related] {
+                kept.set(other.clone());
+                assert_eq!(*kept.get(), *other);
+                kept.set(entry.clone());
+                assert_eq!(*kept.get(), entry);
+            }
+            kept.change(|kept| *kept = related.clone());
+            assert_eq!(*kept.get(), related);
         }
     }
 

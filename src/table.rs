@@ -118,7 +118,7 @@ impl Slot {
 
     /// Another entry of the same key.
     pub fn set_entry(&mut self, entry: Entry) {
-        self.kept = Compact::from(entry);
+        self.kept.set(entry);
     }
 
     /// The entry changes.

@@ -26,9 +26,7 @@ const NFNLGRP_CONNTRACK_EXP_DESTROY: u32 = 6;
 
 /// Events read by one call.
 const AT_ONCE: usize = 64;
-/// Bytes of the largest event: `ctnetlink_conntrack_event` allocates no more than a page less its bookkeeping.
-const EVENT: usize = 4096;
-/// The kernel fills at most this much per dump read.
+/// The kernel fills at most this much per dump read. An event is one entry, and never longer (`ctnetlink_nlmsg_size`).
 const READ_BUFFER: usize = 32 * 1024;
 /// Answers wait here while a batch is sent: at most [`BATCH`] of them, 1280 bytes of accounting each.
 const ANSWER_BUFFER: usize = 1024 * 1024;
@@ -87,8 +85,8 @@ pub enum Read {
 /// Hears new, update and destroy events, of entries and of expectations; not the ones that our own requests cause.
 pub struct EventSocket {
     socket: Socket,
-    /// Room for [`AT_ONCE`] events.
-    buffers: Vec<[u8; EVENT]>,
+    /// Room for [`AT_ONCE`] events, one page of each in use.
+    buffer: Vec<u8>,
     headers: MultiHeaders<()>,
     lengths: Vec<usize>,
     received: usize,
@@ -116,7 +114,7 @@ impl EventSocket {
         let received = grow(&socket, start);
         Ok(EventSocket {
             socket,
-            buffers: vec![[0; EVENT]; AT_ONCE],
+            buffer: vec![0; AT_ONCE * READ_BUFFER],
             headers: MultiHeaders::preallocate(AT_ONCE, None),
             lengths: Vec::with_capacity(AT_ONCE),
             received,
@@ -149,7 +147,9 @@ impl EventSocket {
 
     /// What waits, up to 64 datagrams of the kernel: one event each.
     pub fn read(&mut self, mut each: impl FnMut(Incoming)) -> Result<Read, DoorError> {
-        let mut parts: Vec<_> = self.buffers.iter_mut().map(|buffer| [IoSliceMut::new(buffer)]).collect();
+        let mut rooms = self.buffer.chunks_exact_mut(READ_BUFFER);
+        let mut parts: [_; AT_ONCE] =
+            std::array::from_fn(|_| [IoSliceMut::new(rooms.next().unwrap_or_default())]);
         let received =
             recvmmsg(self.socket.as_raw_fd(), &mut self.headers, &mut parts, MsgFlags::MSG_DONTWAIT, None);
         self.lengths.clear();
@@ -160,7 +160,7 @@ impl EventSocket {
             Err(Errno::ENOBUFS) => return Ok(Read::Overrun),
             Err(errno) => return Err(failed("read")(errno.into())),
         }
-        for (buffer, length) in self.buffers.iter().zip(&self.lengths) {
+        for (buffer, length) in self.buffer.chunks_exact(READ_BUFFER).zip(&self.lengths) {
             let bytes = buffer.get(..*length).unwrap_or_default();
             self.unreadable += codec::parse(bytes, |_, message| each(message))?;
         }
