@@ -67,6 +67,19 @@ impl Topology {
         Ok(topology)
     }
 
+    /// Both routers lose their power and come back: empty kernels, as `options` are now.
+    pub async fn reboot(&mut self) -> Result<()> {
+        for number in [1, 2] {
+            if self.router(number).is_ok() {
+                self.power_off(number).await?;
+            }
+        }
+        for number in [1, 2] {
+            self.boot_router(number).await?;
+        }
+        self.start().await
+    }
+
     /// A router, new as after power on.
     pub async fn boot_router(&mut self, number: u8) -> Result<()> {
         let told = documented::router(self.options.figure, number)?;

@@ -144,7 +144,7 @@ const BUDGETS: [Budget; 7] = [
         aim: 32.0,
     },
     Budget {
-        what: "CPU per event with a sealed channel, both routers, against without",
+        what: "CPU per event on the owner with a sealed channel, against without",
         of: ("create: owner, us/event", Subject::CtsyncKey),
         against: Some(("create: owner, us/event", Subject::CtsyncCold)),
         must: 1.15,

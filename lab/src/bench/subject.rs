@@ -138,15 +138,7 @@ pub(super) async fn measure(
     events: u32,
 ) -> Result<Vec<Measured>> {
     topology.options = subject.options(ctsync);
-    for number in [1, 2] {
-        if topology.router(number).is_ok() {
-            topology.power_off(number).await?;
-        }
-    }
-    for number in [1, 2] {
-        topology.boot_router(number).await?;
-    }
-    topology.start().await?;
+    topology.reboot().await?;
     if subject.is_ctsync() {
         let second = topology.router(2)?;
         until("router2 is ready", PATIENCE, async || {

@@ -287,13 +287,7 @@ impl Field {
             install: !matches!(variant, Variant::Cold | Variant::ColdHold),
             ..self.options.clone()
         };
-        for number in [1, 2] {
-            if self.topology.router(number).is_ok() {
-                self.topology.power_off(number).await?;
-            }
-            self.topology.boot_router(number).await?;
-        }
-        self.topology.start().await?;
+        self.topology.reboot().await?;
         load::create(&self.topology.router(1)?.node.net, 0, ENTRIES).map(|_| ())
     }
 

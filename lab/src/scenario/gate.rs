@@ -56,12 +56,9 @@ pub async fn tell(stage: &Stage<'_>, narrator: &mut Narrator, entries: u32, leas
     checks.note("not ready and alone, it becomes MASTER", alone(&mut pair).await);
 
     checks.narrator.chapter("The same return without the gate");
-    pair.power_off_both().await?;
+    pair.clients.clear();
     pair.topology.options = Options { gate: false, ..usual };
-    for number in [1, 2] {
-        pair.topology.boot_router(number).await?;
-    }
-    pair.topology.start().await?;
+    pair.topology.reboot().await?;
     fill(&mut pair, entries).await?;
     pair.lose_router1(checks.narrator).await?;
     pair.wait_alive().await?;

@@ -210,23 +210,10 @@ impl Pair {
 
     /// Both routers boot anew, with this key on the channel or without one.
     async fn reboot(&mut self, key: Option<String>) -> Result<()> {
-        self.power_off_both().await?;
-        self.topology.options.key = key;
-        for number in [1, 2] {
-            self.topology.boot_router(number).await?;
-        }
-        self.topology.start().await?;
-        self.wait_ready(2).await
-    }
-
-    async fn power_off_both(&mut self) -> Result<()> {
         self.clients.clear();
-        for number in [1, 2] {
-            if self.topology.router(number).is_ok() {
-                self.topology.power_off(number).await?;
-            }
-        }
-        Ok(())
+        self.topology.options.key = key;
+        self.topology.reboot().await?;
+        self.wait_ready(2).await
     }
 
     /// Both routers boot anew without ctsync: what happens then is what ctsync is for.
@@ -240,13 +227,10 @@ impl Pair {
     }
 
     async fn start_without(&mut self, incumbent: bool) -> Result<()> {
-        self.power_off_both().await?;
+        self.clients.clear();
         self.topology.options.sync = false;
         self.topology.options.incumbent = incumbent;
-        for number in [1, 2] {
-            self.topology.boot_router(number).await?;
-        }
-        self.topology.start().await
+        self.topology.reboot().await
     }
 
     async fn open(&mut self, connections: usize) -> Result<()> {

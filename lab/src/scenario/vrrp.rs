@@ -89,12 +89,9 @@ async fn shape(pair: &mut Pair, options: Options, checks: &mut Checks<'_>) -> Re
 
 /// Both routers boot anew in this shape.
 async fn begin(pair: &mut Pair, options: Options) -> Result<()> {
-    pair.power_off_both().await?;
+    pair.clients.clear();
     pair.topology.options = options;
-    for number in [1, 2] {
-        pair.topology.boot_router(number).await?;
-    }
-    pair.topology.start().await?;
+    pair.topology.reboot().await?;
     owner_is(pair, 1).await?;
     pair.wait_ready(2).await?;
     pair.open(CONNECTIONS).await?;
