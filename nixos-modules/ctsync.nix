@@ -76,18 +76,19 @@ let
   # every failover group that keepalived moves, the first one before the further ones
   vrrpGroups =
     if cfg.vyosConfig != null then
-      map (name: {
-        kind = "sync-group";
-        tracker = "ctsync";
-        trackFile = "/run/ctsync/vrrp.track";
-        inherit name;
-      }) (lib.unique (words "vrrp sync-group"))
-      ++ map (name: {
-        kind = "instance";
-        tracker = "ctsync";
-        trackFile = "/run/ctsync/vrrp.track";
-        inherit name;
-      }) (lib.unique (words "vrrp instance"))
+      lib.concatMap
+        (
+          kind:
+          map (name: {
+            inherit kind name;
+            tracker = "ctsync";
+            trackFile = "/run/ctsync/vrrp.track";
+          }) (lib.unique (words "vrrp ${kind}"))
+        )
+        [
+          "sync-group"
+          "instance"
+        ]
     else
       let
         group =
@@ -122,13 +123,7 @@ let
   # ---- the daemon's file
 
   # what has no value is left to the daemon's default
-  stated =
-    value:
-    if lib.isAttrs value && !lib.isDerivation value then
-      lib.mapAttrs (_: stated) (lib.filterAttrs (_: inner: inner != null) value)
-    else
-      value;
-  settings = stated cfg.settings;
+  settings = lib.filterAttrsRecursive (_: value: value != null) cfg.settings;
   plainFile =
     if cfg.vyosConfig == null then
       format.generate "ctsync.json" settings
@@ -161,16 +156,16 @@ let
   # ---- the kernel
 
   helperModules = {
-    amanda = [ "nf_nat_amanda" ];
-    ftp = [ "nf_nat_ftp" ];
-    h323 = [ "nf_nat_h323" ];
-    irc = [ "nf_nat_irc" ];
-    netbios-ns = [ "nf_conntrack_netbios_ns" ];
-    pptp = [ "nf_nat_pptp" ];
-    sane = [ "nf_conntrack_sane" ];
-    sip = [ "nf_nat_sip" ];
-    snmp = [ "nf_nat_snmp_basic" ];
-    tftp = [ "nf_nat_tftp" ];
+    amanda = "nf_nat_amanda";
+    ftp = "nf_nat_ftp";
+    h323 = "nf_nat_h323";
+    irc = "nf_nat_irc";
+    netbios-ns = "nf_conntrack_netbios_ns";
+    pptp = "nf_nat_pptp";
+    sane = "nf_conntrack_sane";
+    sip = "nf_nat_sip";
+    snmp = "nf_nat_snmp_basic";
+    tftp = "nf_nat_tftp";
   };
 
   # Pacemaker looks for agents in one directory, which is fixed when it is built
@@ -201,8 +196,8 @@ in
       '';
       description = ''
         The daemon's configuration, with the option names of VyOS `service conntrack-sync` and those of ctsync: every option
-        of {manpage}`ctsync-config(5)` may stand here, also those that are not listed below. The system is not built when
-        {command}`ctsync config check` finds a mistake.
+        of {manpage}`ctsync-config(5)` may stand here, also those that are not listed below; with `null` the daemon's own
+        default counts. The system is not built when {command}`ctsync config check` finds a mistake.
 
         The file is {file}`/etc/ctsync/config.json`, readable for everyone: the key has an option of its own,
         {option}`services.ctsync.keyFile`.
@@ -259,51 +254,54 @@ in
               "tcp"
               "udp"
             ];
-            description = "Protocols to synchronise. `null`: all.";
+            description = "Protocols to synchronise.";
           };
           event-listen-queue-size = mkOption {
-            type = types.ints.between 1 1023;
-            default = 8;
+            type = types.nullOr (types.ints.between 1 1023);
+            default = null;
             description = "MB of 1048576 bytes that the socket buffer for the kernel's events may grow to.";
           };
           sync-queue-size = mkOption {
-            type = types.ints.between 1 1023;
-            default = 1;
+            type = types.nullOr (types.ints.between 1 1023);
+            default = null;
             description = "MB of 1048576 bytes of sent datagrams that are kept for resending.";
           };
           ignore-address = mkOption {
-            type = types.listOf types.str;
-            default = [ ];
+            type = types.nullOr (types.listOf types.str);
+            default = null;
             example = [ "192.0.2.0/24" ];
             description = "Addresses and prefixes that are not synchronised, whichever end of a connection they are.";
           };
           expect-sync = mkOption {
-            type = types.listOf types.str;
-            default = [ ];
+            type = types.nullOr (types.listOf types.str);
+            default = null;
             example = [ "ftp" ];
             description = "Helpers whose expectations are synchronised, or `all`; see {option}`services.ctsync.conntrack.helpers`.";
           };
           alive-interval = mkOption {
-            type = types.ints.between 10 60000;
-            default = 250;
+            type = types.nullOr (types.ints.between 10 60000);
+            default = null;
             description = "Milliseconds between two signs of life.";
           };
           peer-timeout = mkOption {
-            type = types.ints.between 20 600000;
-            default = 1000;
+            type = types.nullOr (types.ints.between 20 600000);
+            default = null;
             description = "Milliseconds of silence after which the peer counts as lost; at least twice the alive-interval.";
           };
           standby = mkOption {
-            type = types.enum [
-              "hot"
-              "cold"
-            ];
-            default = "hot";
+            type = types.nullOr (
+              types.enum [
+                "hot"
+                "cold"
+              ]
+            );
+            default = null;
+            example = "cold";
             description = "`hot` installs the owner's entries at once, `cold` only at a takeover.";
           };
           hold = mkOption {
-            type = types.bool;
-            default = false;
+            type = types.nullOr (types.bool);
+            default = null;
             description = ''
               Whether packets are dropped while this router is not primary, and until a takeover is complete. Needs the
               virtual addresses, `virtual-address` of the failover mechanism.
@@ -500,7 +498,7 @@ in
       "nf_conntrack"
       "nf_conntrack_netlink"
     ]
-    ++ lib.concatMap (helper: helperModules.${helper}) cfg.conntrack.helpers;
+    ++ map (helper: helperModules.${helper}) cfg.conntrack.helpers;
     boot.extraModprobeConfig = mkIf (cfg.conntrack.tableSize != null) ''
       options nf_conntrack hashsize=${toString cfg.conntrack.tableSize}
     '';

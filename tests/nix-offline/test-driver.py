@@ -61,18 +61,15 @@ class Machine:
         if PROGRAMS:
             programs = ov / "opt/ctsync/bin"
             programs.mkdir(parents=True)
-            for program in ["ctsync", "ctsync-lab"]:
-                shutil.copy2(PROGRAMS / program, programs)
+            shutil.copy2(PROGRAMS / "ctsync", programs)
         cid = f"{HUB}-{self.name}"
-        env = dict(os.environ, SDC_ID=cid, SDC_HOST=self.name, SDC_CLEAN="1", SDC_WAIT="1", SDC_COPY=f"{ov}:",
-                   SDC_UNIT="multi-user.target")
-        self.proc = subprocess.Popen([HERE / "systemd-container.sh", "/", out, "600"], env=env, stdin=subprocess.DEVNULL,
+        self.proc = subprocess.Popen([HERE / "systemd-container.sh", cid, self.name, ov, out], stdin=subprocess.DEVNULL,
                                      stderr=subprocess.DEVNULL, start_new_session=True)
         end = time.monotonic() + 10
         while not self.pid:
             assert time.monotonic() < end, f"{self.name} did not start"
             time.sleep(0.02)
-            for p in self._procs(CG / f"sdc.{cid}"):
+            for p in self._procs(CG / cid):
                 if self._nspid(p) == "1":
                     self.pid = p
         ns = f"/proc/{self.pid}/ns/net"
@@ -193,15 +190,6 @@ class Machine:
             return o if st == 0 else None
         return self._retry(f"wait_until_succeeds {cmd}", f, timeout)
 
-    def wait_until_fails(self, cmd, timeout=900):
-        def f():
-            st, o = self.execute(cmd)
-            return o if st else None
-        return self._retry(f"wait_until_fails {cmd}", f, timeout)
-
-    def systemctl(self, q, user=None):
-        return self.execute(f"systemctl {q}")
-
     def wait_for_unit(self, unit, user=None, timeout=900):
         unit = unit if "." in unit else f"{unit}.service"
         def f():
@@ -213,21 +201,12 @@ class Machine:
             return True if s == "active" else None
         self._retry(f"wait_for_unit {unit}", f, timeout)
 
-    def wait_for_file(self, f, timeout=900):
-        self.wait_until_succeeds(f"test -e {f}", timeout)
-
     def wait_for_open_port(self, port, addr="localhost", timeout=900):
         self.wait_until_succeeds(f"exec 3<>/dev/tcp/{addr}/{port}", timeout)
 
     def _links(self, state):
         for v in self.d["vlans"]:
             run("ip", "-n", HUB, "link", "set", f"h{self.d['number']}.{v}", state)
-
-    def block(self):
-        self._links("down")
-
-    def unblock(self):
-        self._links("up")
 
     def tell_all(self):
         """What the machine knows, beside the other things that it wrote."""
@@ -245,11 +224,6 @@ class Machine:
             self.proc.wait()
             self.proc = self.pid = None
             self.log("crashed")
-
-    def shutdown(self):
-        self.execute("systemctl exit 0 --no-block")
-        self.proc.wait()
-        self.proc = self.pid = None
 
 
 @contextlib.contextmanager

@@ -8,6 +8,13 @@ def show(what):
     return router1.succeed(f"systemctl show -p {what} --value ctsync").strip()
 
 
+def edit(router, statement):
+    """A statement about `it`, what the configuration file says."""
+    path = "/etc/ctsync/config.json"
+    program = f'import json; it = json.load(open("{path}")); {statement}; json.dump(it, open("{path}", "w"))'
+    router.succeed(f"python3 -c '{program}'")
+
+
 with subtest("an unprivileged user with one capability"):
     pid = show("MainPID")
     status = router1.succeed(f"cat /proc/{pid}/status")
@@ -63,30 +70,28 @@ with subtest("a link that comes late"):
     protected(router2)
 
 with subtest("packets are held by rules that the daemon writes itself"):
-    backup = "/etc/ctsync/config.json"
-    router2.succeed(f"cp {backup} /root/config.json")
-    router2.succeed(
-        f"sed -i 's/\"hold\": false/\"hold\": true/; s/\"sync-group\"/\"virtual-address\": [\"192.168.1.254\", \"192.168.2.254\"], \"sync-group\"/' {backup}"
-    )
+    edit(router2, 'it["hold"] = True')
+    edit(router2, 'it["failover-mechanism"]["vrrp"]["virtual-address"] = ["192.168.1.254", "192.168.2.254"]')
     router2.succeed("systemctl restart ctsync")
     for router in [router1, router2]:
         protected(router)
     assert "192.168.1.254" in router2.succeed("nft list table inet ctsync_hold")
     assert json.loads(router2.succeed("ctsync status --json"))["holding"]
-    router2.succeed(f"cp /root/config.json {backup} && systemctl restart ctsync")
+    edit(router2, 'del it["hold"]')
+    router2.succeed("systemctl restart ctsync")
     for router in [router1, router2]:
         protected(router)
 
 with subtest("a reload by systemd applies a setting and keeps the process"):
-    router1.succeed("sed -i 's/\"alive-interval\": 250/\"alive-interval\": 120/' /etc/ctsync/config.json")
+    edit(router1, 'it["alive-interval"] = 120')
     router1.succeed("systemctl reload ctsync")
     router1.succeed("journalctl -u ctsync | grep -q 'configuration read again.*alive-interval'")
     assert show("MainPID") == pid and show("NRestarts") == "0"
 
 with subtest("a file that is refused changes nothing, and the reload fails"):
-    router1.succeed("sed -i 's/\"hold\"/\"hodl\"/' /etc/ctsync/config.json")
+    edit(router1, 'it["hodl"] = True')
     router1.fail("systemctl reload ctsync")
-    router1.succeed("sed -i 's/\"hodl\"/\"hold\"/' /etc/ctsync/config.json")
+    edit(router1, 'del it["hodl"]')
     router1.succeed("systemctl reload ctsync")
     protected(router1)
     assert show("MainPID") == pid

@@ -2,7 +2,7 @@
 says a numbered line on each every tenth of a second and counts the right answers.
 
 usage: connections.py server
-       connections.py client HOST COUNT     every second's counts: /run/connections.json
+       connections.py client HOST COUNT     the counts so far: /run/connections.json
 """
 
 import asyncio

@@ -13,6 +13,7 @@ use crate::setup;
 
 /// The attributes of `tests/nixos/default.nix`.
 pub(super) const VM_TESTS: [&str; 4] = ["failover", "vrrp-preempt", "restart", "key"];
+const EVALUATE: [&str; 2] = ["eval", "--json"];
 /// Between these the table of options stands.
 const MARKS: [&str; 2] = ["<!-- options -->\n", "<!-- end of options -->\n"];
 
@@ -58,23 +59,26 @@ impl Nix {
         Ok(command)
     }
 
-    /// The value of an expression in which `nixpkgs` is the stub and `offline` the directory of these tests.
-    fn evaluate(&self, expression: &str) -> Result<Value> {
-        let text =
-            said(self.nix()?.args(["eval", "--impure", "--json", "--expr", &self.with_paths(expression)?]))?;
-        Ok(serde_json::from_str(&text)?)
-    }
-
-    fn with_paths(&self, expression: &str) -> Result<String> {
+    /// `nix eval` or `nix build` of an expression in which `on MACHINE` is the module on a machine, `machines` those of
+    /// `machines.nix`, and `golden` what `golden.nix` makes.
+    fn expression(&self, verb: &[&str], expression: &str) -> Result<Command> {
         let (nixpkgs, offline) = (self.nixpkgs()?.display(), self.offline());
-        Ok(format!("let nixpkgs = {nixpkgs}; offline = {}; in {expression}", offline.display()))
+        let offline = offline.display();
+        let mut command = self.nix()?;
+        command.args(verb).args(["--impure", "--expr"]).arg(format!(
+            "let nixpkgs = {nixpkgs}; machines = import {offline}/machines.nix; golden = import {offline}/golden.nix; \
+             on = machine: import {offline}/evaluate.nix {{ inherit nixpkgs machine; }}; in {expression}"
+        ));
+        Ok(command)
     }
 
-    /// The module on a machine of `machines.nix`.
-    fn on(&self, machine: &str, attribute: &str) -> Result<String> {
-        self.with_paths(&format!(
-            "(import (offline + \"/evaluate.nix\") {{ inherit nixpkgs; machine = (import (offline + \"/machines.nix\")).{machine}; }}){attribute}"
-        ))
+    fn evaluate(&self, expression: &str) -> Result<Value> {
+        Ok(serde_json::from_str(&said(&mut self.expression(&EVALUATE, expression)?)?)?)
+    }
+
+    /// A machine's file for the daemon, which checks it.
+    fn build_file(&self, machine: &str) -> Result<Command> {
+        self.expression(&["build", "--no-link", "--print-build-logs"], &format!("(on {machine}).file"))
     }
 }
 
@@ -90,7 +94,7 @@ pub(super) fn flake(nix: &Nix) -> Result<String> {
 
 /// What is committed is what the module makes.
 pub(super) fn golden_is_fresh(nix: &Nix) -> Result<String> {
-    let evaluated = nix.evaluate("import (offline + \"/golden.nix\") { inherit nixpkgs; }")?;
+    let evaluated = nix.evaluate("golden { inherit nixpkgs; }")?;
     let files = golden::files(&evaluated)?;
     golden::compare(nix, &files, Nix::updates())?;
     Ok(format!("{} files", files.len()))
@@ -98,25 +102,19 @@ pub(super) fn golden_is_fresh(nix: &Nix) -> Result<String> {
 
 /// Statements about machines that are as they should be, each true.
 pub(super) fn module(nix: &Nix) -> Result<String> {
-    let names = nix.evaluate("builtins.attrNames (import (offline + \"/machines.nix\")).good")?;
+    let names = nix.evaluate("builtins.attrNames machines.good")?;
     let mut shown = 0;
     for name in names.as_array().context("no machines")?.iter().filter_map(Value::as_str) {
         let judged = nix.evaluate(&format!(
-            "let it = (import (offline + \"/machines.nix\")).good.{name}; \
-             e = import (offline + \"/evaluate.nix\") {{ inherit nixpkgs; inherit (it) machine; }}; \
-             in {{ inherit (e) failed; shows = it.shows e; }}"
+            "let it = machines.good.{name}; e = on it.machine; in {{ inherit (e) failed; shows = it.shows e; }}"
         ))?;
         ensure!(judged["failed"] == Value::Array(vec![]), "{name}: {}", judged["failed"]);
         for (statement, value) in judged["shows"].as_object().context("no statements")? {
             ensure!(value == true, "{name}: {statement} is not so: {value}");
             shown += 1;
         }
-        said(
-            nix.nix()?
-                .args(["build", "--impure", "--no-link", "--expr"])
-                .arg(nix.on(&format!("good.{name}.machine"), ".file")?),
-        )
-        .with_context(|| format!("{name}: the daemon refuses its file"))?;
+        said(&mut nix.build_file(&format!("machines.good.{name}.machine"))?)
+            .with_context(|| format!("{name}: the daemon refuses its file"))?;
     }
     Ok(format!("{shown} statements"))
 }
@@ -130,45 +128,35 @@ pub(super) fn example(nix: &Nix) -> Result<String> {
     std::fs::write(&file, text)?;
     said(nix.tools()?.command("nixfmt").arg("--check").arg(&file))?;
     for (name, own, priority) in [("router1", 2, 150), ("router2", 3, 100)] {
-        let machine = nix.with_paths(&format!(
-            "import (offline + \"/evaluate.nix\") {{ inherit nixpkgs; machine = import {} \
-             {{ name = \"{name}\"; own = {own}; priority = {priority}; }}; }}",
+        let machine = format!(
+            "(import {} {{ name = \"{name}\"; own = {own}; priority = {priority}; }})",
             file.display()
+        );
+        let judged = nix.evaluate(&format!(
+            "let e = on {machine}; in {{ inherit (e) failed warnings; open = e.firewall.eth2.allowedUDPPorts; }}"
         ))?;
-        let judged = said(nix.nix()?.args(["eval", "--impure", "--json", "--expr"]).arg(format!(
-            "let e = {machine}; in {{ inherit (e) failed warnings; open = e.firewall.eth2.allowedUDPPorts; }}"
-        )))?;
-        let judged: Value = serde_json::from_str(&judged)?;
         let good = serde_json::json!({ "failed": [], "warnings": [], "open": [3780] });
         ensure!(judged == good, "{name}: {judged}");
-        said(nix.nix()?.args(["build", "--impure", "--no-link", "--expr"]).arg(format!("({machine}).file")))?;
+        said(&mut nix.build_file(&machine)?)?;
     }
     Ok("2 routers".into())
 }
 
 /// Each mistake of `machines.nix` is refused, or warned of, in words that help.
 pub(super) fn mistakes(nix: &Nix) -> Result<String> {
-    let expected =
-        nix.evaluate("builtins.mapAttrs (_: it: it.told) (import (offline + \"/machines.nix\")).mistakes")?;
+    let expected = nix.evaluate("builtins.mapAttrs (_: it: it.told) machines.mistakes")?;
     let expected = expected.as_object().context("no mistakes")?;
     for (name, words) in expected {
         let words = words.as_str().context("no words")?;
-        let machine = format!("mistakes.{name}.machine");
-        let judge = nix.on(&machine, "")?;
+        let machine = format!("machines.mistakes.{name}.machine");
         // In the order in which NixOS comes across them.
         let look = |attributes: &str| {
-            let mut command = nix.nix()?;
-            command.args(["eval", "--impure", "--json", "--expr"]);
-            command.arg(format!("let e = {judge}; in {{ inherit (e) {attributes}; }}"));
-            Ok::<Command, anyhow::Error>(command)
+            nix.expression(&EVALUATE, &format!("let e = on {machine}; in {{ inherit (e) {attributes}; }}"))
         };
-        let mut build = nix.nix()?;
-        build.args(["build", "--impure", "--no-link", "--print-build-logs", "--expr"]);
-        build.arg(nix.on(&machine, ".file")?);
         let mut told = String::new();
         let judged = look("failed warnings")?.output()?;
         told += &String::from_utf8_lossy(&[judged.stdout, judged.stderr].concat());
-        for mut command in [look("unit etc kernelModules")?, build] {
+        for mut command in [look("unit etc kernelModules")?, nix.build_file(&machine)?] {
             if !told.contains(words) {
                 // What it prints of a machine that evaluates has the mistake itself in it.
                 told += &String::from_utf8_lossy(&command.output()?.stderr);
@@ -181,8 +169,7 @@ pub(super) fn mistakes(nix: &Nix) -> Result<String> {
 
 /// The table in docs/nixos.md is the module's, and says something of every option.
 pub(super) fn documentation(nix: &Nix) -> Result<String> {
-    let options =
-        nix.evaluate("(import (offline + \"/evaluate.nix\") { inherit nixpkgs; machine = { }; }).options")?;
+    let options = nix.evaluate("(on { }).options")?;
     let options = options.as_array().context("no options")?;
     let mut table = String::from("| option | type | default | meaning |\n|---|---|---|---|\n");
     for option in options {
