@@ -259,7 +259,7 @@ in
           event-listen-queue-size = mkOption {
             type = types.nullOr (types.ints.between 1 1023);
             default = null;
-            description = "MB of 1048576 bytes that the socket buffer for the kernel's events may grow to.";
+            description = "MB of 1048576 bytes of the socket buffer for the kernel's events; what waits in it takes memory, room does not.";
           };
           sync-queue-size = mkOption {
             type = types.nullOr (types.ints.between 1 1023);

@@ -107,7 +107,9 @@ pub struct Slot {
     pub touched: u32,
     /// The turn of the event socket in which a request was sent for this key.
     pub asked: u32,
+    /// Neighbours in the bucket.
     next: SlotId,
+    previous: SlotId,
 }
 
 impl Slot {
@@ -221,6 +223,7 @@ impl Table {
             touched: 0,
             asked: 0,
             next: NONE,
+            previous: NONE,
         };
         let id = if let Some(id) = self.free.pop() {
             if let Some(place) = self.slots.get_mut(id as usize) {
@@ -242,20 +245,13 @@ impl Table {
             found.remove();
         }
         let bucket = usize::from(bucket_of(slot.key_hash));
-        let mut at = self.heads.get(bucket).copied().unwrap_or(NONE);
-        if at == id {
-            if let Some(head) = self.heads.get_mut(bucket) {
-                *head = slot.next;
-            }
-        } else {
-            while at != NONE {
-                let Some(before) = self.get_mut(at) else { break };
-                if before.next == id {
-                    before.next = slot.next;
-                    break;
-                }
-                at = before.next;
-            }
+        if let Some(before) = self.get_mut(slot.previous) {
+            before.next = slot.next;
+        } else if let Some(head) = self.heads.get_mut(bucket) {
+            *head = slot.next;
+        }
+        if let Some(after) = self.get_mut(slot.next) {
+            after.previous = slot.previous;
         }
         self.free.push(id);
     }
@@ -276,8 +272,14 @@ impl Table {
     fn link(&mut self, id: SlotId) {
         let Some(slot) = self.slots.get_mut(id as usize).and_then(Option::as_mut) else { return };
         let key_hash = slot.key_hash;
+        slot.previous = NONE;
+        slot.next = NONE;
         if let Some(head) = self.heads.get_mut(usize::from(bucket_of(key_hash))) {
             slot.next = std::mem::replace(head, id);
+        }
+        let next = slot.next;
+        if let Some(after) = self.get_mut(next) {
+            after.previous = id;
         }
         let slots = &self.slots;
         let hash_of =

@@ -77,7 +77,7 @@ pub struct Config {
     pub window_tracking: bool,
     /// Synchronise also what cannot fail over.
     pub include_local: bool,
-    /// Bytes the event buffer may grow to.
+    /// Bytes of events that may wait.
     pub event_buffer: usize,
     /// Bytes of the resend ring and of the channel's socket buffers.
     pub sync_queue: usize,

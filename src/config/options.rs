@@ -170,7 +170,7 @@ pub const OPTIONS: &[Opt] = &[
         "event-listen-queue-size",
         BUFFER,
         "8",
-        "What the socket buffer for the kernel's events may grow to.",
+        "Size of the socket buffer for the kernel's events; what waits in it takes memory, room does not.",
     )
     .reloads(),
     vyos(

@@ -59,17 +59,15 @@ fn open(receive_buffer: usize) -> Result<(Socket, u32), DoorError> {
     let mut socket = Socket::new(NETLINK_NETFILTER).map_err(failed("open"))?;
     let address = socket.bind_auto().map_err(failed("bind"))?;
     socket.set_non_blocking(true).map_err(failed("set up"))?;
-    grow(&socket, receive_buffer);
+    set_receive_buffer(&socket, receive_buffer);
     Ok((socket, address.port_number()))
 }
 
-/// SO_RCVBUFFORCE where we may (not in a user namespace), else what SO_RCVBUF gives. Returns the bytes had.
-fn grow(socket: &Socket, bytes: usize) -> usize {
+/// SO_RCVBUFFORCE where we may (not in a user namespace), else what SO_RCVBUF gives.
+fn set_receive_buffer(socket: &Socket, bytes: usize) {
     if setsockopt(socket, sockopt::RcvBufForce, &bytes).is_err() {
         let _ = setsockopt(socket, sockopt::RcvBuf, &bytes);
     }
-    // The kernel doubles what was asked to make room for its bookkeeping, and reports the doubled number.
-    socket.get_rx_buf_sz().unwrap_or(0) / 2
 }
 
 /// What one read of the event socket gave.
@@ -89,17 +87,15 @@ pub struct EventSocket {
     buffer: Vec<u8>,
     headers: MultiHeaders<()>,
     lengths: Vec<usize>,
-    received: usize,
-    limit: usize,
     unreadable: u64,
 }
 
 impl EventSocket {
     /// `requests` is the port id of the request socket, whose echo the kernel drops before queueing it.
-    /// `limit` is how far the buffer may grow, in bytes (`event-listen-queue-size`).
-    pub fn open(requests: u32, limit: usize) -> Result<EventSocket, DoorError> {
-        let start = limit.min(2 * 1024 * 1024);
-        let (socket, _) = open(start)?;
+    /// `room` is what may wait, in bytes (`event-listen-queue-size`): nothing is reserved, so that there is no reason to begin
+    /// with less.
+    pub fn open(requests: u32, room: usize) -> Result<EventSocket, DoorError> {
+        let (socket, _) = open(room)?;
         let filter = drop_port_id(requests);
         SockRef::from(&socket).attach_filter(&filter).map_err(failed("filter"))?;
         for group in [
@@ -111,33 +107,24 @@ impl EventSocket {
         ] {
             socket.add_membership(group).map_err(failed("join the event groups of"))?;
         }
-        let received = grow(&socket, start);
         Ok(EventSocket {
             socket,
             buffer: vec![0; AT_ONCE * READ_BUFFER],
             headers: MultiHeaders::preallocate(AT_ONCE, None),
             lengths: Vec::with_capacity(AT_ONCE),
-            received,
-            limit,
             unreadable: 0,
         })
     }
 
     /// Bytes the kernel may queue for us.
     pub fn buffer_size(&self) -> usize {
-        self.received
+        // The kernel doubles what was asked to make room for its bookkeeping, and reports the doubled number.
+        self.socket.get_rx_buf_sz().unwrap_or(0) / 2
     }
 
-    /// How far the buffer may grow from now on.
-    pub fn set_limit(&mut self, limit: usize) {
-        self.limit = limit;
-    }
-
-    /// After an overrun: twice the buffer, up to the limit.
-    pub fn grow(&mut self) {
-        if self.received < self.limit {
-            self.received = grow(&self.socket, (self.received * 2).min(self.limit));
-        }
+    /// So many from now on.
+    pub fn set_buffer_size(&mut self, bytes: usize) {
+        set_receive_buffer(&self.socket, bytes);
     }
 
     /// Events so far that could not be read.

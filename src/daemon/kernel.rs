@@ -35,7 +35,6 @@ impl Daemon {
                 }
                 Read::Overrun => {
                     groups.iter_mut().for_each(|group| group.replica.handle_overrun());
-                    self.events.get_mut().grow();
                     tracing::warn!(
                         buffer = self.events.get_ref().buffer_size(),
                         "overrun: events were lost, reading the kernel table"

@@ -201,7 +201,7 @@ impl Daemon {
         let channel = Channel::open(&config, interface.index, interface.address)?;
         let requests = RequestSocket::open()?;
         let events = EventSocket::open(requests.port_id(), config.event_buffer)?;
-        if events.buffer_size() < config.event_buffer.min(2 * 1024 * 1024) {
+        if events.buffer_size() < config.event_buffer {
             tracing::warn!(
                 bytes = events.buffer_size(),
                 "the event buffer is smaller than asked for: no CAP_NET_ADMIN outside a user namespace?"

@@ -149,7 +149,7 @@ impl Daemon {
         config.peer_timeout = new.peer_timeout;
         config.gate_timeout = new.gate_timeout;
         config.owner_lost = new.owner_lost;
-        self.events.get_mut().set_limit(config.event_buffer);
+        self.events.get_mut().set_buffer_size(config.event_buffer);
         let tunables = Tunables {
             alive: config.alive,
             lost_after: config.peer_timeout,

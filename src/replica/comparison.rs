@@ -291,7 +291,7 @@ impl Replica {
                 }
                 Ok(Message::Put { entry, .. }) => {
                     let key = self.key_hash(&entry.key());
-                    self.note_fetched(key, Some(*entry));
+                    self.note_fetched(key, Some(entry));
                 }
                 Ok(Message::Destroy { key, .. }) => self.note_fetched(key, None),
                 Err(_) => {

@@ -30,7 +30,8 @@ impl Replica {
             Incoming::New(entry) | Incoming::Update(entry) | Incoming::Destroy(entry) => entry,
             Incoming::Answer { .. } => return,
         };
-        let id = match self.slot_of(entry) {
+        let (hash, found) = self.look_up(entry);
+        let id = match found {
             Some(id) if !self.left_out(id, entry) || matches!(event, Incoming::Destroy(_)) => id,
             Some(_) => {
                 self.counters.ignored += 1;
@@ -42,7 +43,7 @@ impl Replica {
                 self.counters.ignored += 1;
                 return;
             }
-            None => self.slot_for(entry),
+            None => self.table.insert(hash, entry.clone()),
         };
         let told = match event {
             Incoming::New(entry) => Told::Created(entry),
@@ -292,11 +293,11 @@ impl Replica {
         if !self.dumping {
             return;
         }
-        let found = self.slot_of(&entry);
+        let (hash, found) = self.look_up(&entry);
         if found.is_none() && !self.filter.accepts(&entry) {
             return;
         }
-        let id = found.unwrap_or_else(|| self.slot_for(&entry));
+        let id = found.unwrap_or_else(|| self.table.insert(hash, entry.clone()));
         if self.left_out(id, &entry) {
             return;
         }

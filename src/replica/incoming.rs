@@ -363,7 +363,7 @@ impl Replica {
                         self.counters.repaired_in += 1;
                         self.repair.progress = Some(now);
                     }
-                    self.apply_put(*entry, birth);
+                    self.apply_put(entry, birth);
                 }
                 Message::Destroy { key, birth } => self.apply_destroy(key, birth),
                 Message::Sums { node, sums } => self.apply_sums(node, &sums, now),
@@ -422,8 +422,8 @@ impl Replica {
             self.drop_forgotten(id);
             return;
         }
-        // The table held it on the owner's word: what the kernel has of it is ours to remove.
-        if slot.flags.contains(Flags::PRESENT) {
+        // The table held it on the owner's word: what the kernel has of it is ours to remove. A cold backup's has nothing.
+        if slot.flags.contains(Flags::PRESENT | Flags::INSTALLED) {
             slot.flags |= Flags::MINE;
         }
         self.drop_key(id);

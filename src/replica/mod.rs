@@ -562,19 +562,16 @@ impl Replica {
         self.digester.hash(&self.scratch)
     }
 
-    fn slot_of(&mut self, entry: &Entry) -> Option<SlotId> {
+    /// The hash of an entry's key, and its slot if there is one.
+    fn look_up(&mut self, entry: &Entry) -> (u64, Option<SlotId>) {
         let key = entry.key();
         let hash = self.key_hash(&key);
-        self.table.find(hash, &key)
+        (hash, self.table.find(hash, &key))
     }
 
     fn slot_for(&mut self, entry: &Entry) -> SlotId {
-        let key = entry.key();
-        let hash = self.key_hash(&key);
-        match self.table.find(hash, &key) {
-            Some(id) => id,
-            None => self.table.insert(hash, entry.clone()),
-        }
+        let (hash, found) = self.look_up(entry);
+        found.unwrap_or_else(|| self.table.insert(hash, entry.clone()))
     }
 
     /// Make the group's sums count `content` (0: nothing) for this slot.

@@ -367,7 +367,7 @@ impl Replica {
             if slot.flags.contains(Flags::PRESENT) {
                 continue;
             }
-            slot.set_entry(*entry);
+            slot.set_entry(entry);
             slot.birth = birth;
             self.set_present(id, true);
             self.watch(id);

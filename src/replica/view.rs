@@ -192,7 +192,8 @@ impl Replica {
 
     /// Whether the table has this entry.
     pub fn holds(&mut self, entry: &Entry) -> bool {
-        self.slot_of(entry)
+        self.look_up(entry)
+            .1
             .and_then(|id| self.table.get(id))
             .is_some_and(|slot| slot.flags.contains(Flags::PRESENT))
     }

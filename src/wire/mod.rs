@@ -154,7 +154,7 @@ pub enum Message<'a> {
     /// The entry is this now.
     Put {
         /// The entry.
-        entry: Box<crate::entry::Entry>,
+        entry: crate::entry::Entry,
         /// Its birth stamp.
         birth: u16,
         /// Sent because a repair asked for it.
@@ -594,7 +594,7 @@ impl<'a> Messages<'a> {
         Ok(match reader.u8()? {
             tag @ (TAG_PUT | TAG_PUT_REPAIR) => {
                 let (entry, birth) = packed::parse_entry(reader)?;
-                Message::Put { entry: Box::new(entry), birth, repair: tag == TAG_PUT_REPAIR }
+                Message::Put { entry, birth, repair: tag == TAG_PUT_REPAIR }
             }
             TAG_DESTROY => Message::Destroy { key: reader.u64()?, birth: reader.u16()? },
             TAG_SUMS => {

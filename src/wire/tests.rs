@@ -135,7 +135,7 @@ proptest! {
         let mut bytes = Vec::new();
         emit_put(&mut bytes, &entry, birth, false);
         let mut messages = Messages::new(&bytes);
-        let put = Message::Put { entry: Box::new(entry), birth, repair: false };
+        let put = Message::Put { entry, birth, repair: false };
         prop_assert_eq!(messages.next(), Some(Ok(put)));
         prop_assert_eq!(messages.next(), None);
     }

@@ -2,14 +2,13 @@
 
 use std::net::IpAddr;
 
-use netlink_packet_core::{NlaBuffer, NlasIterator, parse_u8, parse_u16_be, parse_u32_be, parse_u64_be};
 use netlink_packet_netfilter::conntrack::Status;
 
 use super::tuple::{emit_address, emit_tuple, emit_zoned_tuple, parse_tuple};
 #[allow(clippy::wildcard_imports, reason = "the kernel's names")]
 use super::uapi::*;
 use super::{CodecError, Install, parse_name};
-use crate::ctnetlink::nla::Writer;
+use crate::ctnetlink::nla::{Attributes, Writer, read_u8, read_u16, read_u32, read_u64};
 use crate::entry::{
     CARRIED_STATUS, DccpInfo, Entry, Key, L4, LABELS, Rare, SctpInfo, SeqAdj, Synproxy, TcpInfo, Tuple, proto,
 };
@@ -19,17 +18,16 @@ pub(super) fn parse_connection(attributes: &[u8]) -> Result<Entry, CodecError> {
     let (mut orig, mut reply, mut master, mut tcp) = (None, None, None, None);
     let (mut status, mut timeout, mut mark, mut zone) = (Status::empty(), None, None, None);
     let (mut rare, mut seqadj) = (Rare::default(), [None, None]);
-    for attribute in NlasIterator::new(attributes) {
-        let attribute = attribute?;
-        let value = attribute.value();
-        match attribute.kind() {
+    for attribute in Attributes::new(attributes) {
+        let (kind, value) = attribute?;
+        match kind {
             CTA_TUPLE_ORIG => orig = Some(parse_tuple(value, "original")?),
             CTA_TUPLE_REPLY => reply = Some(parse_tuple(value, "reply")?),
             CTA_TUPLE_MASTER => master = Some(Box::new(parse_tuple(value, "master")?.0)),
-            CTA_STATUS => status = Status::from_bits_retain(parse_u32_be(value)?),
-            CTA_TIMEOUT => timeout = Some(parse_u32_be(value)?),
-            CTA_MARK => mark = Some(parse_u32_be(value)?),
-            CTA_ZONE => zone = Some(parse_u16_be(value)?),
+            CTA_STATUS => status = Status::from_bits_retain(read_u32(value)?),
+            CTA_TIMEOUT => timeout = Some(read_u32(value)?),
+            CTA_MARK => mark = Some(read_u32(value)?),
+            CTA_ZONE => zone = Some(read_u16(value)?),
             CTA_PROTOINFO => parse_protoinfo(value, &mut tcp, &mut rare)?,
             CTA_HELP => rare.helper = parse_help(value)?,
             CTA_LABELS => rare.labels = parse_labels(value),
@@ -72,12 +70,12 @@ fn answers(orig: &Tuple, reply: &Tuple) -> bool {
 }
 
 fn parse_protoinfo(attributes: &[u8], tcp: &mut Option<TcpInfo>, rare: &mut Rare) -> Result<(), CodecError> {
-    for attribute in NlasIterator::new(attributes) {
-        let attribute = attribute?;
-        match attribute.kind() {
-            CTA_PROTOINFO_TCP => *tcp = Some(parse_tcp(attribute.value())?),
-            CTA_PROTOINFO_SCTP => rare.sctp = Some(parse_sctp(attribute.value())?),
-            CTA_PROTOINFO_DCCP => rare.dccp = Some(parse_dccp(attribute.value())?),
+    for attribute in Attributes::new(attributes) {
+        let (kind, value) = attribute?;
+        match kind {
+            CTA_PROTOINFO_TCP => *tcp = Some(parse_tcp(value)?),
+            CTA_PROTOINFO_SCTP => rare.sctp = Some(parse_sctp(value)?),
+            CTA_PROTOINFO_DCCP => rare.dccp = Some(parse_dccp(value)?),
             _ => {}
         }
     }
@@ -86,11 +84,11 @@ fn parse_protoinfo(attributes: &[u8], tcp: &mut Option<TcpInfo>, rare: &mut Rare
 
 fn parse_tcp(attributes: &[u8]) -> Result<TcpInfo, CodecError> {
     let mut info = TcpInfo { state: 0, wscale_orig: 0, wscale_reply: 0, flags_orig: 0, flags_reply: 0 };
-    for inner in NlasIterator::new(attributes) {
-        let inner = inner?;
+    for inner in Attributes::new(attributes) {
+        let (kind, value) = inner?;
         // struct nf_ct_tcp_flags { __u8 flags; __u8 mask; }: the first byte counts, a dump leaves the mask 0.
-        let first = || inner.value().first().copied().ok_or(CodecError::Incomplete("TCP"));
-        match inner.kind() {
+        let first = || value.first().copied().ok_or(CodecError::Incomplete("TCP"));
+        match kind {
             CTA_PROTOINFO_TCP_STATE => info.state = first()?,
             CTA_PROTOINFO_TCP_WSCALE_ORIGINAL => info.wscale_orig = first()?,
             CTA_PROTOINFO_TCP_WSCALE_REPLY => info.wscale_reply = first()?,
@@ -104,12 +102,12 @@ fn parse_tcp(attributes: &[u8]) -> Result<TcpInfo, CodecError> {
 
 fn parse_sctp(attributes: &[u8]) -> Result<SctpInfo, CodecError> {
     let mut info = SctpInfo { state: 0, vtag_orig: 0, vtag_reply: 0 };
-    for inner in NlasIterator::new(attributes) {
-        let inner = inner?;
-        match inner.kind() {
-            CTA_PROTOINFO_SCTP_STATE => info.state = parse_u8(inner.value())?,
-            CTA_PROTOINFO_SCTP_VTAG_ORIGINAL => info.vtag_orig = parse_u32_be(inner.value())?,
-            CTA_PROTOINFO_SCTP_VTAG_REPLY => info.vtag_reply = parse_u32_be(inner.value())?,
+    for inner in Attributes::new(attributes) {
+        let (kind, value) = inner?;
+        match kind {
+            CTA_PROTOINFO_SCTP_STATE => info.state = read_u8(value)?,
+            CTA_PROTOINFO_SCTP_VTAG_ORIGINAL => info.vtag_orig = read_u32(value)?,
+            CTA_PROTOINFO_SCTP_VTAG_REPLY => info.vtag_reply = read_u32(value)?,
             _ => {}
         }
     }
@@ -118,12 +116,12 @@ fn parse_sctp(attributes: &[u8]) -> Result<SctpInfo, CodecError> {
 
 fn parse_dccp(attributes: &[u8]) -> Result<DccpInfo, CodecError> {
     let mut info = DccpInfo { state: 0, role: 0, handshake: 0 };
-    for inner in NlasIterator::new(attributes) {
-        let inner = inner?;
-        match inner.kind() {
-            CTA_PROTOINFO_DCCP_STATE => info.state = parse_u8(inner.value())?,
-            CTA_PROTOINFO_DCCP_ROLE => info.role = parse_u8(inner.value())?,
-            CTA_PROTOINFO_DCCP_HANDSHAKE_SEQ => info.handshake = parse_u64_be(inner.value())?,
+    for inner in Attributes::new(attributes) {
+        let (kind, value) = inner?;
+        match kind {
+            CTA_PROTOINFO_DCCP_STATE => info.state = read_u8(value)?,
+            CTA_PROTOINFO_DCCP_ROLE => info.role = read_u8(value)?,
+            CTA_PROTOINFO_DCCP_HANDSHAKE_SEQ => info.handshake = read_u64(value)?,
             _ => {}
         }
     }
@@ -132,10 +130,10 @@ fn parse_dccp(attributes: &[u8]) -> Result<DccpInfo, CodecError> {
 
 /// The name; CTA_HELP_INFO is private to user-space helpers.
 fn parse_help(attributes: &[u8]) -> Result<Option<Box<str>>, CodecError> {
-    for inner in NlasIterator::new(attributes) {
-        let inner = inner?;
-        if inner.kind() == CTA_HELP_NAME {
-            return parse_name(inner.value()).map(Some);
+    for inner in Attributes::new(attributes) {
+        let (kind, value) = inner?;
+        if kind == CTA_HELP_NAME {
+            return parse_name(value).map(Some);
         }
     }
     Ok(None)
@@ -152,12 +150,12 @@ fn parse_labels(value: &[u8]) -> Option<[u8; LABELS]> {
 
 fn parse_seqadj(attributes: &[u8]) -> Result<SeqAdj, CodecError> {
     let mut adjustment = SeqAdj::default();
-    for inner in NlasIterator::new(attributes) {
-        let inner: NlaBuffer<_> = inner?;
-        match inner.kind() {
-            CTA_SEQADJ_CORRECTION_POS => adjustment.position = parse_u32_be(inner.value())?,
-            CTA_SEQADJ_OFFSET_BEFORE => adjustment.before = parse_u32_be(inner.value())?,
-            CTA_SEQADJ_OFFSET_AFTER => adjustment.after = parse_u32_be(inner.value())?,
+    for inner in Attributes::new(attributes) {
+        let (kind, value) = inner?;
+        match kind {
+            CTA_SEQADJ_CORRECTION_POS => adjustment.position = read_u32(value)?,
+            CTA_SEQADJ_OFFSET_BEFORE => adjustment.before = read_u32(value)?,
+            CTA_SEQADJ_OFFSET_AFTER => adjustment.after = read_u32(value)?,
             _ => {}
         }
     }
@@ -167,12 +165,12 @@ fn parse_seqadj(attributes: &[u8]) -> Result<SeqAdj, CodecError> {
 /// An entry that ctnetlink created has zeros, whether a synproxy is in use or not (`nfct_synproxy_ext_add`).
 fn parse_synproxy(attributes: &[u8]) -> Result<Option<Synproxy>, CodecError> {
     let mut synproxy = Synproxy { isn: 0, its: 0, tsoff: 0 };
-    for inner in NlasIterator::new(attributes) {
-        let inner = inner?;
-        match inner.kind() {
-            CTA_SYNPROXY_ISN => synproxy.isn = parse_u32_be(inner.value())?,
-            CTA_SYNPROXY_ITS => synproxy.its = parse_u32_be(inner.value())?,
-            CTA_SYNPROXY_TSOFF => synproxy.tsoff = parse_u32_be(inner.value())?,
+    for inner in Attributes::new(attributes) {
+        let (kind, value) = inner?;
+        match kind {
+            CTA_SYNPROXY_ISN => synproxy.isn = read_u32(value)?,
+            CTA_SYNPROXY_ITS => synproxy.its = read_u32(value)?,
+            CTA_SYNPROXY_TSOFF => synproxy.tsoff = read_u32(value)?,
             _ => {}
         }
     }
@@ -217,7 +215,9 @@ pub(super) fn emit_new(writer: &mut Writer, entry: &Entry, how: Install) {
     if entry.source_nat() {
         emit_nat(writer, CTA_NAT_SRC, entry.reply.dst, translated_source(entry));
     }
-    if entry.destination_nat() {
+    if entry.destination_nat() || entry.source_nat() {
+        // Without it the kernel would look whether anybody has the same tuple (`nf_nat_alloc_null_binding`,
+        // `get_unique_tuple`): a walk through its table. One address and one port leave nothing to look for.
         emit_nat(writer, CTA_NAT_DST, entry.reply.src, translated_destination(entry));
     }
 }

@@ -1,30 +1,28 @@
 //! The attributes of one expectation (`enum ctattr_expect`), both ways. Called by the codec's requests and events.
 
-use netlink_packet_core::{NlasIterator, parse_u32_be};
 use netlink_packet_netfilter::conntrack::Status;
 
 use super::tuple::{emit_tuple, parse_tuple};
 #[allow(clippy::wildcard_imports, reason = "the kernel's names")]
 use super::uapi::*;
 use super::{CodecError, Install, parse_name};
-use crate::ctnetlink::nla::Writer;
+use crate::ctnetlink::nla::{Attributes, Writer, read_u32};
 use crate::entry::{Entry, Expectation, Rare, Tuple, proto};
 
 /// The attributes of one message about an expectation, as the entry that it will become.
 pub(super) fn parse_expectation(attributes: &[u8]) -> Result<Entry, CodecError> {
     let (mut expected, mut mask, mut master, mut timeout, mut helper) = (None, None, None, None, None);
     let (mut flags, mut class, mut function, mut nat) = (0, 0, None, None);
-    for attribute in NlasIterator::new(attributes) {
-        let attribute = attribute?;
-        let value = attribute.value();
-        match attribute.kind() {
+    for attribute in Attributes::new(attributes) {
+        let (kind, value) = attribute?;
+        match kind {
             CTA_EXPECT_TUPLE => expected = Some(parse_tuple(value, "expected")?.0),
             CTA_EXPECT_MASK => mask = Some(parse_tuple(value, "mask")?.0),
             CTA_EXPECT_MASTER => master = Some(parse_tuple(value, "master")?.0),
-            CTA_EXPECT_TIMEOUT => timeout = Some(parse_u32_be(value)?),
+            CTA_EXPECT_TIMEOUT => timeout = Some(read_u32(value)?),
             CTA_EXPECT_HELP_NAME => helper = Some(parse_name(value)?),
-            CTA_EXPECT_FLAGS => flags = parse_u32_be(value)?,
-            CTA_EXPECT_CLASS => class = parse_u32_be(value)?,
+            CTA_EXPECT_FLAGS => flags = read_u32(value)?,
+            CTA_EXPECT_CLASS => class = read_u32(value)?,
             CTA_EXPECT_FN => function = Some(parse_name(value)?),
             CTA_EXPECT_NAT => nat = parse_nat(value)?,
             _ => {}
@@ -50,11 +48,11 @@ pub(super) fn parse_expectation(attributes: &[u8]) -> Result<Entry, CodecError> 
 
 fn parse_nat(attributes: &[u8]) -> Result<Option<(u32, Tuple)>, CodecError> {
     let (mut direction, mut tuple) = (None, None);
-    for inner in NlasIterator::new(attributes) {
-        let inner = inner?;
-        match inner.kind() {
-            CTA_EXPECT_NAT_DIR => direction = Some(parse_u32_be(inner.value())?),
-            CTA_EXPECT_NAT_TUPLE => tuple = Some(parse_tuple(inner.value(), "NAT")?.0),
+    for inner in Attributes::new(attributes) {
+        let (kind, value) = inner?;
+        match kind {
+            CTA_EXPECT_NAT_DIR => direction = Some(read_u32(value)?),
+            CTA_EXPECT_NAT_TUPLE => tuple = Some(parse_tuple(value, "NAT")?.0),
             _ => {}
         }
     }

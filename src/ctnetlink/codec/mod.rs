@@ -13,13 +13,12 @@ mod uapi;
 
 use netlink_packet_core::{
     DecodeError, Emitable, NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NLM_F_REQUEST, NetlinkBuffer,
-    NlasIterator, parse_u32_be,
 };
 use netlink_packet_netfilter::conntrack::ConntrackMessageType;
 use netlink_packet_netfilter::{NetfilterHeader, NetfilterProtoFamily, NetfilterSubsystem};
 use thiserror::Error;
 
-use super::nla::{Mark, Writer};
+use super::nla::{self, Attributes, Mark, Writer, read_u32};
 use crate::entry::{Entry, Key, NAME, Tuple};
 use uapi::{
     CTA_ID, IPCTNL_MSG_EXP_DELETE, IPCTNL_MSG_EXP_GET, IPCTNL_MSG_EXP_NEW, NFNL_SUBSYS_CTNETLINK_EXP,
@@ -51,9 +50,12 @@ pub enum Incoming {
 /// Bytes from the kernel that are not what the uapi headers promise.
 #[derive(Debug, Error)]
 pub enum CodecError {
-    /// Length fields or attribute sizes do not fit.
+    /// A message's length does not fit.
     #[error("malformed netlink message from the kernel")]
-    Malformed(#[from] DecodeError),
+    Message(#[from] DecodeError),
+    /// An attribute's.
+    #[error("malformed netlink message from the kernel")]
+    Attribute(#[from] nla::Malformed),
     /// A tuple lacks an address or its protocol number, or something else its contents.
     #[error("conntrack message without a complete {0}")]
     Incomplete(&'static str),
@@ -160,10 +162,10 @@ fn parse_errno(message: &NetlinkBuffer<&[u8]>) -> Result<i32, CodecError> {
 }
 
 fn parse_id(attributes: &[u8]) -> Result<u32, CodecError> {
-    for attribute in NlasIterator::new(attributes) {
-        let attribute = attribute?;
-        if attribute.kind() == CTA_ID {
-            return Ok(parse_u32_be(attribute.value())?);
+    for attribute in Attributes::new(attributes) {
+        let (kind, value) = attribute?;
+        if kind == CTA_ID {
+            return Ok(read_u32(value)?);
         }
     }
     Ok(0)

@@ -2,12 +2,10 @@
 
 use std::net::IpAddr;
 
-use netlink_packet_core::{NlaBuffer, NlasIterator, parse_ip, parse_u8, parse_u16_be};
-
 use super::CodecError;
 #[allow(clippy::wildcard_imports, reason = "the kernel's names")]
 use super::uapi::*;
-use crate::ctnetlink::nla::Writer;
+use crate::ctnetlink::nla::{Attributes, Writer, read_ip, read_u8, read_u16};
 use crate::entry::{L4, Tuple, proto};
 
 /// A tuple, and the zone that only its direction has.
@@ -16,19 +14,19 @@ pub(super) fn parse_tuple(
     which: &'static str,
 ) -> Result<(Tuple, Option<u16>), CodecError> {
     let (mut src, mut dst, mut number, mut l4, mut zone) = (None, None, None, L4::Nothing, None);
-    for attribute in NlasIterator::new(attributes) {
-        let attribute = attribute?;
-        if attribute.kind() == CTA_TUPLE_ZONE {
-            zone = Some(parse_u16_be(attribute.value())?);
+    for attribute in Attributes::new(attributes) {
+        let (outer, value) = attribute?;
+        if outer == CTA_TUPLE_ZONE {
+            zone = Some(read_u16(value)?);
             continue;
         }
-        for inner in NlasIterator::new(attribute.value()) {
-            let inner = inner?;
-            match (attribute.kind(), inner.kind()) {
-                (CTA_TUPLE_IP, CTA_IP_V4_SRC | CTA_IP_V6_SRC) => src = Some(parse_ip(inner.value())?),
-                (CTA_TUPLE_IP, CTA_IP_V4_DST | CTA_IP_V6_DST) => dst = Some(parse_ip(inner.value())?),
-                (CTA_TUPLE_PROTO, CTA_PROTO_NUM) => number = Some(parse_u8(inner.value())?),
-                (CTA_TUPLE_PROTO, kind) => parse_l4(kind, &inner, &mut l4)?,
+        for inner in Attributes::new(value) {
+            let (kind, value) = inner?;
+            match (outer, kind) {
+                (CTA_TUPLE_IP, CTA_IP_V4_SRC | CTA_IP_V6_SRC) => src = Some(read_ip(value)?),
+                (CTA_TUPLE_IP, CTA_IP_V4_DST | CTA_IP_V6_DST) => dst = Some(read_ip(value)?),
+                (CTA_TUPLE_PROTO, CTA_PROTO_NUM) => number = Some(read_u8(value)?),
+                (CTA_TUPLE_PROTO, kind) => parse_l4(kind, value, &mut l4)?,
                 _ => {}
             }
         }
@@ -41,22 +39,21 @@ pub(super) fn parse_tuple(
     }
 }
 
-fn parse_l4(kind: u16, attribute: &NlaBuffer<&[u8]>, l4: &mut L4) -> Result<(), CodecError> {
-    let value = attribute.value();
+fn parse_l4(kind: u16, value: &[u8], l4: &mut L4) -> Result<(), CodecError> {
     let (src_port, dst_port) = if let L4::Ports { src, dst } = *l4 { (src, dst) } else { (0, 0) };
     let (icmp_id, icmp_kind, icmp_code) =
         if let L4::Icmp { id, kind, code } = *l4 { (id, kind, code) } else { (0, 0, 0) };
     match kind {
-        CTA_PROTO_SRC_PORT => *l4 = L4::Ports { src: parse_u16_be(value)?, dst: dst_port },
-        CTA_PROTO_DST_PORT => *l4 = L4::Ports { src: src_port, dst: parse_u16_be(value)? },
+        CTA_PROTO_SRC_PORT => *l4 = L4::Ports { src: read_u16(value)?, dst: dst_port },
+        CTA_PROTO_DST_PORT => *l4 = L4::Ports { src: src_port, dst: read_u16(value)? },
         CTA_PROTO_ICMP_ID | CTA_PROTO_ICMPV6_ID => {
-            *l4 = L4::Icmp { id: parse_u16_be(value)?, kind: icmp_kind, code: icmp_code };
+            *l4 = L4::Icmp { id: read_u16(value)?, kind: icmp_kind, code: icmp_code };
         }
         CTA_PROTO_ICMP_TYPE | CTA_PROTO_ICMPV6_TYPE => {
-            *l4 = L4::Icmp { id: icmp_id, kind: parse_u8(value)?, code: icmp_code };
+            *l4 = L4::Icmp { id: icmp_id, kind: read_u8(value)?, code: icmp_code };
         }
         CTA_PROTO_ICMP_CODE | CTA_PROTO_ICMPV6_CODE => {
-            *l4 = L4::Icmp { id: icmp_id, kind: icmp_kind, code: parse_u8(value)? };
+            *l4 = L4::Icmp { id: icmp_id, kind: icmp_kind, code: read_u8(value)? };
         }
         _ => {}
     }
