@@ -50,15 +50,27 @@ pub fn create(namespace: &Namespace, from: u32, count: u32) -> Result<u32> {
 
 /// The same, so many a second.
 pub fn create_paced(namespace: &Namespace, from: u32, count: u32, rate: Option<u32>) -> Result<u32> {
-    request(namespace, from, count, rate, |writer, sequence, entry| {
-        let how = Install { be_liberal: false, ..Install::whole(432_000) };
-        emit_create(writer, sequence, entry, how);
-    })
+    let portion = rate.map_or(BATCH, |rate| (rate / 1000).clamp(1, BATCH));
+    request(namespace, (from, 1), count, (portion, rate), emit_whole)
+}
+
+/// The same, each by a request of its own.
+pub fn create_one_by_one(namespace: &Namespace, from: u32, count: u32) -> Result<u32> {
+    request(namespace, (from, 1), count, (1, None), emit_whole)
+}
+
+fn emit_whole(writer: &mut Writer, sequence: u32, entry: &Entry) {
+    emit_create(writer, sequence, entry, Install { be_liberal: false, ..Install::whole(432_000) });
 }
 
 /// Change the connections `from..from + count`, each once: their mark; how many were there.
 pub fn change(namespace: &Namespace, from: u32, count: u32, mark: u32) -> Result<u32> {
-    request(namespace, from, count, None, |writer, sequence, entry| {
+    change_spread(namespace, (from, 1), count, mark)
+}
+
+/// Change so many connections, from a first one on in steps.
+pub fn change_spread(namespace: &Namespace, numbers: (u32, u32), count: u32, mark: u32) -> Result<u32> {
+    request(namespace, numbers, count, (BATCH, None), |writer, sequence, entry| {
         let how = Install { be_liberal: false, ..Install::whole(432_000) };
         emit_update(writer, sequence, &Entry { mark: Some(mark), ..entry.clone() }, how);
     })
@@ -66,35 +78,34 @@ pub fn change(namespace: &Namespace, from: u32, count: u32, mark: u32) -> Result
 
 /// End those of the connections `from..from + count` that are there; how many were.
 pub fn end(namespace: &Namespace, from: u32, count: u32) -> Result<u32> {
-    request(namespace, from, count, None, |writer, sequence, entry| {
+    request(namespace, (from, 1), count, (BATCH, None), |writer, sequence, entry| {
         emit_destroy(writer, sequence, &entry.key());
     })
 }
 
+/// Requests for `count` connections, from a first one on in steps; in portions, so many a second if there is a rate.
 fn request(
     namespace: &Namespace,
-    from: u32,
+    (from, step): (u32, u32),
     count: u32,
-    rate: Option<u32>,
+    (portion, rate): (u32, Option<u32>),
     emit: impl Fn(&mut Writer, u32, &Entry) + Sync,
 ) -> Result<u32> {
     namespace.run(|| {
         let mut socket = RequestSocket::open()?;
         let mut refused = 0;
-        let mut next = from;
+        let mut done = 0;
         let began = now();
-        // With a rate, a portion each millisecond.
-        let portion = rate.map_or(BATCH, |rate| (rate / 1000).clamp(1, BATCH));
-        while next < from + count {
+        while done < count {
             if let Some(rate) = rate {
-                let due = Duration::from_secs_f64(f64::from(next - from) / f64::from(rate));
+                let due = Duration::from_secs_f64(f64::from(done) / f64::from(rate));
                 std::thread::sleep(due.saturating_sub(began.elapsed()));
             }
-            let batch = (from + count - next).min(portion);
+            let batch = (count - done).min(portion);
             socket.execute(
                 |writer, first| {
                     for at in 0..batch {
-                        emit(writer, first.wrapping_add(at), &connection(next + at));
+                        emit(writer, first.wrapping_add(at), &connection(from + (done + at) * step));
                     }
                     batch
                 },
@@ -102,7 +113,7 @@ fn request(
                     refused += u32::from(matches!(answer, Incoming::Answer { errno, .. } if errno != 0));
                 },
             )?;
-            next += batch;
+            done += batch;
         }
         Ok(count - refused)
     })

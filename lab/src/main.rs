@@ -16,6 +16,7 @@ mod heartbeat;
 mod incumbent;
 mod judge;
 mod load;
+mod micro;
 mod narrator;
 mod net;
 mod nixos;
@@ -117,6 +118,8 @@ enum Verb {
     },
     /// ctsync, conntrackd and the kernel's limits on the same load, side by side.
     Bench(bench::Arguments),
+    /// The steps of an event's path, each by itself: nanoseconds, and instructions where valgrind is.
+    Micro(micro::Arguments),
     /// Repetitions and long runs.
     #[command(subcommand)]
     Soak(Soak),
@@ -273,6 +276,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
         }
         Verb::Test { parts } => suite::run(&parts),
         Verb::Bench(arguments) => bench::run(&arguments),
+        Verb::Micro(arguments) => micro::run(&arguments),
         Verb::Soak(what) => soak::run(&what),
         Verb::Assets { directory } => {
             std::fs::write(directory.join("ctsync-lab.1"), ctsync::cli::page(Cli::command())?)?;

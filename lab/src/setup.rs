@@ -52,6 +52,11 @@ pub fn ensure_all() -> Result<()> {
     build_ctsync()
 }
 
+/// What counts instructions, where it can be had.
+pub fn ensure_counter() -> Result<()> {
+    ensure_packages(&[("valgrind", "valgrind")])
+}
+
 fn ensure_packages(needed: &[(&'static str, &'static str)]) -> Result<()> {
     let mut missing: Vec<&str> =
         needed.iter().filter(|(program, _)| !found(program)).map(|(_, p)| *p).collect();

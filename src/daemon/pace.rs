@@ -8,9 +8,9 @@ use std::time::{Duration, Instant};
 /// What the rate is measured over.
 const SPAN: Duration = Duration::from_millis(1);
 /// From so many events within a [`SPAN`] on, so long is waited for more. Being woken costs some microseconds, whatever it is
-/// for: with eight events a nap it is less than what one event costs, with thirty-two next to nothing. Below the first line
-/// every event is read when it comes, and told the peer at once.
-const NAPS: [(f64, Duration); 2] = [(8.0, Duration::from_micros(500)), (32.0, Duration::from_millis(1))];
+/// for, and a datagram costs the peer as much: a few events together halve that, and a quarter of a millisecond is what a change
+/// may be late. Below the first line every event is read when it comes, and told the peer at once.
+const NAPS: [(f64, Duration); 2] = [(8.0, Duration::from_micros(250)), (32.0, Duration::from_millis(1))];
 
 /// The rate of events, and what follows from it.
 pub(super) struct Pace {
@@ -59,7 +59,7 @@ mod tests {
         };
         assert_eq!(after(1, 0), 0);
         assert_eq!(after(6, 1), 0, "6,000 a second are read as they come");
-        assert_eq!(after(20, 1), 500, "20,000 a second are not");
+        assert_eq!(after(20, 1), 250, "20,000 a second are not");
         assert_eq!(after(100, 1), 1000);
         assert_eq!(after(300, 2), 1000);
         assert_eq!(after(100, 50), 0, "a burst that is over");

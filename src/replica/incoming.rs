@@ -422,8 +422,10 @@ impl Replica {
             self.drop_forgotten(id);
             return;
         }
-        // The table held it on the owner's word: what the kernel has of it is ours to remove. A cold backup's has nothing.
-        if slot.flags.contains(Flags::PRESENT | Flags::INSTALLED) {
+        // The table held it on the owner's word: what the kernel has of it is ours to remove. A cold backup's has nothing; what
+        // is pending may be there, if an answer was lost.
+        let may_be_there = slot.flags.intersects(Flags::INSTALLED | Flags::PENDING);
+        if slot.flags.contains(Flags::PRESENT) && may_be_there {
             slot.flags |= Flags::MINE;
         }
         self.drop_key(id);

@@ -378,13 +378,10 @@ impl Replica {
                 self.handle_answer(at, 0);
             }
         }
-        for (id, op) in std::mem::take(&mut self.in_flight) {
+        for (id, _) in std::mem::take(&mut self.in_flight) {
             let stranded = |flags: Flags| flags.contains(Flags::PENDING) && !flags.contains(Flags::QUEUED_IN);
-            if let Some(slot) = self.table.get_mut(id)
-                && stranded(slot.flags)
-            {
-                // Its answer was lost or could not be read. A create may have been done: what is there is ours, then.
-                slot.flags.set(Flags::MINE, slot.flags.contains(Flags::MINE) || op == Op::Create);
+            if self.table.get(id).is_some_and(|slot| stranded(slot.flags)) {
+                // Its answer was lost or could not be read.
                 self.want_kernel(id, false);
             }
             self.release(id);

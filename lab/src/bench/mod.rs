@@ -1,33 +1,54 @@
-//! `bench`: ctsync, conntrackd and readers that do nothing on the same load in one run, one after the other, several rounds;
-//! medians, and the budgets as ratios within the run.
+//! `bench`: ctsync, conntrackd, readers that do nothing and the kernel alone on the same load in one run, one after the other,
+//! several rounds; medians, and the budgets as ratios within the run.
 //!
-//! Called by `main`. Absolute times are this machine's and are told, never judged; a run whose tables are not equal at its end
-//! has no result.
+//! Called by `main`. Absolute times are this machine's and are told, never judged. A run of ours whose tables are not equal at
+//! its end has no result.
 //!
-//! - `subject`: who works, and what one costs.
-//! - `reader`: the least that hearing every event costs.
+//! - `subject`: who works; `work`: one at work, what it spends, when it is done; `reader`: the least that hearing every event
+//!   costs.
+//! - `events`, `packets`, `bulk`, `narrow`: the loads; `stamps`: when a kernel made an entry.
+//! - `figures`, `budget`, `report`: what came of it.
 
+mod budget;
+mod bulk;
+mod events;
+mod figures;
+mod narrow;
+mod packets;
 mod reader;
+mod report;
+mod stamps;
 mod subject;
+mod work;
 
-use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
 use indicatif::{ProgressBar, ProgressStyle};
-use serde_json::{Value, json};
 
+use crate::narrator::Narrator;
 use crate::router::Options;
+use crate::sandbox::Sandbox;
+use crate::scenario::{Stage, fence};
 use crate::topology::Topology;
 use crate::{in_sandbox, setup};
-use subject::Subject;
+use figures::Figures;
+use subject::{Buffer, Subject};
+use work::Work;
+
+/// Most entries that a load wants in two kernels, which share one limit.
+const MOST: u32 = 4_300_000;
+const TAKEOVERS: [u32; 3] = [100_000, 500_000, 1_000_000];
 
 /// What to measure.
 #[derive(Args, Clone)]
 pub struct Arguments {
-    /// Times that each is measured; what is told is the median.
+    /// Only these loads.
+    #[arg(value_enum)]
+    loads: Vec<Load>,
+    /// Times that events and packets are measured; the longer loads once. What is told is the median.
     #[arg(long, default_value_t = 5)]
     rounds: u32,
     /// Entries that are created, changed and ended.
@@ -39,216 +60,155 @@ pub struct Arguments {
     /// JSON instead of tables.
     #[arg(long)]
     json: bool,
+    /// A page with plots, too.
+    #[arg(long, value_name = "FILE")]
+    html: Option<PathBuf>,
     /// Another ctsync binary.
     #[arg(long)]
     ctsync: Option<PathBuf>,
 }
 
-/// One figure of one round.
-struct Measured {
-    row: String,
-    subject: Subject,
-    value: f64,
+/// What is done to the routers.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
+enum Load {
+    /// Entries created, changed and ended by ctnetlink.
+    Events,
+    /// New UDP flows through the router: how many a second, and when the peer's kernel has them.
+    Packets,
+    /// Creates and dumps of the kernel alone.
+    Limits,
+    /// The cost of an event beside 10,000 to 2,000,000 entries.
+    Growth,
+    /// 500,000 entries to an empty peer; a hundred differences in them.
+    Whole,
+    /// Takeovers beside 100,000 to 1,000,000 entries.
+    Takeover,
+    /// Full rate with the documented 8 MB for events.
+    Buffer,
+    /// Full rate into a channel that carries a quarter of it.
+    Channel,
+    /// A minute of nothing.
+    Idle,
 }
 
-/// All rounds of one figure.
-#[derive(Default)]
-struct Series(Vec<f64>);
-
-impl Series {
-    fn median(&self) -> f64 {
-        let mut sorted = self.0.clone();
-        sorted.sort_by(f64::total_cmp);
-        sorted.get(sorted.len() / 2).copied().unwrap_or(f64::NAN)
+impl Load {
+    fn name(self) -> String {
+        self.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned())
     }
 
-    fn spread(&self) -> [f64; 2] {
-        let least = self.0.iter().copied().fold(f64::INFINITY, f64::min);
-        let most = self.0.iter().copied().fold(f64::NEG_INFINITY, f64::max);
-        [least, most]
+    fn rounds(self, asked: u32) -> u32 {
+        if matches!(self, Load::Events | Load::Packets | Load::Buffer) { asked } else { 1 }
     }
-}
 
-/// The figures by row and subject, rows in the order in which they came.
-#[derive(Default)]
-struct Figures {
-    rows: Vec<String>,
-    all: BTreeMap<(String, Subject), Series>,
-}
-
-impl Figures {
-    fn note(&mut self, measured: Measured) {
-        if !self.rows.contains(&measured.row) {
-            self.rows.push(measured.row.clone());
+    fn is_about(self, subject: Subject) -> bool {
+        use Subject::{Ctsync, CtsyncCold, CtsyncKey, Ftfw, FtfwInject, Nobody, Notrack, NullNapping};
+        match self {
+            Load::Events => subject != Nobody,
+            Load::Packets => !matches!(subject, CtsyncKey | Notrack),
+            Load::Limits => subject == Nobody,
+            Load::Growth => matches!(subject, NullNapping | CtsyncCold | Ctsync | Ftfw),
+            Load::Whole | Load::Channel => matches!(subject, Ctsync | Ftfw),
+            Load::Takeover => subject == Ctsync,
+            Load::Buffer => matches!(subject, Ctsync | CtsyncCold | Ftfw | FtfwInject),
+            Load::Idle => matches!(subject, Ctsync | Ftfw),
         }
-        self.all.entry((measured.row, measured.subject)).or_default().0.push(measured.value);
     }
 
-    fn median(&self, row: &str, subject: Subject) -> Option<f64> {
-        self.all.get(&(row.to_owned(), subject)).map(Series::median)
+    /// Rows of it in the order in which they are told.
+    async fn measure(
+        self,
+        topology: &mut Topology,
+        ctsync: &Path,
+        (subject, events): (Subject, u32),
+        figures: &mut Figures,
+    ) -> Result<()> {
+        let buffer = if self == Load::Buffer { Buffer::Default } else { Buffer::Large };
+        let mut work = Work::begin(topology, ctsync, subject, buffer).await?;
+        match self {
+            Load::Events => events::measure(&work, events, figures).await?,
+            Load::Packets => packets::measure(&work, figures).await?,
+            Load::Limits => bulk::limits(&work, figures)?,
+            Load::Growth => bulk::growth(&work, figures).await?,
+            Load::Whole => {
+                bulk::fetch(&mut work, figures).await?;
+                if subject.is_ctsync() {
+                    bulk::repair(&work, figures).await?;
+                }
+            }
+            Load::Buffer => narrow::buffer(&work, events, figures).await?,
+            Load::Channel => narrow::channel(&work, figures).await?,
+            Load::Idle => bulk::idle(&work, figures).await?,
+            Load::Takeover => {}
+        }
+        work.end()
     }
 }
-
-/// A budget: one figure against another one of the same run, or against a number.
-struct Budget {
-    what: &'static str,
-    of: (&'static str, Subject),
-    against: Option<(&'static str, Subject)>,
-    /// Ratio, or number, that must be reached, and the one that is aimed at.
-    must: f64,
-    aim: f64,
-}
-
-/// Design section 12, as far as this load shows it.
-const BUDGETS: [Budget; 7] = [
-    Budget {
-        what: "CPU per event on the owner, against the napping reader",
-        of: ("create: owner, us/event", Subject::CtsyncCold),
-        against: Some(("create: owner, us/event", Subject::NullNapping)),
-        must: 2.5,
-        aim: 1.6,
-    },
-    Budget {
-        what: "CPU per change on a cold backup, against conntrackd",
-        of: ("create: backup, us/event", Subject::CtsyncCold),
-        against: Some(("create: backup, us/event", Subject::Ftfw)),
-        must: 0.5,
-        aim: 0.33,
-    },
-    Budget {
-        what: "CPU per change on a hot backup at 20k/s, against conntrackd without cache",
-        of: ("20k/s: backup, us/event", Subject::Ctsync),
-        against: Some(("20k/s: backup, us/event", Subject::FtfwInject)),
-        must: 0.5,
-        aim: 0.33,
-    },
-    Budget {
-        what: "memory per entry, owner, bytes",
-        of: ("create: owner, bytes/entry", Subject::CtsyncCold),
-        against: None,
-        must: 176.0,
-        aim: 112.0,
-    },
-    Budget {
-        what: "memory per entry, backup, bytes",
-        of: ("create: backup, bytes/entry", Subject::CtsyncCold),
-        against: None,
-        must: 176.0,
-        aim: 112.0,
-    },
-    Budget {
-        what: "bytes on the wire per change",
-        of: ("update: wire, bytes/event", Subject::CtsyncCold),
-        against: None,
-        must: 45.0,
-        aim: 32.0,
-    },
-    Budget {
-        what: "CPU per event on the owner with a sealed channel, against without",
-        of: ("create: owner, us/event", Subject::CtsyncKey),
-        against: Some(("create: owner, us/event", Subject::CtsyncCold)),
-        must: 1.15,
-        aim: 1.05,
-    },
-];
 
 /// Measure, and tell.
 pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     if !crate::sandbox::is_inside() {
         setup::ensure_all()?;
-        setup::ensure_table(arguments.events + 100_000)?;
+        setup::ensure_table(MOST)?;
     }
     in_sandbox(None, async |sandbox| {
-        let ctsync = setup::ctsync_binary(arguments.ctsync.as_deref())?;
-        let subjects = if arguments.only.is_empty() {
-            Subject::value_variants().to_vec()
-        } else {
-            arguments.only.clone()
-        };
-        let bar = ProgressBar::new(u64::from(arguments.rounds) * subjects.len() as u64);
-        bar.set_style(ProgressStyle::with_template("{bar:30} {pos}/{len} {msg} {elapsed}, {eta} left")?);
-        let mut figures = Figures::default();
-        let mut topology = Topology::build(&sandbox.directory, &Options::usual(ctsync.clone())).await?;
-        for _ in 0..arguments.rounds {
-            // In turns, so that what else the machine does falls on all of them.
-            for subject in &subjects {
-                bar.set_message(subject.name());
-                for measured in subject::measure(&mut topology, &ctsync, *subject, arguments.events).await? {
-                    figures.note(measured);
-                }
-                bar.inc(1);
-            }
+        let figures = all(arguments, sandbox).await?;
+        let judged = budget::judge(&figures);
+        if let Some(file) = &arguments.html {
+            let page = report::html(&figures, &judged)?;
+            std::fs::write(file, page).with_context(|| format!("cannot write {}", file.display()))?;
         }
-        bar.finish_and_clear();
         if arguments.json {
-            println!("{}", serde_json::to_string_pretty(&as_json(&figures, arguments))?);
+            println!("{}", serde_json::to_string_pretty(&report::json(&figures, &judged))?);
         } else {
-            print!("{}", as_table(&figures, &subjects));
-            print!("{}", judged(&figures));
+            print!("{}", report::text(&figures, &judged));
         }
         Ok(ExitCode::SUCCESS)
     })
 }
 
-fn as_table(figures: &Figures, subjects: &[Subject]) -> String {
-    let mut text = format!("{:<28}", "median (least to most)");
-    for subject in subjects {
-        text += &format!(" {:>22}", subject.name());
-    }
-    text.push('\n');
-    for row in &figures.rows {
-        text += &format!("{row:<28}");
-        for subject in subjects {
-            let cell = figures.all.get(&(row.clone(), *subject)).map_or(String::new(), |series| {
-                let [least, most] = series.spread();
-                format!("{:.2} ({least:.2}-{most:.2})", series.median())
-            });
-            text += &format!(" {cell:>22}");
+async fn all(arguments: &Arguments, sandbox: &Sandbox) -> Result<Figures> {
+    let ctsync = setup::ctsync_binary(arguments.ctsync.as_deref())?;
+    let chosen = |subject: &Subject| arguments.only.is_empty() || arguments.only.contains(subject);
+    let loads = if arguments.loads.is_empty() { Load::value_variants() } else { &arguments.loads };
+    let mut jobs = Vec::new();
+    for load in loads {
+        // In turns, so that what else the machine does falls on all of them.
+        for _ in 0..load.rounds(arguments.rounds) {
+            let subjects = Subject::value_variants()
+                .iter()
+                .filter(|subject| chosen(subject) && load.is_about(**subject));
+            jobs.extend(subjects.map(|subject| (*load, *subject)));
         }
-        text.push('\n');
     }
-    text
-}
-
-fn ratio(figures: &Figures, budget: &Budget) -> Option<f64> {
-    let of = figures.median(budget.of.0, budget.of.1)?;
-    match budget.against {
-        Some((row, subject)) => Some(of / figures.median(row, subject)?),
-        None => Some(of),
-    }
-}
-
-fn judged(figures: &Figures) -> String {
-    let mut text = format!("\n{:<68} {:>9} {:>9} {:>9}\n", "budget", "measured", "must", "aim");
-    for budget in &BUDGETS {
-        let Some(found) = ratio(figures, budget) else { continue };
-        let verdict = match found {
-            found if found <= budget.aim => "aim reached",
-            found if found <= budget.must => "reached",
-            _ => "MISSED",
+    let bar = ProgressBar::new(jobs.len() as u64);
+    bar.set_style(ProgressStyle::with_template("{bar:30} {pos}/{len} {msg} {elapsed}, {eta} left")?);
+    let mut figures = Figures::default();
+    let mut topology = Topology::build(&sandbox.directory, &Options::usual(ctsync.clone())).await?;
+    for (load, subject) in jobs {
+        bar.set_message(format!("{}: {}", load.name(), subject.name()));
+        let measured = if load == Load::Takeover {
+            takeovers(sandbox, &ctsync, &mut figures).await
+        } else {
+            load.measure(&mut topology, &ctsync, (subject, arguments.events), &mut figures).await
         };
-        text += &format!(
-            "{:<68} {found:>9.2} {:>9.2} {:>9.2}  {verdict}\n",
-            budget.what, budget.must, budget.aim
-        );
+        measured.with_context(|| format!("{}: {}", load.name(), subject.name()))?;
+        bar.inc(1);
     }
-    text
+    bar.finish_and_clear();
+    Ok(figures)
 }
 
-fn as_json(figures: &Figures, arguments: &Arguments) -> Value {
-    let rows: Vec<Value> = figures
-        .all
-        .iter()
-        .map(|((row, subject), series)| {
-            json!({ "row": row, "subject": subject.name(), "median": series.median(), "rounds": series.0 })
-        })
-        .collect();
-    let budgets: Vec<Value> = BUDGETS
-        .iter()
-        .filter_map(|budget| {
-            let found = ratio(figures, budget)?;
-            Some(json!({ "what": budget.what, "measured": found, "must": budget.must, "aim": budget.aim }))
-        })
-        .collect();
-    json!({ "events": arguments.events, "rounds": arguments.rounds, "figures": rows, "budgets": budgets })
+/// The story of `run fence` measures them, in a lab of its own.
+async fn takeovers(sandbox: &Sandbox, ctsync: &Path, figures: &mut Figures) -> Result<()> {
+    let directory = sandbox.directory.join("takeover");
+    std::fs::create_dir_all(&directory)?;
+    let stage = Stage { directory: &directory, ctsync: ctsync.to_owned(), unprivileged: false };
+    let narrator = Narrator::new(true, false);
+    for (ours, entries, told) in fence::milliseconds(&stage, &TAKEOVERS, 5, &narrator).await? {
+        let subject = if ours { Subject::Ctsync } else { Subject::Ftfw };
+        for milliseconds in told {
+            figures.note(subject, format!("takeover beside {entries}, ms"), milliseconds);
+        }
+    }
+    Ok(())
 }

@@ -41,7 +41,7 @@ pub async fn tell(stage: &Stage<'_>, narrator: &mut Narrator, entries: u32, pati
     let step = entries / (4 * EACH);
     let numbers = |kind: u32| (0..EACH).map(move |at| (4 * at + kind) * step).collect::<Vec<u32>>();
     for (number, [ended, marked]) in [(1, [numbers(0), numbers(1)]), (2, [numbers(2), numbers(3)])] {
-        plant(&pair.topology.router(number)?.node, &ended, &marked)?;
+        plant(&pair.topology.router(number)?.node, &ended, &marked, MARK)?;
     }
     let planted = usize::try_from(EACH)?;
     checks.note("planted, and nobody heard of it", unheard(&pair, &own, planted, entries > ENTRIES).await);
@@ -57,7 +57,7 @@ pub async fn tell(stage: &Stage<'_>, narrator: &mut Narrator, entries: u32, pati
     }
     let patience = if patient { Duration::from_secs(1500) } else { PATIENCE };
     let equal = until("the marks are on both, and as many entries", patience, async || {
-        let marks = [1, 2].map(|number| marked(&pair, number));
+        let marks = [1, 2].map(|number| marked(&pair.topology.router(number)?.node, MARK));
         let counts = [1, 2].map(|number| pair.topology.router(number)?.node.output("conntrack", &["-C"]));
         let (marks, counts) = (marks.map(Result::ok), counts.map(Result::ok));
         if marks == [Some(planted); 2] && counts[0] == counts[1] {
@@ -77,7 +77,7 @@ pub async fn tell(stage: &Stage<'_>, narrator: &mut Narrator, entries: u32, pati
 }
 
 /// End some entries and mark others, in the daemon's own name.
-fn plant(node: &Node, ended: &[u32], marked: &[u32]) -> Result<()> {
+pub fn plant(node: &Node, ended: &[u32], marked: &[u32], mark: u32) -> Result<()> {
     let requests = Requests::of(node)?;
     let mut writer = Writer::default();
     for number in ended {
@@ -85,7 +85,7 @@ fn plant(node: &Node, ended: &[u32], marked: &[u32]) -> Result<()> {
     }
     for number in marked {
         let mut entry = connection(*number);
-        entry.mark = Some(MARK);
+        entry.mark = Some(mark);
         emit_update(&mut writer, 0, &entry, Install { be_liberal: false, ..Install::whole(432_000) });
     }
     requests.send(&writer)
@@ -120,10 +120,8 @@ fn told(pair: &Pair, number: u8, planted: usize, long: bool) -> Result<String> {
 }
 
 /// Entries of a router's kernel that have the mark: the kernel lists no others.
-fn marked(pair: &Pair, number: u8) -> Result<usize> {
-    let mark = MARK.to_string();
-    let listing = pair.topology.router(number)?.node.output("conntrack", &["-L", "-m", &mark])?;
-    Ok(listing.lines().count())
+pub fn marked(node: &Node, mark: u32) -> Result<usize> {
+    Ok(node.output("conntrack", &["-L", "-m", &mark.to_string()])?.lines().count())
 }
 
 /// An owner's kernel is the truth: what was ended there is gone, what was marked there is marked on both.

@@ -114,6 +114,24 @@ pub async fn run(stage: &Stage<'_>, narrator: &mut Narrator) -> Result<bool> {
     Ok(checks.end())
 }
 
+/// Takeovers by a hot standby, and one by conntrackd beside the least of the sizes: milliseconds as they tell them.
+pub async fn milliseconds(
+    stage: &Stage<'_>,
+    sizes: &[u32],
+    runs: u32,
+    narrator: &Narrator,
+) -> Result<Vec<(bool, u32, Vec<f64>)>> {
+    let plan = Plan { sizes: sizes.to_vec(), runs, beside: 0, plot: None };
+    let mut bench = Bench::build(stage).await?;
+    let mut rows = bench.hot(&plan, narrator).await?;
+    let least = sizes.iter().min().context("no size")?;
+    rows.push(bench.beside(How::Conntrackd, *least, 1).await?);
+    for row in rows.iter().filter(|row| row.how == How::Hot) {
+        all_alive(row)?;
+    }
+    Ok(rows.into_iter().map(|row| (row.how == How::Hot, row.entries, row.told)).collect())
+}
+
 /// All sizes, and the plot.
 pub async fn tell(stage: &Stage<'_>, narrator: &mut Narrator, plan: &Plan) -> Result<bool> {
     narrator.chapter("A takeover beside how many entries");

@@ -1,0 +1,209 @@
+//! The budgets of design section 12 (docs/performance.md): ratios within one run, or numbers; what must be reached, and what is
+//! aimed at.
+
+use serde_json::{Value, json};
+
+use super::bulk;
+use super::figures::Figures;
+use super::subject::Subject;
+
+/// A budget: one figure against another one of the same run, or against a number.
+struct Budget {
+    what: &'static str,
+    of: (String, Subject),
+    against: Option<(String, Subject)>,
+    must: f64,
+    aim: f64,
+}
+
+/// A budget, measured.
+pub(super) struct Judged {
+    what: &'static str,
+    measured: f64,
+    must: f64,
+    aim: f64,
+}
+
+impl Judged {
+    fn verdict(&self) -> &'static str {
+        // More is better where the aim is above what must be.
+        let reached = |bound: f64| {
+            if self.aim < self.must { self.measured <= bound } else { self.measured >= bound }
+        };
+        match (reached(self.aim), reached(self.must)) {
+            (true, _) => "aim reached",
+            (false, true) => "reached",
+            (false, false) => "MISSED",
+        }
+    }
+
+    /// What, measured, must, aim, verdict.
+    pub fn cells(&self) -> [String; 5] {
+        let number = |value: f64| if value.is_finite() { format!("{value:.2}") } else { "-".to_owned() };
+        let numbers = [self.measured, self.must, self.aim].map(number);
+        let [measured, must, aim] = numbers;
+        [self.what.to_owned(), measured, must, aim, self.verdict().to_owned()]
+    }
+
+    pub fn json(&self) -> Value {
+        json!({ "what": self.what, "measured": self.measured, "must": self.must, "aim": self.aim, "verdict": self.verdict() })
+    }
+}
+
+fn budgets() -> Vec<Budget> {
+    let at = |row: &str, subject: Subject| (row.to_owned(), subject);
+    let ratio = |what, of, against, must, aim| Budget { what, of, against: Some(against), must, aim };
+    let number = |what, of, must, aim| Budget { what, of, against: None, must, aim };
+    let [small, large] = bulk::ends("owner");
+    let [small_backup, large_backup] = bulk::ends("backup");
+    vec![
+        ratio(
+            "CPU per event on the owner, against the napping reader",
+            at("create: owner, us/event", Subject::CtsyncCold),
+            at("create: owner, us/event", Subject::NullNapping),
+            2.5,
+            1.6,
+        ),
+        ratio(
+            "CPU per change on a cold backup, against conntrackd",
+            at("create: backup, us/event", Subject::CtsyncCold),
+            at("create: backup, us/event", Subject::Ftfw),
+            0.5,
+            0.33,
+        ),
+        ratio(
+            "CPU per change on a hot backup at 20k/s, against conntrackd without cache",
+            at("20k/s: backup, us/event", Subject::Ctsync),
+            at("20k/s: backup, us/event", Subject::FtfwInject),
+            0.5,
+            0.33,
+        ),
+        number("events lost at full rate, 64 MB", at("create: events lost", Subject::CtsyncCold), 0.0, 0.0),
+        number(
+            "events lost at full rate, 8 MB",
+            at("8 MB of events: events lost", Subject::CtsyncCold),
+            f64::INFINITY,
+            0.0,
+        ),
+        number(
+            "memory per entry, owner, bytes",
+            at("create: owner, bytes/entry", Subject::CtsyncCold),
+            176.0,
+            112.0,
+        ),
+        number(
+            "memory per entry, backup, bytes",
+            at("create: backup, bytes/entry", Subject::CtsyncCold),
+            176.0,
+            112.0,
+        ),
+        number(
+            "bytes on the wire per change",
+            at("update: wire, bytes/event", Subject::CtsyncCold),
+            45.0,
+            32.0,
+        ),
+        ratio(
+            "CPU per event on the owner with a sealed channel, against without",
+            at("create: owner, us/event", Subject::CtsyncKey),
+            at("create: owner, us/event", Subject::CtsyncCold),
+            1.15,
+            1.05,
+        ),
+        number(
+            "takeover beside 100000 entries, ms",
+            at("takeover beside 100000, ms", Subject::Ctsync),
+            100.0,
+            10.0,
+        ),
+        number(
+            "takeover beside 500000 entries, ms",
+            at("takeover beside 500000, ms", Subject::Ctsync),
+            100.0,
+            10.0,
+        ),
+        number(
+            "takeover beside 1000000 entries, ms",
+            at("takeover beside 1000000, ms", Subject::Ctsync),
+            100.0,
+            10.0,
+        ),
+        number(
+            "500000 entries to an empty peer's table, s",
+            at("500000 to an empty peer's table, s", Subject::Ctsync),
+            0.7,
+            0.6,
+        ),
+        ratio(
+            "500000 entries to an empty peer's kernel, against batched creates",
+            at("whole table into the kernel, k/s", Subject::Ctsync),
+            at("limit: creates in batches, k/s", Subject::Nobody),
+            0.85,
+            0.9,
+        ),
+        number(
+            "repair of 100 differences in 500000, s",
+            at("repair of 100 in 500000, s", Subject::Ctsync),
+            1.0,
+            0.5,
+        ),
+        number(
+            "repair of 100 differences in 500000, kB",
+            at("repair of 100 in 500000, kB", Subject::Ctsync),
+            200.0,
+            50.0,
+        ),
+        number(
+            "change in the peer's kernel, idle, p99, ms",
+            at("latency idle: p99, ms", Subject::Ctsync),
+            1.0,
+            0.3,
+        ),
+        number(
+            "change in the peer's kernel, 20k/s, p99, ms",
+            at("latency 20k/s: p99, ms", Subject::Ctsync),
+            2.0,
+            0.5,
+        ),
+        number(
+            "change in the peer's kernel, 60k/s, p99, ms",
+            at("latency 60k/s: p99, ms", Subject::Ctsync),
+            10.0,
+            2.0,
+        ),
+        ratio(
+            "new UDP flows a second, against a null reader",
+            at("new flows: k/s", Subject::Ctsync),
+            at("new flows: k/s", Subject::NullWoken),
+            45.0 / 58.0,
+            52.0 / 58.0,
+        ),
+        ratio(
+            "CPU per event on the owner, beside 2000000 entries against 10000",
+            (large, Subject::CtsyncCold),
+            (small, Subject::CtsyncCold),
+            1.2,
+            1.0,
+        ),
+        ratio(
+            "CPU per event on a cold backup, beside 2000000 entries against 10000",
+            (large_backup, Subject::CtsyncCold),
+            (small_backup, Subject::CtsyncCold),
+            1.2,
+            1.0,
+        ),
+    ]
+}
+
+/// Those that this run has figures for.
+pub(super) fn judge(figures: &Figures) -> Vec<Judged> {
+    let judged = |budget: Budget| {
+        let of = figures.median(&budget.of.0, budget.of.1)?;
+        let measured = match &budget.against {
+            Some((row, subject)) => of / figures.median(row, *subject)?,
+            None => of,
+        };
+        Some(Judged { what: budget.what, measured, must: budget.must, aim: budget.aim })
+    };
+    budgets().into_iter().filter_map(judged).collect()
+}

@@ -1,0 +1,221 @@
+//! Whole tables: what the kernel takes at best, what a peer that has nothing needs to get everything, what grows with the table.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use ctsync::ctnetlink::codec::KernelTable;
+use ctsync::ctnetlink::socket::DumpSocket;
+
+use super::figures::Figures;
+use super::work::{OWN, Wanted, Work};
+use crate::scenario::differences;
+use crate::wait::{now, until};
+use crate::{incumbent, load};
+
+/// Entries that an empty peer is to get.
+pub(super) const WHOLE: u32 = 500_000;
+/// Entries created one by one: enough to see the rate.
+const SINGLE: u32 = 100_000;
+/// Entries beside which an event is measured.
+const SIZES: [u32; 4] = [10_000, 100_000, 1_000_000, 2_000_000];
+/// Events of each kind beside them.
+const EVENTS: u32 = 50_000;
+/// Beyond every table's numbers.
+const FRESH: u32 = 3_000_000;
+/// Entries made at once: conntrackd is to lose none.
+const PORTION: u32 = 100_000;
+const PATIENCE: Duration = Duration::from_secs(120);
+
+/// Raw requests into a kernel that nobody listens to.
+pub(super) fn limits(work: &Work<'_>, figures: &mut Figures) -> Result<()> {
+    let net = &work.node(1)?.net;
+    let mut rate = |row: &str, count: u32, done: u32, took: Duration| -> Result<()> {
+        ensure!(done == count, "the kernel took {done} of {count}: {row}");
+        figures.note(work.subject, row, f64::from(count) / took.as_secs_f64() / 1e3);
+        Ok(())
+    };
+    let began = now();
+    let done = load::create_one_by_one(net, FRESH, SINGLE)?;
+    rate("limit: creates one by one, k/s", SINGLE, done, began.elapsed())?;
+    let began = now();
+    let done = load::create(net, 0, WHOLE)?;
+    rate("limit: creates in batches, k/s", WHOLE, done, began.elapsed())?;
+    let began = now();
+    let listed = net.run(|| {
+        let mut socket = DumpSocket::open()?;
+        socket.start(KernelTable::Connections, None)?;
+        let mut count = 0;
+        while socket.read(|_, _| count += 1)? != Some(true) {}
+        Ok(count)
+    })?;
+    rate("limit: dump, k/s", WHOLE + SINGLE, listed.min(WHOLE + SINGLE), began.elapsed())
+}
+
+/// router2's daemon begins with nothing beside a full router1.
+pub(super) async fn fetch(work: &mut Work<'_>, figures: &mut Figures) -> Result<()> {
+    let subject = work.subject;
+    fill(work, WHOLE).await?;
+    let second = work.topology.router_mut(2)?;
+    second.node.kill(subject.program())?;
+    second.node.output("conntrack", &["-F"])?;
+    let bytes = work.topology.channel_bytes()?;
+    let began = now();
+    let second = work.topology.router_mut(2)?;
+    if subject.is_ctsync() {
+        second.start_ctsync()?
+    } else {
+        second.restart_incumbent().await?
+    }
+    let second = work.topology.router(2)?;
+    let whole = u64::from(WHOLE);
+    until("router2's table has everything", PATIENCE, async || {
+        let held = if subject.is_ctsync() {
+            second.status().await?["state"]["external"].as_u64().unwrap_or(0)
+        } else {
+            incumbent::numbers(&second.node)?[1]
+        };
+        Ok((held >= whole).then_some(()))
+    })
+    .await?;
+    figures.note(subject, format!("{WHOLE} to an empty peer's table, s"), began.elapsed().as_secs_f64());
+    if subject.is_hot() {
+        until("router2's kernel has everything", PATIENCE, async || {
+            Ok((work.held(2)? >= whole).then_some(()))
+        })
+        .await?;
+        let took = began.elapsed().as_secs_f64();
+        figures.note(subject, format!("{WHOLE} to an empty peer's kernel, s"), took);
+        figures.note(subject, "whole table into the kernel, k/s", f64::from(WHOLE) / took / 1e3);
+    }
+    let lacking = work.settle(Wanted { entries: whole, mark: None, heard: 0 }).await?;
+    figures.note(
+        subject,
+        "whole table: bytes/entry",
+        (work.topology.channel_bytes()? - bytes) as f64 / f64::from(WHOLE),
+    );
+    figures.note(subject, "whole table: not equal at the end", lacking as f64);
+    Ok(())
+}
+
+/// A hundred differences that nobody heard of, half of them on each side: ended entries and marked ones.
+pub(super) async fn repair(work: &Work<'_>, figures: &mut Figures) -> Result<()> {
+    const EACH: u32 = 25;
+    const MARK: u32 = 77;
+    let step = WHOLE / (4 * EACH);
+    let numbers = |kind: u32| (0..EACH).map(move |at| (4 * at + kind) * step).collect::<Vec<u32>>();
+    for (number, kinds) in [(1, [0, 1]), (2, [2, 3])] {
+        let [ended, marked] = kinds.map(numbers);
+        differences::plant(work.node(number)?, &ended, &marked, MARK)?;
+    }
+    let bytes = work.topology.channel_bytes()?;
+    let began = now();
+    for number in [1, 2] {
+        let router = work.topology.router(number)?;
+        router.node.output(&router.binary()?, &["resync"])?;
+    }
+    // router1's kernel is the truth: what it has lost is gone, what router2 has lost comes back, its marks go.
+    let held = u64::from(WHOLE - EACH);
+    until("both kernels are as router1's was", PATIENCE, async || {
+        let marks = [1, 2].map(|number| differences::marked(work.node(number)?, MARK));
+        let [one, two] = marks;
+        let (one, two) = (one?, two?);
+        ensure!(one == EACH as usize && two == one, "marked {one} and {two}");
+        ensure!((held..held + OWN).contains(&work.held(2)?), "router2 holds {}", work.held(2)?);
+        Ok(Some(()))
+    })
+    .await?;
+    let row = |unit: &str| format!("repair of {} in {WHOLE}, {unit}", 4 * EACH);
+    figures.note(work.subject, row("s"), began.elapsed().as_secs_f64());
+    figures.note(work.subject, row("kB"), (work.topology.channel_bytes()? - bytes) as f64 / 1e3);
+    Ok(())
+}
+
+/// What an event costs beside larger and larger tables.
+pub(super) async fn growth(work: &Work<'_>, figures: &mut Figures) -> Result<()> {
+    let net = work.node(1)?.net.clone();
+    let mut there = 0;
+    for size in SIZES {
+        fill_from(work, there, size).await?;
+        there = size;
+        let before = [work.spent(1)?, work.spent(2)?];
+        let heard = work.heard();
+        load::create(&net, FRESH, EVENTS)?;
+        // Spread over the table, as traffic is.
+        let step = (size / EVENTS).max(1);
+        let changed = load::change_spread(&net, (0, step), EVENTS.min(size), 9)?;
+        ensure!(changed == EVENTS.min(size), "{changed} entries could be changed");
+        load::end(&net, FRESH, EVENTS)?;
+        let events = 2 * EVENTS + changed;
+        let wanted = Wanted { entries: size.into(), mark: None, heard: heard + u64::from(events) };
+        let lacking = work.settle(wanted).await?;
+        for (number, name) in [(1, "owner"), (2, "backup")] {
+            if work.works_on(number) {
+                let used = work.spent(number)?.all.saturating_sub(before[usize::from(number) - 1].all);
+                let each = used.as_secs_f64() * 1e6 / f64::from(events);
+                figures.note(work.subject, growth_row(size, name), each);
+            }
+        }
+        if work.subject.is_pair() {
+            figures.note(work.subject, format!("beside {size}: not equal at the end"), lacking as f64);
+        }
+    }
+    Ok(())
+}
+
+fn growth_row(size: u32, name: &str) -> String {
+    format!("beside {size}: {name}, us/event")
+}
+
+async fn fill(work: &Work<'_>, size: u32) -> Result<()> {
+    fill_from(work, 0, size).await
+}
+
+async fn fill_from(work: &Work<'_>, from: u32, size: u32) -> Result<()> {
+    let net = work.node(1)?.net.clone();
+    let mut there = from;
+    while there < size {
+        let heard = work.heard();
+        let portion = PORTION.min(size - there);
+        let made = load::create(&net, there, portion)?;
+        ensure!(made == portion, "the kernel took {made} of {portion} entries");
+        there += portion;
+        let wanted = Wanted { entries: there.into(), mark: None, heard: heard + u64::from(made) };
+        let lacking = work.settle(wanted).await?;
+        ensure!(lacking == 0 || work.subject.is_incumbent(), "{lacking} entries are missing");
+    }
+    Ok(())
+}
+
+/// A pair that has entries and nothing to do.
+pub(super) async fn idle(work: &Work<'_>, figures: &mut Figures) -> Result<()> {
+    const WATCHED: Duration = Duration::from_secs(60);
+    fill(work, 10_000).await?;
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    let switches = |number: u8| -> Result<u64> {
+        let own = work.status_number(number, "voluntary_ctxt_switches")?;
+        Ok(own + work.status_number(number, "nonvoluntary_ctxt_switches")?)
+    };
+    let before = [(work.spent(1)?, switches(1)?), (work.spent(2)?, switches(2)?)];
+    let bytes = work.topology.channel_bytes()?;
+    let began = now();
+    tokio::time::sleep(WATCHED).await;
+    let took = began.elapsed().as_secs_f64();
+    for (number, name) in [(1, "owner"), (2, "backup")] {
+        let (spent, woken) = before.get(usize::from(number) - 1).context("two routers")?;
+        let used = work.spent(number)?.all.saturating_sub(spent.all).as_secs_f64() * 1e3;
+        figures.note(work.subject, format!("idle: {name}, ms in 60 s"), used);
+        figures.note(
+            work.subject,
+            format!("idle: {name}, wake-ups/s"),
+            (switches(number)? - woken) as f64 / took,
+        );
+    }
+    let sent = work.topology.channel_bytes()? - bytes;
+    figures.note(work.subject, "idle: wire, bytes/s", sent as f64 / took);
+    Ok(())
+}
+
+/// The least and the most of these sizes, for the budget.
+pub(super) fn ends(name: &str) -> [String; 2] {
+    [SIZES[0], SIZES[SIZES.len() - 1]].map(|size| growth_row(size, name))
+}
