@@ -23,9 +23,14 @@ struct Pair {
 
 impl Pair {
     fn start(entries: u16) -> Pair {
+        Pair::with(entries, true)
+    }
+
+    /// With a hot or a cold backup.
+    fn with(entries: u16, hot: bool) -> Pair {
         #[expect(clippy::disallowed_methods, reason = "the virtual clock has to begin somewhere")]
         let now = Instant::now();
-        let (owner, backup) = (replica(1, Role::Primary, false, now), replica(2, Role::Backup, true, now));
+        let (owner, backup) = (replica(1, Role::Primary, false, now), replica(2, Role::Backup, hot, now));
         let mut pair = Pair { owner, backup, now };
         pair.run(2000);
         for number in 0..entries {
@@ -238,6 +243,67 @@ fn an_owner_with_a_deaf_backup_is_not_protected() {
 }
 
 /// A reload that leaves entries out: they go here and at the peer, and neither a dump nor an event brings them back.
+#[test]
+fn a_cold_backup_asks_its_kernel_for_nothing() {
+    let mut pair = Pair::with(10, false);
+    pair.owner.handle_event(Incoming::Update(entry(3, 2)), pair.now);
+    pair.owner.handle_event(Incoming::Destroy(entry(4, 1)), pair.now);
+    pair.exchange();
+    assert_eq!(pair.batches(), Vec::<Vec<Op>>::new());
+    assert_eq!(pair.backup.view(pair.now).root, pair.owner.view(pair.now).root);
+}
+
+#[test]
+fn a_narrow_channel_is_not_flooded() {
+    /// All that a node says now.
+    fn said(replica: &mut Replica, now: Instant) -> Vec<Vec<u8>> {
+        std::iter::from_fn(|| replica.poll_datagram(now)).collect()
+    }
+
+    let mut pair = Pair::start(0);
+    for number in 0..20_000 {
+        pair.owner.handle_event(Incoming::New(entry(number, 1)), pair.now);
+    }
+    let under_way = said(&mut pair.owner, pair.now);
+    assert!((256..260).contains(&under_way.len()), "{} datagrams", under_way.len());
+    let waiting = pair.owner.view(pair.now).unsent;
+    assert!(waiting > 5_000, "{waiting} wait");
+    // What waits is told once, however often it changes.
+    for mark in 2..5 {
+        pair.owner.handle_event(Incoming::Update(entry(19_999, mark)), pair.now);
+    }
+    assert_eq!(pair.owner.view(pair.now).unsent, waiting);
+    for datagram in under_way {
+        pair.backup.handle_datagram(&datagram, pair.now);
+    }
+    for datagram in said(&mut pair.backup, pair.now) {
+        pair.owner.handle_datagram(&datagram, pair.now);
+    }
+    let more = said(&mut pair.owner, pair.now);
+    assert!(!more.is_empty(), "it goes on when the backup has");
+    for datagram in more {
+        pair.backup.handle_datagram(&datagram, pair.now);
+    }
+    pair.run(200);
+    assert_eq!(pair.owner.view(pair.now).unsent, 0);
+    assert_eq!(pair.owner.view(pair.now).root, pair.backup.view(pair.now).root);
+
+    // Whoever says that it lives, and never gets on, is not waited for.
+    for number in 0..20_000 {
+        pair.owner.handle_event(Incoming::Update(entry(number, 7)), pair.now);
+    }
+    for _ in 0..150 {
+        pair.now += Duration::from_millis(10);
+        pair.backup.handle_timeout(pair.now);
+        for datagram in said(&mut pair.backup, pair.now) {
+            pair.owner.handle_datagram(&datagram, pair.now);
+        }
+        pair.owner.handle_timeout(pair.now);
+        said(&mut pair.owner, pair.now);
+    }
+    assert_eq!(pair.owner.view(pair.now).unsent, 0);
+}
+
 #[test]
 fn what_a_new_filter_leaves_out_is_gone() {
     let mut pair = Pair::start(50);

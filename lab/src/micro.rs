@@ -310,7 +310,8 @@ fn instructions(step: Step) -> Result<Option<f64>> {
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
         ensure!(output.status.success(), "valgrind: {said}");
         // ==123== Collected : 4567
-        let collected = said.lines().find_map(|line| line.split_once("Collected :")).context("no count by valgrind")?;
+        let collected =
+            said.lines().find_map(|line| line.split_once("Collected :")).context("no count by valgrind")?;
         Ok(Some(collected.1.trim().parse().context("valgrind's count")?))
     };
     let Some(few) = count(COUNTED)? else { return Ok(None) };

@@ -261,6 +261,8 @@ impl Replica {
             seed: 0,
             kernel: KernelSettings::default(),
             turn: 0,
+            next: None,
+            moved: now,
             behind: 0,
             lag: Duration::ZERO,
             equal_since: None,

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use super::door::Refused;
+use super::outgoing::ACKNOWLEDGED;
 use super::{Cache, Replica, Verb};
 use crate::digest::{Digester, LEVELS, Sums, bucket_of, child};
 use crate::stream::Place;
@@ -166,6 +167,10 @@ impl Replica {
         let (in_step, equal) = (follows && behind == 0, alive.root == self.group.sums.root());
         let since = if behind > 0 { self.sender.sent_at(alive.next) } else { None };
         if let Some(peer) = self.peers.get_mut(&from) {
+            let next = follows.then_some(alive.next);
+            if std::mem::replace(&mut peer.next, next) != next {
+                peer.moved = now;
+            }
             peer.behind = behind;
             peer.lag = since.map_or(Duration::ZERO, |at| now.saturating_duration_since(at));
             // Digests are comparable at the same place of the stream only.
@@ -371,6 +376,10 @@ impl Replica {
             }
         }
         self.group.receiver.advance();
+        self.unacknowledged += 1;
+        if self.unacknowledged >= ACKNOWLEDGED {
+            self.alive_now(now);
+        }
         self.group.root_ok = head.root == self.group.sums.root();
         self.chase_repair(now);
     }

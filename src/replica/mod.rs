@@ -145,6 +145,9 @@ pub(crate) struct Peer {
     kernel: KernelSettings,
     /// Its last alive.
     turn: u32,
+    /// What it waits for of our stream, if it follows it, and when that last moved.
+    next: Option<u64>,
+    moved: Instant,
     /// Datagrams of our stream that it had not applied when last heard, and for how long the oldest had waited.
     behind: u64,
     lag: Duration,
@@ -318,6 +321,8 @@ pub struct Replica {
     alive_due: Instant,
     alive_turn: u32,
     flush_token: u32,
+    /// Datagrams of the stream applied since this node last said how far it is.
+    unacknowledged: u32,
     repair: Repair,
     nacked: incoming::Nacked,
 
@@ -422,6 +427,7 @@ impl Replica {
             alive_due: now,
             alive_turn: 0,
             flush_token: 0,
+            unacknowledged: 0,
             repair: Repair::default(),
             nacked: incoming::Nacked::default(),
             pending: VecDeque::new(),
@@ -487,8 +493,12 @@ impl Replica {
         if !self.repair.queue.is_empty() {
             consider(self.repair.next_ask.unwrap_or(now));
         }
-        if !self.jobs.is_empty() || !self.resend.is_empty() {
+        let paced = !self.jobs.is_empty() && self.window(now) == outgoing::Window::Unknown;
+        if paced || !self.resend.is_empty() {
             consider(self.job_refill + outgoing::JOB_TICK);
+        }
+        if let outgoing::Window::Full(until) = self.window(now) {
+            consider(until);
         }
         if let Some(fence) = &self.fence {
             consider(fence.next_step(now));

@@ -19,7 +19,14 @@ fn put_room(slot: Option<&Slot>) -> usize {
 const _: () = assert!(
     1 + packed::COMMON_ROOM + packed::RARE_ROOM <= 576 - 48 - crate::seal::OVERHEAD - HEADER - STREAM_HEAD
 );
-/// Repair datagrams per [`JOB_TICK`]: live changes go first, and the peer's socket buffer must hold a tick's worth.
+/// Datagrams of the stream that may be under way to a node that follows it. What a narrow channel, or a slow peer, cannot take
+/// waits here, where later changes of one entry become one: sent at full rate it would be lost on the way, three quarters of it
+/// in a channel of a quarter, and repairs with it. They fit into the peer's socket buffer and into the least ring.
+const WINDOW: u64 = 256;
+/// After so many a backup says how far it is.
+pub(super) const ACKNOWLEDGED: u32 = 64;
+/// Repair datagrams per [`JOB_TICK`] for somebody who does not follow the stream yet, and datagrams sent again: the peer's socket
+/// buffer must hold a tick's worth.
 const JOBS_PER_TICK: u32 = 24;
 /// Pace of repairs.
 pub(super) const JOB_TICK: Duration = Duration::from_millis(1);
@@ -32,7 +39,37 @@ const RESENDS: usize = 4096;
 /// Most control datagrams waiting.
 const CONTROLS: usize = 1024;
 
+/// How the stream stands with the nodes that follow it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum Window {
+    /// Nobody is known to follow.
+    Unknown,
+    /// More may be sent.
+    Open,
+    /// Somebody has not got on with a [`WINDOW`] of it; waited for until then, if nothing moves.
+    Full(Instant),
+}
+
 impl Replica {
+    /// A node whose place does not move holds the others up for as long as a silent one would count as alive.
+    pub(super) fn window(&self, now: Instant) -> Window {
+        let living = self.peers.values().filter(|peer| !peer.lost);
+        let mut window = Window::Unknown;
+        for (next, moved) in living.filter_map(|peer| Some((peer.next?, peer.moved))) {
+            // What it waits for may have been sent long after it last moved; what the ring has dropped was sent long ago.
+            let sent = self.sender.sent_at(next).filter(|_| next >= self.sender.oldest());
+            let waits = sent.map_or(moved, |sent| sent.max(moved));
+            let until = waits + self.settings.lost_after;
+            let full = (self.sender.last() + 1).saturating_sub(next) >= WINDOW && now < until;
+            window = match window {
+                Window::Full(longest) => Window::Full(if full { longest.max(until) } else { longest }),
+                _ if full => Window::Full(until),
+                _ => Window::Open,
+            };
+        }
+        window
+    }
+
     /// The next datagram for the peer, most urgent first, sealed if there is a key. `None`: nothing to send now.
     pub fn poll_datagram(&mut self, now: Instant) -> Option<Vec<u8>> {
         let mut datagram = self.next_datagram(now)?;
@@ -54,7 +91,10 @@ impl Replica {
         if let Some(datagram) = self.resent_datagram() {
             return Some(datagram);
         }
-        if self.group.owner && (!self.dirty.is_empty() || !self.refused.is_empty()) {
+        let window = self.window(now);
+        // Who takes over waits for all that is left.
+        let open = !matches!(window, Window::Full(_)) || self.flush_token != 0;
+        if self.group.owner && open && (!self.dirty.is_empty() || !self.refused.is_empty()) {
             return Some(self.live_datagram(now));
         }
         if self.flush_token != 0 && self.group.owner {
@@ -64,8 +104,9 @@ impl Replica {
             self.alive_due = now + self.settings.alive;
             return Some(self.alive(now));
         }
-        if self.group.owner && self.job_credit > 0 && !self.jobs.is_empty() {
-            self.job_credit -= 1;
+        let may_repair = window == Window::Open || window == Window::Unknown && self.job_credit > 0;
+        if self.group.owner && may_repair && !self.jobs.is_empty() {
+            self.job_credit = self.job_credit.saturating_sub(1);
             return Some(self.repair_datagram(now));
         }
         None
@@ -269,6 +310,7 @@ impl Replica {
     fn alive(&mut self, now: Instant) -> Vec<u8> {
         let token = if self.group.owner { std::mem::take(&mut self.flush_token) } else { 0 };
         self.alive_turn += 1;
+        self.unacknowledged = 0;
         let alive = Alive {
             name: self.settings.name.clone(),
             turn: self.alive_turn,

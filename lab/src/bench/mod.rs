@@ -149,6 +149,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     if !crate::sandbox::is_inside() {
         setup::ensure_all()?;
         setup::ensure_table(MOST)?;
+        setup::ensure_buckets(MOST)?;
     }
     in_sandbox(None, async |sandbox| {
         let figures = all(arguments, sandbox).await?;
