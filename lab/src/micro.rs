@@ -168,7 +168,7 @@ impl Step {
                 })
             }
             Step::Seal | Step::Open => sealing(self == Step::Open),
-            Step::Owner => owner(entry)?,
+            Step::Owner => owner()?,
         })
     }
 }
@@ -190,7 +190,7 @@ fn sealing(open: bool) -> Box<dyn FnMut()> {
 }
 
 /// An owner that hears of a change, tells it, and counts it.
-fn owner(entry: Entry) -> Result<Box<dyn FnMut()>> {
+fn owner() -> Result<Box<dyn FnMut()>> {
     let began = now();
     let settings = Settings {
         name: "router1".to_owned(),
@@ -228,7 +228,7 @@ fn owner(entry: Entry) -> Result<Box<dyn FnMut()>> {
         mark += 1;
         // Each event changes another of many entries, and a datagram's worth is told at once.
         let changed = Entry { mark: Some(mark), ..connection(mark % BESIDE) };
-        replica.handle_event(Incoming::Update(Entry { status: entry.status, ..changed }), later);
+        replica.handle_event(Incoming::Update(changed), later);
         if mark.is_multiple_of(32) {
             while let Some(datagram) = replica.poll_datagram(later) {
                 black_box(datagram);

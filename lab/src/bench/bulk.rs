@@ -62,9 +62,9 @@ pub(super) async fn fetch(work: &mut Work<'_>, figures: &mut Figures) -> Result<
     let began = now();
     let second = work.topology.router_mut(2)?;
     if subject.is_ctsync() {
-        second.start_ctsync()?
+        second.start_ctsync()?;
     } else {
-        second.restart_incumbent().await?
+        second.restart_incumbent().await?;
     }
     let second = work.topology.router(2)?;
     let whole = u64::from(WHOLE);

@@ -56,14 +56,14 @@ async fn all(work: &Work<'_>, figures: &mut Figures) -> Result<()> {
             ensure!(lacking > 0 || missing < 100, "{missing} of {} entries never came", first.len());
             let mut note =
                 |row: &str, value: f64| figures.note(subject, format!("latency {name}: {row}"), value);
-            let at = |part: f64| {
-                let place = ((delays.len() as f64 * part) as usize).min(delays.len().saturating_sub(1));
+            let at = |of_thousand: usize| {
+                let place = (delays.len() * of_thousand / 1000).min(delays.len().saturating_sub(1));
                 delays.get(place).map_or(f64::NAN, |delay| delay.as_secs_f64() * 1e3)
             };
             note("flows a second", f64::from(count) / took.as_secs_f64());
-            note("p50, ms", at(0.5));
-            note("p99, ms", at(0.99));
-            note("worst, ms", at(1.0));
+            note("p50, ms", at(500));
+            note("p99, ms", at(990));
+            note("worst, ms", at(1000));
             note("not equal at the end", lacking as f64);
         }
     }

@@ -85,6 +85,7 @@ fn plot(figures: &Figures, row: &str) -> Result<String> {
         let root = SVGBackend::with_string(&mut svg, (WIDTH, height)).into_drawing_area();
         let font = ("sans-serif", 13).into_font();
         let width = f64::from(WIDTH) - f64::from(NAMES) - 90.0;
+        #[expect(clippy::cast_possible_truncation, reason = "a place within some hundred pixels")]
         let place = |value: f64| NAMES + (value / most * width).round().max(0.0) as i32;
         for (at, (name, series)) in bars.iter().enumerate() {
             let top = i32::try_from(at)? * i32::try_from(LINE)?;
