@@ -242,7 +242,6 @@ fn an_owner_with_a_deaf_backup_is_not_protected() {
     assert!(!pair.backup.view(pair.now).ready && pair.backup.gate_open(), "alone, it may still be elected");
 }
 
-/// A reload that leaves entries out: they go here and at the peer, and neither a dump nor an event brings them back.
 #[test]
 fn a_cold_backup_asks_its_kernel_for_nothing() {
     let mut pair = Pair::with(10, false);
@@ -273,6 +272,13 @@ fn a_narrow_channel_is_not_flooded() {
         pair.owner.handle_event(Incoming::Update(entry(19_999, mark)), pair.now);
     }
     assert_eq!(pair.owner.view(pair.now).unsent, waiting);
+    assert!(pair.owner.view(pair.now).protected, "for a moment");
+    pair.now += Duration::from_secs(1);
+    pair.backup.handle_timeout(pair.now);
+    for datagram in said(&mut pair.backup, pair.now) {
+        pair.owner.handle_datagram(&datagram, pair.now);
+    }
+    assert!(!pair.owner.view(pair.now).protected, "what waits would be lost");
     for datagram in under_way {
         pair.backup.handle_datagram(&datagram, pair.now);
     }
@@ -304,6 +310,7 @@ fn a_narrow_channel_is_not_flooded() {
     assert_eq!(pair.owner.view(pair.now).unsent, 0);
 }
 
+/// A reload that leaves entries out: they go here and at the peer, and neither a dump nor an event brings them back.
 #[test]
 fn what_a_new_filter_leaves_out_is_gone() {
     let mut pair = Pair::start(50);

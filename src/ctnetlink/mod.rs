@@ -1,8 +1,8 @@
 //! The kernel's door: conntrack over netlink.
 //!
-//! [`nla`] writes attributes, [`codec`] turns netlink bytes into events and entries and back, [`socket`] owns
-//! the sockets, [`watched`] registers them with the runtime. Message header, status bits and attribute iteration come from the netlink-packet crates; what
-//! they lack is written beside them.
+//! [`nla`] reads and writes attributes, [`codec`] turns netlink bytes into events and entries and back, [`socket`] owns
+//! the sockets, [`watched`] registers them with the runtime. Message headers and status bits come from the netlink-packet crates;
+//! what they lack is written beside them.
 
 pub mod codec;
 pub mod nla;

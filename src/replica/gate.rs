@@ -103,7 +103,8 @@ impl Replica {
                 Readiness::NoOwner
             };
         }
-        if self.group.receiver.expected().is_none() || self.group.receiver.has_gap() {
+        let backlog = self.peers.get(&self.group.claim.node).is_some_and(|owner| owner.owner && !owner.ready);
+        if self.group.receiver.expected().is_none() || self.group.receiver.has_gap() || backlog {
             return Readiness::Behind;
         }
         if !self.group.root_ok || self.starting {

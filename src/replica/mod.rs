@@ -323,6 +323,8 @@ pub struct Replica {
     flush_token: u32,
     /// Datagrams of the stream applied since this node last said how far it is.
     unacknowledged: u32,
+    /// Live datagrams since the last repair, while one waits.
+    unrepaired: u32,
     repair: Repair,
     nacked: incoming::Nacked,
 
@@ -428,6 +430,7 @@ impl Replica {
             alive_turn: 0,
             flush_token: 0,
             unacknowledged: 0,
+            unrepaired: 0,
             repair: Repair::default(),
             nacked: incoming::Nacked::default(),
             pending: VecDeque::new(),

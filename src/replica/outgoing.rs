@@ -21,10 +21,15 @@ const _: () = assert!(
 );
 /// Datagrams of the stream that may be under way to a node that follows it. What a narrow channel, or a slow peer, cannot take
 /// waits here, where later changes of one entry become one: sent at full rate it would be lost on the way, three quarters of it
-/// in a channel of a quarter, and repairs with it. They fit into the peer's socket buffer and into the least ring.
-const WINDOW: u64 = 256;
-/// After so many a backup says how far it is.
+/// in a channel of a quarter, and repairs with it. With datagrams so large that the ring could not send all of them again, half
+/// of what the ring holds, but never fewer than the least.
+const WINDOW: usize = 256;
+const LEAST_WINDOW: usize = 128;
+/// After so many a backup says how far it is: twice within the least window.
 pub(super) const ACKNOWLEDGED: u32 = 64;
+/// Of so many datagrams one is a repair, when both wait: under changes that never leave the channel room a new backup would get
+/// nothing else.
+const REPAIR_SHARE: u32 = 4;
 /// Repair datagrams per [`JOB_TICK`] for somebody who does not follow the stream yet, and datagrams sent again: the peer's socket
 /// buffer must hold a tick's worth.
 const JOBS_PER_TICK: u32 = 24;
@@ -54,13 +59,15 @@ impl Replica {
     /// A node whose place does not move holds the others up for as long as a silent one would count as alive.
     pub(super) fn window(&self, now: Instant) -> Window {
         let living = self.peers.values().filter(|peer| !peer.lost);
+        let held = self.settings.ring / (2 * self.settings.datagram);
+        let most = held.clamp(LEAST_WINDOW, WINDOW) as u64;
         let mut window = Window::Unknown;
         for (next, moved) in living.filter_map(|peer| Some((peer.next?, peer.moved))) {
             // What it waits for may have been sent long after it last moved; what the ring has dropped was sent long ago.
             let sent = self.sender.sent_at(next).filter(|_| next >= self.sender.oldest());
             let waits = sent.map_or(moved, |sent| sent.max(moved));
             let until = waits + self.settings.lost_after;
-            let full = (self.sender.last() + 1).saturating_sub(next) >= WINDOW && now < until;
+            let full = (self.sender.last() + 1).saturating_sub(next) >= most && now < until;
             window = match window {
                 Window::Full(longest) => Window::Full(if full { longest.max(until) } else { longest }),
                 _ if full => Window::Full(until),
@@ -68,6 +75,11 @@ impl Replica {
             };
         }
         window
+    }
+
+    /// Changes wait for the channel for longer than a peer may be silent: a failover now would lose them.
+    pub(super) fn backlog(&self, now: Instant) -> bool {
+        self.group.owner && self.waits.oldest(now).is_some_and(|age| age >= self.settings.lost_after)
     }
 
     /// The next datagram for the peer, most urgent first, sealed if there is a key. `None`: nothing to send now.
@@ -94,8 +106,13 @@ impl Replica {
         let window = self.window(now);
         // Who takes over waits for all that is left.
         let open = !matches!(window, Window::Full(_)) || self.flush_token != 0;
+        let may_repair = window == Window::Open || window == Window::Unknown && self.job_credit > 0;
+        let repair = self.group.owner && may_repair && !self.jobs.is_empty();
         if self.group.owner && open && (!self.dirty.is_empty() || !self.refused.is_empty()) {
-            return Some(self.live_datagram(now));
+            self.unrepaired = if repair && self.flush_token == 0 { self.unrepaired + 1 } else { 0 };
+            if self.unrepaired < REPAIR_SHARE {
+                return Some(self.live_datagram(now));
+            }
         }
         if self.flush_token != 0 && self.group.owner {
             self.alive_due = now;
@@ -104,8 +121,8 @@ impl Replica {
             self.alive_due = now + self.settings.alive;
             return Some(self.alive(now));
         }
-        let may_repair = window == Window::Open || window == Window::Unknown && self.job_credit > 0;
-        if self.group.owner && may_repair && !self.jobs.is_empty() {
+        if repair {
+            self.unrepaired = 0;
             self.job_credit = self.job_credit.saturating_sub(1);
             return Some(self.repair_datagram(now));
         }
@@ -323,7 +340,7 @@ impl Replica {
             primary: self.group.role == Role::Primary,
             survived: self.survived,
             fresh: self.fresh,
-            ready: self.readiness(now).in_step(),
+            ready: self.readiness(now).in_step() && !self.backlog(now),
             seed: self.seed,
             root: self.group.sums.root(),
             count: u32::try_from(self.present - self.related.expected).unwrap_or(u32::MAX),

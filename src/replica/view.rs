@@ -117,7 +117,10 @@ impl Replica {
             })
             .collect();
         let protected = match readiness {
-            Readiness::Owner => peers.iter().any(|peer| peer.alive && peer.ready) && self.fence.is_none(),
+            Readiness::Owner => {
+                let followed = peers.iter().any(|peer| peer.alive && peer.ready);
+                followed && self.fence.is_none() && !self.backlog(now)
+            }
             Readiness::Ready => self.failed == 0,
             _ => false,
         };

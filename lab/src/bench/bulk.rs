@@ -97,7 +97,8 @@ pub(super) async fn fetch(work: &mut Work<'_>, figures: &mut Figures) -> Result<
     Ok(())
 }
 
-/// A hundred differences that nobody heard of, half of them on each side: ended entries and marked ones.
+/// A hundred differences between table and kernel that nobody heard of, half of them on each side: ended entries and marked ones.
+/// Most of its time is the two dumps.
 pub(super) async fn repair(work: &Work<'_>, figures: &mut Figures) -> Result<()> {
     const EACH: u32 = 25;
     const MARK: u32 = 77;
@@ -124,7 +125,7 @@ pub(super) async fn repair(work: &Work<'_>, figures: &mut Figures) -> Result<()>
         Ok(Some(()))
     })
     .await?;
-    let row = |unit: &str| format!("repair of {} in {WHOLE}, {unit}", 4 * EACH);
+    let row = |unit: &str| format!("resync of {} planted in {WHOLE}, {unit}", 4 * EACH);
     figures.note(work.subject, row("s"), began.elapsed().as_secs_f64());
     figures.note(work.subject, row("kB"), (work.topology.channel_bytes()? - bytes) as f64 / 1e3);
     Ok(())
@@ -139,13 +140,21 @@ pub(super) async fn growth(work: &Work<'_>, figures: &mut Figures) -> Result<()>
         there = size;
         let before = [work.spent(1)?, work.spent(2)?];
         let heard = work.heard();
-        load::create(&net, FRESH, EVENTS)?;
+        let created = load::create(&net, FRESH, EVENTS)?;
         // Spread over the table, as traffic is.
         let step = (size / EVENTS).max(1);
-        let changed = load::change_spread(&net, (0, step), EVENTS.min(size), 9)?;
-        ensure!(changed == EVENTS.min(size), "{changed} entries could be changed");
-        load::end(&net, FRESH, EVENTS)?;
-        let events = 2 * EVENTS + changed;
+        let at_once = EVENTS.min(size);
+        let mut changed = 0;
+        // Beside a small table each entry changes several times: as many events of each kind beside every size.
+        for mark in 9..9 + EVENTS / at_once {
+            changed += load::change_spread(&net, (0, step), at_once, mark)?;
+        }
+        let ended = load::end(&net, FRESH, EVENTS)?;
+        ensure!(
+            [created, changed, ended] == [EVENTS; 3],
+            "{created}, {changed} and {ended} of {EVENTS} were done"
+        );
+        let events = 3 * EVENTS;
         let wanted = Wanted { entries: size.into(), mark: None, heard: heard + u64::from(events) };
         let lacking = work.settle(wanted).await?;
         for (number, name) in [(1, "owner"), (2, "backup")] {

@@ -56,8 +56,7 @@ pub(super) async fn channel(work: &Work<'_>, figures: &mut Figures) -> Result<()
         &["qdisc", "add", "dev", "eth0", "root", "tbf", "rate", &rate, "burst", "64k", "limit", &queue],
     )?;
     let memory = work.memory(1)?;
-    // Other numbers: entries that are here are as many as before.
-    let churn = Churn::start(&net, 0..NUMBERS, None);
+    let churn = Churn::start(&net, NUMBERS..2 * NUMBERS, None);
     let began = now();
     let (mut behind, mut grown) = (0, 0);
     while began.elapsed() < LIMITED {

@@ -48,7 +48,7 @@ async fn all(work: &Work<'_>, figures: &mut Figures) -> Result<()> {
             let before = stamps::read(&work.node(1)?.net)?;
             let took = flows(work, next, count, Some(rate)).await?;
             next += count;
-            let lacking = settle(work, next).await?;
+            let lacking = settle(work, next, 0).await?;
             let (mut first, second) = (stamps::read(&work.node(1)?.net)?, stamps::read(&work.node(2)?.net)?);
             first.retain(|key, _| !before.contains_key(key));
             let (delays, missing) = stamps::delays(&first, &second);
@@ -67,9 +67,9 @@ async fn all(work: &Work<'_>, figures: &mut Figures) -> Result<()> {
             note("not equal at the end", lacking as f64);
         }
     }
-    let (before, lost) = (work.spent(1)?, work.lost()?);
+    let (before, lost, heard) = (work.spent(1)?, work.lost()?, work.heard());
     let took = flows(work, next, FLOWS, None).await?;
-    let lacking = settle(work, next + FLOWS).await?;
+    let lacking = settle(work, next + FLOWS, heard + u64::from(FLOWS)).await?;
     figures.note(subject, "new flows: k/s", f64::from(FLOWS) / took.as_secs_f64() / 1e3);
     if work.works_on(1) {
         let used = work.spent(1)?.all.saturating_sub(before.all);
@@ -82,8 +82,9 @@ async fn all(work: &Work<'_>, figures: &mut Figures) -> Result<()> {
     Ok(())
 }
 
-async fn settle(work: &Work<'_>, flows: u32) -> Result<u64> {
-    work.settle(Wanted { entries: flows.into(), mark: None, heard: 0 }).await
+/// `heard` before the last flows began, which a reader hears all of.
+async fn settle(work: &Work<'_>, flows: u32, heard: u64) -> Result<u64> {
+    work.settle(Wanted { entries: flows.into(), mark: None, heard }).await
 }
 
 /// New flows through router1; how long until its kernel had them all.
