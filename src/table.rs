@@ -273,7 +273,6 @@ impl Table {
         let Some(slot) = self.slots.get_mut(id as usize).and_then(Option::as_mut) else { return };
         let key_hash = slot.key_hash;
         slot.previous = NONE;
-        slot.next = NONE;
         if let Some(head) = self.heads.get_mut(usize::from(bucket_of(key_hash))) {
             slot.next = std::mem::replace(head, id);
         }

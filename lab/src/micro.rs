@@ -18,10 +18,10 @@ use ctsync::replica::{Replica, Restored, Role, Settings};
 use ctsync::seal::{Key, Seal};
 use ctsync::table::Table;
 use ctsync::wire::{self, Incarnation, KernelSettings, Messages, NodeId};
-use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Value, json};
 
 use crate::load::connection;
+use crate::narrator;
 use crate::setup;
 use crate::wait::now;
 
@@ -263,8 +263,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     if let Err(error) = setup::ensure_counter() {
         eprintln!("instructions are not counted: {error:#}");
     }
-    let bar = ProgressBar::new(steps.len() as u64);
-    bar.set_style(ProgressStyle::with_template("{bar:30} {pos}/{len} {msg} {elapsed}, {eta} left")?);
+    let bar = narrator::progress(steps.len())?;
     let mut costs = Vec::new();
     for step in steps {
         bar.set_message(step.name());

@@ -3,6 +3,7 @@
 use std::io::{IsTerminal, Write};
 
 use anyhow::Result;
+use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Map, Value};
 
 use crate::router::Router;
@@ -103,4 +104,11 @@ impl Narrator {
         }
         Ok(())
     }
+}
+
+/// How far a long measurement is.
+pub fn progress(jobs: usize) -> Result<ProgressBar> {
+    let bar = ProgressBar::new(jobs as u64);
+    bar.set_style(ProgressStyle::with_template("{bar:30} {pos}/{len} {msg} {elapsed}, {eta} left")?);
+    Ok(bar)
 }

@@ -12,9 +12,9 @@ use thiserror::Error;
 /// `struct nlattr`.
 const HEADER: usize = 4;
 
-/// An attribute's length does not fit, or its value is of another size than its type's.
+/// A length does not fit, or a value is of another size than its type's.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Error)]
-#[error("malformed netlink attribute")]
+#[error("malformed netlink message")]
 pub struct Malformed;
 
 /// The attributes of a message or of a nested attribute, in order: type, without its flags, and value.

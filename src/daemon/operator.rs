@@ -438,9 +438,20 @@ pub(super) fn tell_compared(all: &[&Compared]) -> Reply {
 /// One line: would a failover now lose something?
 pub(super) fn verdict(view: &View) -> String {
     let peer = view.peers.iter().find(|peer| peer.alive);
+    let waiting = view.unsent_for.map(|seconds| {
+        format!("{} changes wait for the channel, the oldest for {seconds:.1} s", view.unsent)
+    });
     match (view.owner, view.protected, peer) {
         (true, true, Some(peer)) => format!("protected: {} holds {} entries", peer.name, peer.entries),
-        (true, _, Some(peer)) => format!("NOT protected: {} is not ready", peer.name),
+        (true, _, Some(peer)) => {
+            let unready = (!peer.ready).then(|| format!("{} is not ready", peer.name));
+            let reasons: Vec<String> = unready.into_iter().chain(waiting).collect();
+            let none = reasons.is_empty();
+            format!(
+                "NOT protected: {}",
+                if none { "a takeover is under way".into() } else { reasons.join("; ") }
+            )
+        }
         (true, _, None) => "NOT protected: no peer is heard".to_owned(),
         (false, true, _) => format!("ready to take over {} entries", view.external),
         (false, false, _) if view.failed > 0 => {

@@ -168,7 +168,7 @@ impl Replica {
         let since = if behind > 0 { self.sender.sent_at(alive.next) } else { None };
         if let Some(peer) = self.peers.get_mut(&from) {
             let next = follows.then_some(alive.next);
-            if std::mem::replace(&mut peer.next, next) != next {
+            if std::mem::replace(&mut peer.next, next) < next {
                 peer.moved = now;
             }
             peer.behind = behind;

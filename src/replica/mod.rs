@@ -496,11 +496,12 @@ impl Replica {
         if !self.repair.queue.is_empty() {
             consider(self.repair.next_ask.unwrap_or(now));
         }
-        let paced = !self.jobs.is_empty() && self.window(now) == outgoing::Window::Unknown;
+        let window = self.window(now);
+        let paced = !self.jobs.is_empty() && window == outgoing::Window::Unknown;
         if paced || !self.resend.is_empty() {
             consider(self.job_refill + outgoing::JOB_TICK);
         }
-        if let outgoing::Window::Full(until) = self.window(now) {
+        if let outgoing::Window::Full(until) = window {
             consider(until);
         }
         if let Some(fence) = &self.fence {

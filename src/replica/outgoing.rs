@@ -61,20 +61,22 @@ impl Replica {
         let living = self.peers.values().filter(|peer| !peer.lost);
         let held = self.settings.ring / (2 * self.settings.datagram);
         let most = held.clamp(LEAST_WINDOW, WINDOW) as u64;
-        let mut window = Window::Unknown;
+        let (mut followed, mut full) = (false, None);
         for (next, moved) in living.filter_map(|peer| Some((peer.next?, peer.moved))) {
             // What it waits for may have been sent long after it last moved; what the ring has dropped was sent long ago.
             let sent = self.sender.sent_at(next).filter(|_| next >= self.sender.oldest());
             let waits = sent.map_or(moved, |sent| sent.max(moved));
             let until = waits + self.settings.lost_after;
-            let full = (self.sender.last() + 1).saturating_sub(next) >= most && now < until;
-            window = match window {
-                Window::Full(longest) => Window::Full(if full { longest.max(until) } else { longest }),
-                _ if full => Window::Full(until),
-                _ => Window::Open,
-            };
+            followed = true;
+            if (self.sender.last() + 1).saturating_sub(next) >= most && now < until {
+                full = full.max(Some(until));
+            }
         }
-        window
+        match full {
+            Some(until) => Window::Full(until),
+            None if followed => Window::Open,
+            None => Window::Unknown,
+        }
     }
 
     /// Changes wait for the channel for longer than a peer may be silent: a failover now would lose them.

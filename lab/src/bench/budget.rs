@@ -3,13 +3,13 @@
 
 use serde_json::{Value, json};
 
-use super::bulk;
 use super::figures::Figures;
 use super::subject::Subject;
+use super::{TAKEOVERS, bulk, takeover_row};
 
 /// A budget: one figure against another one of the same run, or against a number.
 struct Budget {
-    what: &'static str,
+    what: String,
     of: (String, Subject),
     against: Option<(String, Subject)>,
     must: f64,
@@ -18,7 +18,7 @@ struct Budget {
 
 /// A budget, measured.
 pub(super) struct Judged {
-    what: &'static str,
+    what: String,
     measured: f64,
     must: f64,
     aim: f64,
@@ -42,7 +42,7 @@ impl Judged {
         let number = |value: f64| if value.is_finite() { format!("{value:.2}") } else { "-".to_owned() };
         let numbers = [self.measured, self.must, self.aim].map(number);
         let [measured, must, aim] = numbers;
-        [self.what.to_owned(), measured, must, aim, self.verdict().to_owned()]
+        [self.what.clone(), measured, must, aim, self.verdict().to_owned()]
     }
 
     pub fn json(&self) -> Value {
@@ -52,11 +52,21 @@ impl Judged {
 
 fn budgets() -> Vec<Budget> {
     let at = |row: &str, subject: Subject| (row.to_owned(), subject);
-    let ratio = |what, of, against, must, aim| Budget { what, of, against: Some(against), must, aim };
-    let number = |what, of, must, aim| Budget { what, of, against: None, must, aim };
+    let ratio = |what: &str, of, against, must, aim| Budget {
+        what: what.to_owned(),
+        of,
+        against: Some(against),
+        must,
+        aim,
+    };
+    let number = |what: &str, of, must, aim| Budget { what: what.to_owned(), of, against: None, must, aim };
     let [small, large] = bulk::ends("owner");
     let [small_backup, large_backup] = bulk::ends("backup");
-    vec![
+    let takeovers = TAKEOVERS.map(|entries| {
+        let row = takeover_row(entries);
+        number(&row, at(&row, Subject::Ctsync), 100.0, 10.0)
+    });
+    let others = vec![
         ratio(
             "CPU per event on the owner, against the napping reader",
             at("create: owner, us/event", Subject::CtsyncCold),
@@ -111,24 +121,6 @@ fn budgets() -> Vec<Budget> {
             1.05,
         ),
         number(
-            "takeover beside 100000 entries, ms",
-            at("takeover beside 100000, ms", Subject::Ctsync),
-            100.0,
-            10.0,
-        ),
-        number(
-            "takeover beside 500000 entries, ms",
-            at("takeover beside 500000, ms", Subject::Ctsync),
-            100.0,
-            10.0,
-        ),
-        number(
-            "takeover beside 1000000 entries, ms",
-            at("takeover beside 1000000, ms", Subject::Ctsync),
-            100.0,
-            10.0,
-        ),
-        number(
             "500000 entries to an empty peer's table, s",
             at("500000 to an empty peer's table, s", Subject::Ctsync),
             0.7,
@@ -180,7 +172,8 @@ fn budgets() -> Vec<Budget> {
             1.2,
             1.0,
         ),
-    ]
+    ];
+    others.into_iter().chain(takeovers).collect()
 }
 
 /// Those that this run has figures for.

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use ctsync::ctnetlink::codec::KernelTable;
 use ctsync::ctnetlink::socket::DumpSocket;
 
@@ -175,7 +175,7 @@ fn growth_row(size: u32, name: &str) -> String {
     format!("beside {size}: {name}, us/event")
 }
 
-async fn fill(work: &Work<'_>, size: u32) -> Result<()> {
+pub(super) async fn fill(work: &Work<'_>, size: u32) -> Result<()> {
     fill_from(work, 0, size).await
 }
 
@@ -192,35 +192,6 @@ async fn fill_from(work: &Work<'_>, from: u32, size: u32) -> Result<()> {
         let lacking = work.settle(wanted).await?;
         ensure!(lacking == 0 || work.subject.is_incumbent(), "{lacking} entries are missing");
     }
-    Ok(())
-}
-
-/// A pair that has entries and nothing to do.
-pub(super) async fn idle(work: &Work<'_>, figures: &mut Figures) -> Result<()> {
-    const WATCHED: Duration = Duration::from_secs(60);
-    fill(work, 10_000).await?;
-    tokio::time::sleep(Duration::from_secs(3)).await;
-    let switches = |number: u8| -> Result<u64> {
-        let own = work.status_number(number, "voluntary_ctxt_switches")?;
-        Ok(own + work.status_number(number, "nonvoluntary_ctxt_switches")?)
-    };
-    let before = [(work.spent(1)?, switches(1)?), (work.spent(2)?, switches(2)?)];
-    let bytes = work.topology.channel_bytes()?;
-    let began = now();
-    tokio::time::sleep(WATCHED).await;
-    let took = began.elapsed().as_secs_f64();
-    for (number, name) in [(1, "owner"), (2, "backup")] {
-        let (spent, woken) = before.get(usize::from(number) - 1).context("two routers")?;
-        let used = work.spent(number)?.all.saturating_sub(spent.all).as_secs_f64() * 1e3;
-        figures.note(work.subject, format!("idle: {name}, ms in 60 s"), used);
-        figures.note(
-            work.subject,
-            format!("idle: {name}, wake-ups/s"),
-            (switches(number)? - woken) as f64 / took,
-        );
-    }
-    let sent = work.topology.channel_bytes()? - bytes;
-    figures.note(work.subject, "idle: wire, bytes/s", sent as f64 / took);
     Ok(())
 }
 

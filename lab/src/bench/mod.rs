@@ -6,13 +6,14 @@
 //!
 //! - `subject`: who works; `work`: one at work, what it spends, when it is done; `reader`: the least that hearing every event
 //!   costs.
-//! - `events`, `packets`, `bulk`, `narrow`: the loads; `stamps`: when a kernel made an entry.
+//! - `events`, `packets`, `bulk`, `narrow`, `idle`: the loads; `stamps`: when a kernel made an entry.
 //! - `figures`, `budget`, `report`: what came of it.
 
 mod budget;
 mod bulk;
 mod events;
 mod figures;
+mod idle;
 mod narrow;
 mod packets;
 mod reader;
@@ -26,9 +27,8 @@ use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
-use indicatif::{ProgressBar, ProgressStyle};
 
-use crate::narrator::Narrator;
+use crate::narrator::{Narrator, progress};
 use crate::router::Options;
 use crate::sandbox::Sandbox;
 use crate::scenario::{Stage, fence};
@@ -137,7 +137,7 @@ impl Load {
             }
             Load::Buffer => narrow::buffer(&work, events, figures).await?,
             Load::Channel => narrow::channel(&work, figures).await?,
-            Load::Idle => bulk::idle(&work, figures).await?,
+            Load::Idle => idle::measure(&work, figures).await?,
             Load::Takeover => {}
         }
         work.end()
@@ -181,8 +181,7 @@ async fn all(arguments: &Arguments, sandbox: &Sandbox) -> Result<Figures> {
             jobs.extend(subjects.map(|subject| (*load, *subject)));
         }
     }
-    let bar = ProgressBar::new(jobs.len() as u64);
-    bar.set_style(ProgressStyle::with_template("{bar:30} {pos}/{len} {msg} {elapsed}, {eta} left")?);
+    let bar = progress(jobs.len())?;
     let mut figures = Figures::default();
     let mut topology = Topology::build(&sandbox.directory, &Options::usual(ctsync.clone())).await?;
     for (load, subject) in jobs {
@@ -199,6 +198,10 @@ async fn all(arguments: &Arguments, sandbox: &Sandbox) -> Result<Figures> {
     Ok(figures)
 }
 
+fn takeover_row(entries: u32) -> String {
+    format!("takeover beside {entries} entries, ms")
+}
+
 /// The story of `run fence` measures them, in a lab of its own.
 async fn takeovers(sandbox: &Sandbox, ctsync: &Path, figures: &mut Figures) -> Result<()> {
     let directory = sandbox.directory.join("takeover");
@@ -208,7 +211,7 @@ async fn takeovers(sandbox: &Sandbox, ctsync: &Path, figures: &mut Figures) -> R
     for (ours, entries, told) in fence::milliseconds(&stage, &TAKEOVERS, 5, &narrator).await? {
         let subject = if ours { Subject::Ctsync } else { Subject::Ftfw };
         for milliseconds in told {
-            figures.note(subject, format!("takeover beside {entries}, ms"), milliseconds);
+            figures.note(subject, takeover_row(entries), milliseconds);
         }
     }
     Ok(())

@@ -12,13 +12,13 @@ mod tuple;
 mod uapi;
 
 use netlink_packet_core::{
-    DecodeError, Emitable, NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NLM_F_REQUEST, NetlinkBuffer,
+    Emitable, NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NLM_F_REQUEST, NetlinkBuffer,
 };
 use netlink_packet_netfilter::conntrack::ConntrackMessageType;
 use netlink_packet_netfilter::{NetfilterHeader, NetfilterProtoFamily, NetfilterSubsystem};
 use thiserror::Error;
 
-use super::nla::{self, Attributes, Mark, Writer, read_u32};
+use super::nla::{Attributes, Malformed, Mark, Writer, read_u32};
 use crate::entry::{Entry, Key, NAME, Tuple};
 use uapi::{
     CTA_ID, IPCTNL_MSG_EXP_DELETE, IPCTNL_MSG_EXP_GET, IPCTNL_MSG_EXP_NEW, NFNL_SUBSYS_CTNETLINK_EXP,
@@ -50,12 +50,9 @@ pub enum Incoming {
 /// Bytes from the kernel that are not what the uapi headers promise.
 #[derive(Debug, Error)]
 pub enum CodecError {
-    /// A message's length does not fit.
+    /// Length fields or the sizes of values do not fit.
     #[error("malformed netlink message from the kernel")]
-    Message(#[from] DecodeError),
-    /// An attribute's.
-    #[error("malformed netlink message from the kernel")]
-    Attribute(#[from] nla::Malformed),
+    Malformed(#[from] Malformed),
     /// A tuple lacks an address or its protocol number, or something else its contents.
     #[error("conntrack message without a complete {0}")]
     Incomplete(&'static str),
@@ -127,7 +124,7 @@ fn for_each_message(
 ) -> Result<u64, CodecError> {
     let mut unreadable = 0;
     while bytes.len() >= NLMSG_HEADER {
-        let message = NetlinkBuffer::new_checked(bytes)?;
+        let message = NetlinkBuffer::new_checked(bytes).map_err(|_| Malformed)?;
         unreadable += u64::from(each(&message).is_err());
         let advance = (message.length() as usize).div_ceil(4) * 4;
         bytes = bytes.get(advance..).unwrap_or_default();
