@@ -8,6 +8,7 @@ use ctsync::ctnetlink::codec::Incoming;
 use ctsync::entry::Entry;
 use ctsync::reconcile::Op;
 use ctsync::replica::{Refill, Replica, Role};
+use nix::errno::Errno;
 
 #[path = "common/mod.rs"]
 mod common;
@@ -28,8 +29,7 @@ impl Pair {
 
     /// With a hot or a cold backup.
     fn with(entries: u16, hot: bool) -> Pair {
-        #[expect(clippy::disallowed_methods, reason = "the virtual clock has to begin somewhere")]
-        let now = Instant::now();
+        let now = common::start();
         let (owner, backup) = (replica(1, Role::Primary, false, now), replica(2, Role::Backup, hot, now));
         let mut pair = Pair { owner, backup, now };
         pair.run(2000);
@@ -253,6 +253,97 @@ fn a_cold_backup_asks_its_kernel_for_nothing() {
 }
 
 #[test]
+fn what_nobody_heard_of_before_a_claim_is_found_by_a_dump_after_it() {
+    let mut pair = Pair::start(3);
+    assert!(pair.owner.wants_new_entries() && !pair.backup.wants_new_entries());
+    assert!(!pair.backup.handle_hearing(false));
+    // The owner dies.
+    pair.now += Duration::from_millis(1500);
+    let Pair { backup, now, .. } = &mut pair;
+    backup.handle_timeout(*now);
+    backup.handle_role(Role::Primary, *now);
+    while backup.waiting() > 0 {
+        let count = backup.poll_requests(64, |_| {});
+        backup.handle_answers_end(&vec![false; count], *now);
+    }
+    backup.step_takeover(*now);
+    assert!(backup.owner() && !backup.fencing(), "the fence does not wait for a dump");
+    assert!(!backup.resyncing());
+    assert!(backup.wants_new_entries() && backup.handle_hearing(true));
+    backup.handle_events_empty();
+    assert!(backup.poll_dump());
+    for number in 0..4 {
+        backup.handle_dump_entry(entry(number, 1));
+    }
+    backup.handle_dump_end(true, *now);
+    assert_eq!(backup.entries().count(), 4);
+    assert_eq!(backup.unsent(), 1, "told as an owner's");
+    assert!(!backup.handle_hearing(true), "once");
+}
+
+#[test]
+fn a_former_owner_offers_what_it_did_not_hear_of() {
+    let mut pair = Pair::start(0);
+    assert!(!pair.backup.handle_hearing(false));
+    // It takes over, and another claim comes before it hears of new entries again.
+    pair.owner.handle_role(Role::Backup, pair.now);
+    pair.backup.handle_role(Role::Primary, pair.now);
+    while !pair.backup.owner() {
+        pair.exchange();
+    }
+    pair.backup.handle_role(Role::Backup, pair.now);
+    pair.owner.handle_role(Role::Primary, pair.now);
+    while !pair.owner.owner() || pair.backup.owner() {
+        pair.exchange();
+    }
+    assert!(pair.backup.poll_dump(), "a dump is due");
+    pair.backup.handle_dump_entry(entry(7, 1));
+    pair.backup.handle_dump_end(true, pair.now);
+    pair.run(2000);
+    assert!(pair.owner.entries().any(|(held, _)| held.key() == entry(7, 1).key()));
+}
+
+#[test]
+fn an_offer_that_the_owner_refuses_stays_in_the_kernel_it_was_born_in() {
+    let now = common::start();
+    let (owner, mut backup) = (replica(1, Role::Primary, false, now), replica(2, Role::Backup, true, now));
+    // Heard of before any owner was.
+    backup.handle_event(Incoming::New(entry(7, 1)), now);
+    let mut pair = Pair { owner, backup, now };
+    let mut refused = 0;
+    for _ in 0..200 {
+        pair.now += Duration::from_millis(10);
+        for replica in [&mut pair.owner, &mut pair.backup] {
+            replica.handle_events_empty();
+            replica.handle_timeout(pair.now);
+            replica.step_takeover(pair.now);
+        }
+        while let Some(datagram) = pair.backup.poll_datagram(pair.now) {
+            pair.owner.handle_datagram(&datagram, pair.now);
+        }
+        // As in a daemon's turn, the kernel is asked before the peer is told: another connection has the reply tuple.
+        while pair.owner.waiting() > 0 {
+            let mut asked = Vec::new();
+            pair.owner.poll_requests(64, |request| asked.push(request.op));
+            for (at, op) in asked.iter().enumerate() {
+                let errno = if *op == Op::Create { Errno::EEXIST } else { Errno::ENOENT };
+                pair.owner.handle_answer(at, errno as i32);
+            }
+            pair.owner.handle_answers_end(&vec![true; asked.len()], pair.now);
+            refused += asked.len();
+        }
+        while let Some(datagram) = pair.owner.poll_datagram(pair.now) {
+            pair.backup.handle_datagram(&datagram, pair.now);
+        }
+        for (op, _) in pair.batch(&[]) {
+            assert_ne!(op, Op::Destroy);
+        }
+    }
+    assert!(refused > 0, "it was offered");
+    assert_eq!(pair.backup.entries().count(), 0);
+}
+
+#[test]
 fn a_narrow_channel_is_not_flooded() {
     /// All that a node says now.
     fn said(replica: &mut Replica, now: Instant) -> Vec<Vec<u8>> {
@@ -450,7 +541,7 @@ fn a_child_outlives_its_master() {
     let child = Entry { master: Some(Box::new(entry(999, 1).orig)), ..entry(1, 1) };
     pair.owner.handle_event(Incoming::New(child), pair.now);
     pair.exchange();
-    let absent = nix::errno::Errno::ENOENT as i32;
+    let absent = Errno::ENOENT as i32;
     assert_eq!(pair.batch(&[(Op::Create, absent)]).len(), 1);
     let view = pair.backup.view(pair.now);
     assert_eq!((view.orphans, view.failed, view.protected), (1, 1, false));

@@ -328,6 +328,36 @@ fn our_own_echo_is_not_heard_others_are() {
 
 #[test]
 #[ignore = "needs root for a network namespace; `cargo lab test` runs it"]
+fn who_does_not_listen_for_new_entries_hears_of_changes_and_ends() {
+    in_namespace(|| {
+        let mut other = RequestSocket::open().unwrap();
+        let mut socket = EventSocket::open(0, 1 << 20).unwrap();
+        let mut heard = |number: u16| {
+            create(&mut other, &[tcp(number)]);
+            let marked = Entry { mark: Some(9), ..tcp(number) };
+            let change =
+                |writer: &mut Writer, sequence, _| codec::emit_update(writer, sequence, &marked, HOUR);
+            assert_eq!(request(&mut other, change, 1), [0]);
+            let end = |writer: &mut Writer, sequence, _| codec::emit_destroy(writer, sequence, &marked.key());
+            assert_eq!(request(&mut other, end, 1), [0]);
+            let words = events(&mut socket).0.into_iter().map(|event| match event {
+                Incoming::New(_) => "new",
+                Incoming::Update(_) => "update",
+                Incoming::Destroy(_) => "destroy",
+                Incoming::Answer { .. } => panic!("an answer among events"),
+            });
+            let words: Vec<&str> = words.collect();
+            socket.hear_new(!socket.hears_new()).unwrap();
+            words
+        };
+        assert_eq!(heard(1), ["new", "update", "destroy"]);
+        assert_eq!(heard(2), ["update", "destroy"]);
+        assert_eq!(heard(3), ["new", "update", "destroy"]);
+    });
+}
+
+#[test]
+#[ignore = "needs root for a network namespace; `cargo lab test` runs it"]
 fn a_full_event_buffer_is_noticed() {
     in_namespace(|| {
         let mut other = RequestSocket::open().unwrap();

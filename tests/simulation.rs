@@ -105,6 +105,7 @@ fn replicas_converge_and_lose_nothing() {
         ("comparisons", totals.comparisons, 3),
         ("clock jumps", totals.clock_jumps, 1),
         ("full tables", totals.full, 1),
+        ("new entries unheard", totals.unheard, 1),
         ("kernels changed unheard", totals.tampered, 1),
         ("quiet points", totals.quiet, 3),
         ("checks", totals.checks, 100),

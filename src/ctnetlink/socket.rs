@@ -88,6 +88,7 @@ pub struct EventSocket {
     headers: MultiHeaders<()>,
     lengths: Vec<usize>,
     unreadable: u64,
+    hears_new: bool,
 }
 
 impl EventSocket {
@@ -113,7 +114,21 @@ impl EventSocket {
             headers: MultiHeaders::preallocate(AT_ONCE, None),
             lengths: Vec::with_capacity(AT_ONCE),
             unreadable: 0,
+            hears_new: true,
         })
+    }
+
+    /// Whether events of new entries come; of changes and ends they always do.
+    pub fn hears_new(&self) -> bool {
+        self.hears_new
+    }
+
+    /// From now on they come, or they do not and cost the kernel nothing. What is queued stays.
+    pub fn hear_new(&mut self, wanted: bool) -> Result<(), DoorError> {
+        let change = if wanted { Socket::add_membership } else { Socket::drop_membership };
+        change(&self.socket, NFNLGRP_CONNTRACK_NEW).map_err(failed("choose the event groups of"))?;
+        self.hears_new = wanted;
+        Ok(())
     }
 
     /// Bytes the kernel may queue for us.

@@ -49,6 +49,21 @@ impl Daemon {
         Ok(())
     }
 
+    /// New entries are listened for while any group wants them.
+    pub(super) fn choose_events(&mut self) -> Result<(), DaemonError> {
+        let wanted = self.groups.iter().any(|group| group.replica.wants_new_entries());
+        let events = self.events.get_mut();
+        if wanted != events.hears_new() {
+            events.hear_new(wanted)?;
+            tracing::debug!(wanted, "events of new entries");
+        }
+        for group in &mut self.groups {
+            // A dump is due.
+            self.more |= group.replica.handle_hearing(wanted);
+        }
+        Ok(())
+    }
+
     /// One dump serves all groups that want one when it begins; the others wait for the next.
     pub(super) fn read_dump(&mut self, now: Instant) -> Result<(), DaemonError> {
         if !self.groups.iter().any(|group| group.replica.dumping()) {

@@ -347,6 +347,7 @@ impl Daemon {
                 group.replica.step_takeover(now);
             }
         }
+        self.choose_events()?;
         self.step_hold(now);
         self.send_datagrams(now);
         self.report(now)

@@ -314,8 +314,8 @@ impl Replica {
             }
             return;
         }
-        // What the dump shows first was there before this run: ours to remove, unless no daemon ran here before.
-        let inherited = found.is_none() && !self.fresh && !self.group.owner;
+        // What the first dump shows was there before this run: ours to remove, unless no daemon ran here before.
+        let inherited = found.is_none() && !self.dumped && !self.fresh && !self.group.owner;
         let (present, pending) = (slot.flags.contains(Flags::PRESENT), slot.flags.contains(Flags::PENDING));
         slot.flags.set(Flags::MINE, slot.flags.contains(Flags::MINE) || inherited);
         if trusted && pending {

@@ -432,9 +432,10 @@ impl Replica {
             return;
         }
         // The table held it on the owner's word: what the kernel has of it is ours to remove. A cold backup's has nothing; what
-        // is pending may be there, if an answer was lost.
+        // is pending may be there, if an answer was lost. An offer that the owner refuses was held on our kernel's word, and
+        // stays a stray there (11).
         let may_be_there = slot.flags.intersects(Flags::INSTALLED | Flags::PENDING);
-        if slot.flags.contains(Flags::PRESENT) && may_be_there {
+        if slot.flags.contains(Flags::PRESENT) && !slot.flags.contains(Flags::OFFER) && may_be_there {
             slot.flags |= Flags::MINE;
         }
         self.drop_key(id);

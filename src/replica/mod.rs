@@ -2,6 +2,7 @@
 //! and `now` come in by `handle_*`; requests, datagrams, deadlines and reports go out by `poll_*`.
 //!
 //! - `events`: kernel events and dumps into the table.
+//! - `hearing`: whether new entries are heard of.
 //! - `requests`: the table into kernel requests, answers, the sweep.
 //! - `outgoing`: the owner's stream, repairs, alives.
 //! - `door`: who is listened to.
@@ -23,6 +24,7 @@ mod door;
 mod events;
 mod fullness;
 mod gate;
+mod hearing;
 mod incoming;
 mod operator;
 mod outgoing;
@@ -340,6 +342,8 @@ pub struct Replica {
     events_empty: bool,
     event_turn: u32,
     dump_due: bool,
+    /// New entries of this kernel have not been heard of since its last dump.
+    deaf: bool,
     dumping: bool,
     dump_number: u32,
     dumped: bool,
@@ -442,6 +446,7 @@ impl Replica {
             events_empty: false,
             event_turn: 1,
             dump_due: true,
+            deaf: false,
             dumping: false,
             dump_number: 0,
             dumped: false,

@@ -359,6 +359,8 @@ impl Replica {
         self.survived = false;
         self.truth = false;
         self.was_owner = false;
+        // What packets made here while it was owned is offered, too.
+        self.dump_due |= self.deaf;
         // A dump due now is judged as the owner's (9).
         self.late = self.dump_due || self.dumping;
         // From now on the sums count what is held, not what was sent: they differ in what was never sent.
@@ -371,8 +373,22 @@ impl Replica {
             }
         }
         self.pending_destroys = 0;
+        self.call_all_mine();
         self.reconcile_all();
         self.alive_now(now);
+    }
+
+    /// What a former owner's kernel holds becomes a copy of the new owner's: ours to remove with it. Of any other backup's only
+    /// what it installed is (11).
+    fn call_all_mine(&mut self) {
+        for id in 0..self.table.end() {
+            if let Some(slot) = self.table.get_mut(id)
+                && slot.flags.contains(Flags::PRESENT)
+                && !slot.flags.contains(Flags::FORGOTTEN)
+            {
+                slot.flags |= Flags::MINE;
+            }
+        }
     }
 
     /// Every entry gets its lease and be-liberal: from now on another node's packets move it on.
@@ -387,9 +403,6 @@ impl Replica {
         let Some(slot) = self.table.get_mut(id) else { return };
         if slot.flags.contains(Flags::FORGOTTEN) {
             return;
-        }
-        if slot.flags.contains(Flags::PRESENT) {
-            slot.flags |= Flags::MINE;
         }
         let stray = slot.flags.contains(Flags::STRAY);
         if slot.flags.contains(Flags::PRESENT | Flags::INSTALLED) && !stray {

@@ -10,6 +10,12 @@ use ctsync::replica::{Replica, Restored, Role, Settings};
 use ctsync::seal::Key;
 use ctsync::wire::{Incarnation, KernelSettings, NodeId};
 
+/// Any moment.
+#[expect(clippy::disallowed_methods, reason = "the virtual clock has to begin somewhere")]
+pub fn start() -> Instant {
+    Instant::now()
+}
+
 /// Started, its (empty) kernel read, its role told.
 pub fn replica(number: u64, role: Role, hot: bool, now: Instant) -> Replica {
     keyed(number, role, hot, Vec::new(), now)

@@ -121,7 +121,11 @@ impl World {
             return Err("a reset of the external cache does not end".into());
         }
         if first.view(now).equal_for.is_none() || second.view(now).equal_for.is_none() {
-            return Err("I9: equal tables are not shown as equal".into());
+            return Err(format!(
+                "I9: equal tables are not shown as equal: {:#?} {:#?}",
+                first.view(now),
+                second.view(now)
+            ));
         }
         let backup_kernel = kernel(backup);
         for (key, content) in &held {

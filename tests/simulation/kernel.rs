@@ -24,6 +24,10 @@ pub struct Kernel {
     pub limit: Option<usize>,
     /// A daemon listens.
     pub heard: bool,
+    /// ... for new entries, too.
+    pub hears_new: bool,
+    /// New entries that it did not hear of for that.
+    pub unheard: u64,
 }
 
 /// Which connection a kernel's entry really is.
@@ -34,6 +38,10 @@ pub fn ghost(entry: &Entry) -> u32 {
 impl Kernel {
     fn tell(&mut self, event: Incoming) {
         if !self.heard {
+            return;
+        }
+        if !self.hears_new && matches!(event, Incoming::New(_)) {
+            self.unheard += 1;
             return;
         }
         if self.events.len() >= BUFFER {

@@ -107,7 +107,8 @@ impl Load {
             Load::Packets => !matches!(subject, CtsyncKey | Notrack),
             Load::Limits => subject == Nobody,
             Load::Growth => matches!(subject, NullNapping | CtsyncCold | Ctsync | Ftfw),
-            Load::Whole | Load::Channel => matches!(subject, Ctsync | Ftfw),
+            Load::Whole => matches!(subject, Ctsync | CtsyncCold | Ftfw),
+            Load::Channel => matches!(subject, Ctsync | Ftfw),
             Load::Takeover => subject == Ctsync,
             Load::Buffer => matches!(subject, Ctsync | CtsyncCold | Ftfw | FtfwInject),
             Load::Idle => matches!(subject, Ctsync | Ftfw),
@@ -131,7 +132,7 @@ impl Load {
             Load::Growth => bulk::growth(&work, figures).await?,
             Load::Whole => {
                 bulk::fetch(&mut work, figures).await?;
-                if subject.is_ctsync() {
+                if subject == Subject::Ctsync {
                     bulk::repair(&work, figures).await?;
                 }
             }

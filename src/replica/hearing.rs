@@ -1,0 +1,34 @@
+//! Whether the kernel's new entries are heard of.
+//!
+//! For every entry that a daemon creates the kernel builds an event, which costs it as much as the entry, as long as anybody listens
+//! for new ones (`netlink_has_listeners`); a socket's filter drops it only then. A backup installs by the thousand what its
+//! owner tells, so it does not listen: changes and ends it hears of all the same. What packets made meanwhile is found by a
+//! dump once this node owns the group: after the fence, which does not wait for it, and after what a cold standby installs at
+//! its fence has been installed as fast.
+
+use super::{Replica, Role};
+
+impl Replica {
+    /// Whether events of new entries are wanted from now on. Asked after each turn; the caller sees to it, and tells what is so by
+    /// [`Replica::handle_hearing`].
+    pub fn wants_new_entries(&self) -> bool {
+        if self.group.owner {
+            return !self.deaf || self.fence.is_none();
+        }
+        // What is due, or owed, is found by a dump that no entry may be missing from.
+        let settled = self.dumped && !self.resyncing() && !self.late;
+        if settled && self.peer_owns() && self.group.role != Role::Primary {
+            return false;
+        }
+        // Before a claim it makes no difference: a dump follows the claim. With no owner to come the kernel is all there is.
+        !self.deaf || (self.trusts_kernel() && !self.believes())
+    }
+
+    /// Whether new entries are heard of from now on. True: a dump is due, for what was not.
+    pub fn handle_hearing(&mut self, heard: bool) -> bool {
+        let due = self.deaf && heard && self.wants_new_entries();
+        self.deaf = (self.deaf || !heard) && !due;
+        self.dump_due |= due;
+        due
+    }
+}
