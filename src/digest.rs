@@ -134,7 +134,7 @@ pub fn child(node: Node, at: u8) -> Node {
 mod tests {
     use super::*;
 
-    const ROOT: Node = Node { level: 0, index: 0 };
+    const ROOT: Node = Node::ROOT;
 
     #[test]
     fn sums_forget_what_is_taken_out() {

@@ -164,12 +164,15 @@ pub struct Table {
     slots: Vec<Option<Slot>>,
     free: Vec<SlotId>,
     index: HashTable<SlotId>,
+    /// Keys that an empty index of this size would take.
+    room: usize,
     heads: Vec<SlotId>,
 }
 
 impl Default for Table {
     fn default() -> Table {
-        Table { slots: Vec::new(), free: Vec::new(), index: HashTable::new(), heads: vec![NONE; BUCKETS] }
+        let (slots, free, index) = (Vec::new(), Vec::new(), HashTable::new());
+        Table { slots, free, index, room: 0, heads: vec![NONE; BUCKETS] }
     }
 }
 
@@ -210,6 +213,7 @@ impl Table {
 
     /// A new slot, not yet in the table's contents (no flags).
     pub fn insert(&mut self, key_hash: u64, entry: Entry) -> SlotId {
+        self.make_room(1);
         let slot = Slot {
             kept: Compact::from(entry),
             key_hash,
@@ -265,6 +269,31 @@ impl Table {
             slot.key_hash = hash(&slot.kept.key());
             let id = SlotId::try_from(at).unwrap_or(NONE);
             self.link(id);
+        }
+    }
+
+    /// Room for so many more keys, without growing step by step.
+    pub fn reserve(&mut self, more: usize) {
+        self.slots.reserve(more.saturating_sub(self.free.len()));
+        self.make_room(more);
+    }
+
+    /// The index grows in the order of the slots. By itself it would do so in its own, with a cache miss for each slot.
+    fn make_room(&mut self, more: usize) {
+        let keys = self.index.len() + more;
+        if keys <= self.index.capacity() {
+            return;
+        }
+        // What removed keys leave behind takes room, too: with few left it is enough to begin anew.
+        let room = if keys <= self.room / 2 { self.room } else { keys.max(self.room + 1) };
+        // The old one goes first: two of them are never held.
+        self.index = HashTable::new();
+        self.index = HashTable::with_capacity(room);
+        self.room = self.index.capacity();
+        for at in 0..self.slots.len() {
+            let Some(slot) = self.slots.get(at).and_then(Option::as_ref) else { continue };
+            let id = SlotId::try_from(at).unwrap_or(NONE);
+            self.index.insert_unique(slot.key_hash, id, |_| 0);
         }
     }
 

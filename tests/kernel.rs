@@ -7,8 +7,6 @@
     reason = "a test may panic"
 )]
 
-use std::time::Duration;
-
 use ctsync::ctnetlink::codec::{self, Incoming, Install, KernelTable};
 use ctsync::ctnetlink::nla::Writer;
 use ctsync::ctnetlink::socket::{DumpSocket, EventSocket, Read, RequestSocket};
@@ -136,13 +134,8 @@ fn dump() -> Vec<Entry> {
     let mut socket = DumpSocket::open().unwrap();
     socket.start(KernelTable::Connections, None).unwrap();
     let mut entries = Vec::new();
-    loop {
-        match socket.read(|_, entry| entries.push(entry)).unwrap() {
-            Some(true) => return entries,
-            Some(false) => {}
-            None => std::thread::sleep(Duration::from_millis(1)),
-        }
-    }
+    while !socket.read(|_, entry| entries.push(entry)).unwrap() {}
+    entries
 }
 
 fn events(socket: &mut EventSocket) -> (Vec<Incoming>, bool) {

@@ -125,19 +125,13 @@ pub fn ctsync_binary(asked: Option<&Path>) -> Result<PathBuf> {
     found.context("no ctsync beside ctsync-lab and none on PATH")
 }
 
-/// So many entries must find short chains in the kernel's hash, which all namespaces share: it refuses what would make one long
-/// (`nf_conntrack_hash_check_insert`).
-pub fn ensure_buckets(entries: u32) -> Result<()> {
-    const BUCKETS: &str = "/proc/sys/net/netfilter/nf_conntrack_buckets";
-    if sandbox::is_inside() {
-        return Ok(());
-    }
-    let buckets = std::fs::read_to_string(BUCKETS).ok().and_then(|text| text.trim().parse::<u32>().ok());
-    if buckets.is_some_and(|buckets| buckets >= entries) {
-        return Ok(());
-    }
-    std::fs::write(BUCKETS, entries.to_string()).with_context(|| {
-        format!("{entries} entries need more buckets on this machine: `sysctl net.netfilter.nf_conntrack_buckets={entries}` as root")
+const BUCKETS: &str = "/proc/sys/net/netfilter/nf_conntrack_buckets";
+
+/// So many buckets in the kernel's hash, which all namespaces share: with fewer than entries it refuses what would make a long
+/// chain (`nf_conntrack_hash_check_insert`), and every walk through the table reads all of them.
+pub fn set_buckets(buckets: u32) -> Result<()> {
+    std::fs::write(BUCKETS, buckets.to_string()).with_context(|| {
+        format!("this machine must have {buckets} buckets: `sysctl net.netfilter.nf_conntrack_buckets={buckets}` as root")
     })
 }
 

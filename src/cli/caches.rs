@@ -213,7 +213,7 @@ async fn compare(daemon: &Daemon) -> Result<Vec<Pair>> {
     let mut kernel: HashMap<String, Row> = HashMap::new();
     for family in [NetfilterProtoFamily::IPv4, NetfilterProtoFamily::IPv6] {
         for table in [KernelTable::Connections, KernelTable::Expectations] {
-            for (id, entry) in kernel::dump(table, family).await? {
+            for (id, entry) in kernel::dump(table, family)? {
                 let row = Row::of_kernel(id, &entry);
                 kernel.insert(key(&row), row);
             }

@@ -11,7 +11,6 @@ use serde_json::json;
 use super::{Family, Form, pretty, print};
 use crate::ctnetlink::codec::{self, Incoming, KernelTable};
 use crate::ctnetlink::socket::{DumpSocket, RequestSocket};
-use crate::ctnetlink::watched::watch_dump;
 use crate::entry::{Entry, L4};
 use crate::rows::{End2End, Row, VERSION};
 use crate::show;
@@ -21,7 +20,7 @@ pub(super) async fn table(family: Family, ends: &[String], wide: bool, form: For
     let v6 = family == Family::Ipv6;
     let filter = Ends::parse(ends, v6)?;
     let family = if v6 { NetfilterProtoFamily::IPv6 } else { NetfilterProtoFamily::IPv4 };
-    let entries = dump(KernelTable::Connections, family).await?;
+    let entries = dump(KernelTable::Connections, family)?;
     if entries.is_empty() && !tracking_enabled().await? {
         eprint!("{}", show::NOT_ENABLED);
         return Ok(ExitCode::FAILURE);
@@ -123,18 +122,12 @@ impl End {
 }
 
 /// All of a table for a family, with the kernel's ids.
-pub(super) async fn dump(table: KernelTable, family: NetfilterProtoFamily) -> Result<Vec<(u32, Entry)>> {
+pub(super) fn dump(table: KernelTable, family: NetfilterProtoFamily) -> Result<Vec<(u32, Entry)>> {
     let mut entries = Vec::new();
     let mut socket = DumpSocket::open()?;
     socket.start(table, Some(family))?;
-    let mut socket = watch_dump(socket)?;
-    loop {
-        match socket.get_mut().read(|id, entry| entries.push((id, entry)))? {
-            Some(true) => return Ok(entries),
-            Some(false) => {}
-            None => socket.readable().await?.clear_ready(),
-        }
-    }
+    while !socket.read(|id, entry| entries.push((id, entry)))? {}
+    Ok(entries)
 }
 
 /// The kernel lists no hooks. One datagram to ourselves over loopback, then look for its entry.
@@ -145,7 +138,7 @@ async fn tracking_enabled() -> Result<bool> {
         bail!("cannot probe for tracking: loopback is down");
     }
     let ports = L4::Ports { src: address.port(), dst: address.port() };
-    let found = dump(KernelTable::Connections, NetfilterProtoFamily::IPv4).await?;
+    let found = dump(KernelTable::Connections, NetfilterProtoFamily::IPv4)?;
     let Some((_, entry)) = found.iter().find(|(_, entry)| entry.orig.l4 == ports) else { return Ok(false) };
     // The probe leaves no trace.
     RequestSocket::open()?.execute(

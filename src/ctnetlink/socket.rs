@@ -1,7 +1,7 @@
 //! The netlink sockets to conntrack: events, requests, dumps.
 //!
 //! Called by the daemon and by `show conntrack table`. Decides nothing: bytes go to [`super::codec`], what they
-//! mean to the engine. All sockets are non-blocking.
+//! mean to the engine. Only a dump is waited for.
 
 use std::io::{self, IoSliceMut};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
@@ -277,6 +277,7 @@ impl DumpSocket {
     /// A socket for one dump at a time.
     pub fn open() -> Result<DumpSocket, DoorError> {
         let (socket, _) = open(4 * READ_BUFFER)?;
+        socket.set_non_blocking(false).map_err(failed("set up"))?;
         Ok(DumpSocket { socket, buffer: vec![0; READ_BUFFER], unreadable: 0 })
     }
 
@@ -297,31 +298,21 @@ impl DumpSocket {
         self.unreadable
     }
 
-    /// One buffer of entries, each with the kernel's id. `None`: nothing there yet; `Some(true)`: the last one.
-    pub fn read(&mut self, each: impl FnMut(u32, Entry)) -> Result<Option<bool>, DoorError> {
-        let length = match recv(self.socket.as_raw_fd(), &mut self.buffer, MsgFlags::MSG_DONTWAIT) {
-            Ok(length) => length,
-            Err(Errno::EAGAIN | Errno::EINTR) => return Ok(None),
-            Err(errno) => return Err(failed("read")(errno.into())),
+    /// One buffer of entries, each with the kernel's id; waits for it. Whether it was the last one.
+    pub fn read(&mut self, each: impl FnMut(u32, Entry)) -> Result<bool, DoorError> {
+        let length = loop {
+            match recv(self.socket.as_raw_fd(), &mut self.buffer, MsgFlags::empty()) {
+                Ok(length) => break length,
+                Err(Errno::EINTR) => {}
+                Err(errno) => return Err(failed("read")(errno.into())),
+            }
         };
         let (state, unreadable) = codec::parse_dump(self.buffer.get(..length).unwrap_or_default(), each)?;
         self.unreadable += unreadable;
         match state {
-            DumpState::More => Ok(Some(false)),
-            DumpState::Done => Ok(Some(true)),
+            DumpState::More => Ok(false),
+            DumpState::Done => Ok(true),
             DumpState::Refused(errno) => Err(failed("dump through")(io::Error::from_raw_os_error(errno))),
         }
-    }
-}
-
-impl AsRawFd for DumpSocket {
-    fn as_raw_fd(&self) -> RawFd {
-        self.socket.as_raw_fd()
-    }
-}
-
-impl AsFd for DumpSocket {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.socket.as_fd()
     }
 }

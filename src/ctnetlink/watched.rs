@@ -7,12 +7,11 @@ use std::io;
 
 use tokio::io::unix::AsyncFd;
 
-use super::socket::{DumpSocket, EventSocket};
+use super::socket::EventSocket;
 
 /// Sockets of this crate that own their descriptor from open to drop and never replace it.
 trait KeepsDescriptor: std::os::fd::AsRawFd {}
 impl KeepsDescriptor for EventSocket {}
-impl KeepsDescriptor for DumpSocket {}
 
 fn watch<T: KeepsDescriptor>(socket: T) -> io::Result<AsyncFd<T>> {
     // SAFETY: `KeepsDescriptor` is private and implemented only for types whose sole descriptor lives in a private
@@ -22,10 +21,5 @@ fn watch<T: KeepsDescriptor>(socket: T) -> io::Result<AsyncFd<T>> {
 
 /// Watch the event socket.
 pub fn watch_events(socket: EventSocket) -> io::Result<AsyncFd<EventSocket>> {
-    watch(socket)
-}
-
-/// Watch the dump socket.
-pub fn watch_dump(socket: DumpSocket) -> io::Result<AsyncFd<DumpSocket>> {
     watch(socket)
 }

@@ -6,10 +6,11 @@ use std::time::Instant;
 
 use super::group::Group;
 use super::{Daemon, DaemonError, failed};
-use crate::ctnetlink::codec::{self, Incoming, KernelTable};
+use crate::ctnetlink::codec::{self, Incoming};
+use crate::ctnetlink::dumper::Part;
 use crate::ctnetlink::nla::Writer;
-use crate::ctnetlink::socket::{BATCH, DumpSocket, EventSocket, Read, RequestSocket};
-use crate::ctnetlink::watched::{watch_dump, watch_events};
+use crate::ctnetlink::socket::{BATCH, EventSocket, Read, RequestSocket};
+use crate::ctnetlink::watched::watch_events;
 use crate::entry::Entry;
 use crate::groups::Assignment;
 use crate::reconcile::Op;
@@ -74,36 +75,30 @@ impl Daemon {
             if !wanted {
                 return Ok(());
             }
-            self.dump.get_mut().start(KernelTable::Connections, None)?;
-            self.dumping = KernelTable::Connections;
+            self.dump.start()?;
         }
-        let (groups, assignment) = (&mut self.groups, &self.assignment);
-        let read = self.dump.get_mut().read(|_, entry| {
-            let at = group_of(groups, assignment, &entry);
-            if let Some(group) = groups.get_mut(at) {
-                group.replica.handle_dump_entry(entry);
+        match self.dump.take()? {
+            None => {}
+            Some(Part::Entries(entries)) => {
+                for entry in entries {
+                    let at = group_of(&mut self.groups, &self.assignment, &entry);
+                    if let Some(group) = self.groups.get_mut(at) {
+                        group.replica.handle_dump_entry(entry);
+                    }
+                }
             }
-        });
-        match read {
-            Ok(None) => self.dump_waits = true,
-            Ok(Some(false)) => self.more = true,
-            Ok(Some(true)) if self.dumping == KernelTable::Connections => {
-                // Masters were first.
-                self.dump.get_mut().start(KernelTable::Expectations, None)?;
-                self.dumping = KernelTable::Expectations;
-                self.more = true;
-            }
-            Ok(Some(true)) => {
-                groups.iter_mut().for_each(|group| group.replica.handle_dump_end(true, now));
-                self.more = true;
-            }
-            Err(error) => {
+            Some(Part::End) => self.end_dump(true, now),
+            Some(Part::Failed(error)) => {
                 tracing::warn!(%error, "the dump failed and is tried again");
-                groups.iter_mut().for_each(|group| group.replica.handle_dump_end(false, now));
-                self.dump = watch_dump(DumpSocket::open()?).map_err(failed("register the dump socket"))?;
+                self.end_dump(false, now);
             }
         }
         Ok(())
+    }
+
+    fn end_dump(&mut self, ok: bool, now: Instant) {
+        self.groups.iter_mut().for_each(|group| group.replica.handle_dump_end(ok, now));
+        self.more = true;
     }
 
     pub(super) fn send_requests(&mut self, at: usize, now: Instant) -> Result<(), DaemonError> {

@@ -33,9 +33,9 @@ use crate::addresses::{AddressError, Addresses};
 use crate::channel::{Channel, ChannelError, Received};
 use crate::config::{Config, Loaded};
 use crate::control::{Client, ControlServer, Request};
-use crate::ctnetlink::codec::KernelTable;
-use crate::ctnetlink::socket::{DoorError, DumpSocket, EventSocket, RequestSocket};
-use crate::ctnetlink::watched::{watch_dump, watch_events};
+use crate::ctnetlink::dumper::Dumper;
+use crate::ctnetlink::socket::{DoorError, EventSocket, RequestSocket};
+use crate::ctnetlink::watched::watch_events;
 use crate::groups::Assignment;
 use crate::hold::{Hold, HoldError};
 use crate::metrics::{MetricsServer, Scrape, Timings};
@@ -108,10 +108,7 @@ struct Daemon {
     assignment: Assignment,
     events: AsyncFd<EventSocket>,
     requests: RequestSocket,
-    dump: AsyncFd<DumpSocket>,
-    dump_waits: bool,
-    /// The table whose dump is under way.
-    dumping: KernelTable,
+    dump: Dumper,
     channel: Channel,
     unsent: Option<Vec<u8>>,
     addresses: Addresses,
@@ -229,7 +226,7 @@ impl Daemon {
         };
         Ok(Daemon {
             events: watch_events(events).map_err(failed("register the event socket"))?,
-            dump: watch_dump(DumpSocket::open()?).map_err(failed("register the dump socket"))?,
+            dump: Dumper::spawn().map_err(failed("start the thread that reads dumps"))?,
             path,
             config,
             keys,
@@ -237,8 +234,6 @@ impl Daemon {
             groups,
             assignment,
             requests,
-            dump_waits: false,
-            dumping: KernelTable::Connections,
             channel,
             unsent: None,
             addresses,
@@ -274,6 +269,7 @@ impl Daemon {
         interrupt: &mut Signal,
         hangup: &mut Signal,
     ) -> Result<bool, DaemonError> {
+        let dumping = self.groups.iter().any(|group| group.replica.dumping());
         let deadlines = self.groups.iter().map(|group| group.replica.poll_timeout(now));
         let renewal = self.hold.as_ref().and_then(Hold::next);
         // With more to do the operator's socket, signals and addresses are looked at all the same, without waiting.
@@ -290,10 +286,7 @@ impl Daemon {
                 ready.map_err(failed("wait for events"))?.clear_ready();
             }
             ready = self.channel.readable() => ready.map_err(failed("wait for the peer"))?,
-            ready = self.dump.readable(), if self.dump_waits => {
-                ready.map_err(failed("wait for the dump"))?.clear_ready();
-                self.dump_waits = false;
-            }
+            () = self.dump.ready(), if dumping => {}
             ready = self.channel.writable(), if self.unsent.is_some() => {
                 ready.map_err(failed("wait for the channel"))?;
             }

@@ -89,7 +89,7 @@ impl Daemon {
 
     /// Messages of the kernel that could not be read.
     pub(super) fn unreadable(&self) -> u64 {
-        self.events.get_ref().unreadable() + self.dump.get_ref().unreadable()
+        self.events.get_ref().unreadable() + self.dump.unreadable()
     }
 
     fn answer_waiting(&mut self, ready: bool) {

@@ -27,7 +27,7 @@ pub(super) const ANSWERS: usize = 64;
 /// Differing entries that are fetched to be shown.
 const SHOWN: usize = 1000;
 
-const ROOT: Want = Want::Sums(Node { level: 0, index: 0 });
+const ROOT: Want = Want::Sums(Node::ROOT);
 
 /// An entry that differs.
 #[derive(Clone, Debug)]

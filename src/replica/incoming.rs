@@ -42,7 +42,8 @@ pub(super) struct Nacked {
 
 /// Lines of a bucket's contents that are kept; a list that is longer is not believed.
 const LISTED: usize = 65536;
-const ROOT: Node = Node { level: 0, index: 0 };
+/// Entries for which room is made before they come.
+const FORESEEN: usize = 1 << 20;
 
 impl Replica {
     /// What an admitted peer says, or a stranger's challenge.
@@ -261,13 +262,16 @@ impl Replica {
         self.repair.progress = Some(now);
         self.repair.queue.clear();
         self.repair.list.clear();
-        self.want_below(ROOT);
+        self.want_below(Node::ROOT);
         self.chase_repair(now);
     }
 
     /// Ask for what is below a node: everything where nothing is here, else only what differs.
     fn want_below(&mut self, node: Node) {
         let want = if self.group.sums.empty_below(node) {
+            if node == Node::ROOT {
+                self.expect_everything();
+            }
             Want::Subtree(node)
         } else if node.level == LEVELS {
             Want::List(node.index)
@@ -275,6 +279,13 @@ impl Replica {
             Want::Sums(node)
         };
         self.want(want);
+    }
+
+    /// The owner has said how many there are.
+    fn expect_everything(&mut self) {
+        let owner = self.peers.get(&self.group.claim.node);
+        let count = owner.map_or(0, |owner| owner.count as usize).min(FORESEEN);
+        self.table.reserve(count.saturating_sub(self.table.len()));
     }
 
     fn want(&mut self, want: Want) {

@@ -284,6 +284,8 @@ enum Job {
     Sums(crate::wire::Node),
     List(u16),
     Buckets(std::ops::Range<usize>),
+    /// Every entry, in the order of the slots, which the processor sees coming; from this one on.
+    Everything(SlotId),
     Key(u64),
 }
 

@@ -5,7 +5,6 @@ use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use super::{Job, Replica, seconds};
-use crate::digest::BUCKETS;
 use crate::entry::Entry;
 use crate::filter::Filter;
 use crate::seal::Key;
@@ -285,9 +284,9 @@ impl Replica {
     /// Read the kernel table again and send the peer everything again, paced.
     pub fn reset_internal(&mut self) {
         self.resync();
-        let again = self.jobs.iter().any(|job| matches!(job, Job::Buckets(range) if range.end == BUCKETS));
+        let again = self.jobs.iter().any(|job| matches!(job, Job::Everything(0)));
         if self.group.owner && !again {
-            self.jobs.push_back(Job::Buckets(0..BUCKETS));
+            self.jobs.push_back(Job::Everything(0));
         }
     }
 

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::{Job, Replica, Role};
-use crate::digest::{LEVELS, bucket_range};
+use crate::digest::{BUCKETS, LEVELS, bucket_range};
 use crate::table::{Flags, Slot, SlotId};
 use crate::wire::{
     self, Alive, Body, HEADER, LIST_HEAD, LISTED_SIZE, Listed, Message, Messages, STREAM_HEAD, StreamHead,
@@ -36,7 +36,7 @@ const JOBS_PER_TICK: u32 = 24;
 /// Pace of repairs.
 pub(super) const JOB_TICK: Duration = Duration::from_millis(1);
 /// Most buckets that wait to be looked at: whoever asks for everything again and again holds nobody up.
-const BUCKETS_DUE: usize = 4 * crate::digest::BUCKETS;
+const BUCKETS_DUE: usize = 4 * BUCKETS;
 /// Most repair jobs waiting; the asking side asks again for what was dropped here.
 const JOBS: usize = 8192;
 /// Most datagrams waiting to be sent again.
@@ -246,6 +246,19 @@ impl Replica {
                     }
                     self.jobs.pop_front();
                 }
+                Job::Everything(next) => {
+                    let slot = self.table.get(*next);
+                    if messages.len() + put_room(slot) > room {
+                        break;
+                    }
+                    let (id, present) = (*next, slot.is_some_and(|slot| slot.flags.contains(Flags::PRESENT)));
+                    *next += 1;
+                    if id >= self.table.end() {
+                        self.jobs.pop_front();
+                    } else if present {
+                        self.emit_put(id, &mut messages, true);
+                    }
+                }
                 Job::Buckets(range) => {
                     let Some(bucket) = range.clone().next() else {
                         self.jobs.pop_front();
@@ -390,7 +403,11 @@ impl Replica {
 
     /// A peer repairs its table.
     pub(super) fn handle_ask(&mut self, wants: &[wire::Want]) {
-        let width = |job: &Job| if let Job::Buckets(range) = job { range.len() } else { 0 };
+        let width = |job: &Job| match job {
+            Job::Buckets(range) => range.len(),
+            Job::Everything(_) => BUCKETS,
+            Job::Sums(_) | Job::List(_) | Job::Key(_) => 0,
+        };
         let mut due: usize = self.jobs.iter().map(width).sum();
         for want in wants {
             if let wire::Want::Subtree(node) = want {
@@ -402,6 +419,7 @@ impl Replica {
             self.jobs.push_back(match *want {
                 wire::Want::Sums(node) if node.level < LEVELS => Job::Sums(node),
                 wire::Want::Sums(node) => Job::List(node.index),
+                wire::Want::Subtree(wire::Node::ROOT) => Job::Everything(0),
                 wire::Want::Subtree(node) => Job::Buckets(bucket_range(node)),
                 wire::Want::List(bucket) => Job::List(bucket),
                 wire::Want::Key(key) => Job::Key(key),

@@ -139,6 +139,11 @@ pub struct Node {
     pub index: u16,
 }
 
+impl Node {
+    /// All of the table.
+    pub const ROOT: Node = Node { level: 0, index: 0 };
+}
+
 /// One line of a contents list: the hashes of key and of canonical bytes, as sent.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Listed {

@@ -45,7 +45,7 @@ pub(super) fn limits(work: &Work<'_>, figures: &mut Figures) -> Result<()> {
         let mut socket = DumpSocket::open()?;
         socket.start(KernelTable::Connections, None)?;
         let mut count = 0;
-        while socket.read(|_, _| count += 1)? != Some(true) {}
+        while !socket.read(|_, _| count += 1)? {}
         Ok(count)
     })?;
     rate("limit: dump, k/s", WHOLE + SINGLE, listed.min(WHOLE + SINGLE), began.elapsed())

@@ -100,6 +100,16 @@ impl Load {
         if matches!(self, Load::Events | Load::Packets | Load::Buffer) { asked } else { 1 }
     }
 
+    /// Buckets of the kernels, which share one hash: one for each tuple, at most.
+    fn buckets(self) -> u32 {
+        let tuples = |entries: u32| (2 * 2 * entries).min(MOST);
+        match self {
+            Load::Growth => MOST,
+            Load::Takeover => tuples(TAKEOVERS[TAKEOVERS.len() - 1]),
+            _ => tuples(bulk::WHOLE),
+        }
+    }
+
     fn is_about(self, subject: Subject) -> bool {
         use Subject::{Ctsync, CtsyncCold, CtsyncKey, Ftfw, FtfwInject, Nobody, Notrack, NullNapping};
         match self {
@@ -150,7 +160,6 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode> {
     if !crate::sandbox::is_inside() {
         setup::ensure_all()?;
         setup::ensure_table(MOST)?;
-        setup::ensure_buckets(MOST)?;
     }
     in_sandbox(None, async |sandbox| {
         let figures = all(arguments, sandbox).await?;
@@ -187,6 +196,7 @@ async fn all(arguments: &Arguments, sandbox: &Sandbox) -> Result<Figures> {
     let mut topology = Topology::build(&sandbox.directory, &Options::usual(ctsync.clone())).await?;
     for (load, subject) in jobs {
         bar.set_message(format!("{}: {}", load.name(), subject.name()));
+        setup::set_buckets(load.buckets())?;
         let measured = if load == Load::Takeover {
             takeovers(sandbox, &ctsync, &mut figures).await
         } else {
