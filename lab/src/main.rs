@@ -8,6 +8,7 @@ mod churn;
 mod cluster;
 mod demo;
 mod documented;
+mod engine;
 mod frr;
 mod fuzz;
 mod gap;

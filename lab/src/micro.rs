@@ -13,13 +13,13 @@ use ctsync::ctnetlink::codec::{self, Incoming, Install};
 use ctsync::ctnetlink::nla::Writer;
 use ctsync::digest::{Digester, Sums};
 use ctsync::entry::{Entry, Status};
-use ctsync::filter::Filter;
-use ctsync::replica::{Replica, Restored, Role, Settings};
+
 use ctsync::seal::{Key, Seal};
 use ctsync::table::Table;
-use ctsync::wire::{self, Incarnation, KernelSettings, Messages, NodeId};
+use ctsync::wire::{self, Incarnation, Messages};
 use serde_json::{Value, json};
 
+use crate::engine;
 use crate::load::connection;
 use crate::narrator;
 use crate::setup;
@@ -192,33 +192,7 @@ fn sealing(open: bool) -> Box<dyn FnMut()> {
 /// An owner that hears of a change, tells it, and counts it.
 fn owner() -> Result<Box<dyn FnMut()>> {
     let began = now();
-    let settings = Settings {
-        name: "router1".to_owned(),
-        node: NodeId(1),
-        node_group: 0,
-        keys: Vec::new(),
-        incarnation: Incarnation(1),
-        secret: 1,
-        datagram: 1_472,
-        ring: 8 << 20,
-        pending_destroys: 65_536,
-        alive: Duration::from_millis(250),
-        lost_after: Duration::from_secs(1),
-        lease: 3_600,
-        hot: true,
-        track_windows: false,
-        sweep: Duration::from_secs(600),
-        flush_wait: Duration::ZERO,
-        gate_limit: Duration::from_secs(30),
-        owner_lost: Duration::from_secs(3_600),
-        kernel: KernelSettings::default(),
-        restored: Restored::default(),
-    };
-    let mut replica = Replica::new(settings, Filter::default(), began);
-    replica.handle_events_empty();
-    ensure!(replica.poll_dump(), "no dump is due");
-    replica.handle_dump_end(true, began);
-    replica.handle_role(Role::Primary, began);
+    let mut replica = engine::primary("router1", 1, began)?;
     let later = began + Duration::from_secs(5);
     replica.handle_timeout(later);
     replica.step_takeover(later);

@@ -9,9 +9,9 @@ use crate::wait::now;
 
 /// Events a second of the paced phase, and how many: a writer at full rate and a hot backup wait for one mutex of the whole
 /// machine.
-const RATE: u32 = 20_000;
-const PACED: u32 = 40_000;
-const MARK: u32 = 7;
+pub(super) const RATE: u32 = 20_000;
+pub(super) const PACED: u32 = 40_000;
+pub(super) const MARK: u32 = 7;
 
 /// What is done to entries, each once.
 #[derive(Clone, Copy, PartialEq, Eq)]

@@ -6,11 +6,12 @@
 //!
 //! - `subject`: who works; `work`: one at work, what it spends, when it is done; `reader`: the least that hearing every event
 //!   costs.
-//! - `events`, `packets`, `bulk`, `narrow`, `idle`: the loads; `stamps`: when a kernel made an entry.
+//! - `events`, `packets`, `bulk`, `elsewhere`, `narrow`, `idle`: the loads; `stamps`: when a kernel made an entry.
 //! - `figures`, `budget`, `report`: what came of it.
 
 mod budget;
 mod bulk;
+mod elsewhere;
 mod events;
 mod figures;
 mod idle;
@@ -81,6 +82,8 @@ enum Load {
     Growth,
     /// 500,000 entries to an empty peer; a hundred differences in them.
     Whole,
+    /// A hot backup whose owner is not on this machine.
+    Elsewhere,
     /// Takeovers beside 100,000 to 1,000,000 entries.
     Takeover,
     /// Full rate with the documented 8 MB for events.
@@ -97,7 +100,7 @@ impl Load {
     }
 
     fn rounds(self, asked: u32) -> u32 {
-        if matches!(self, Load::Events | Load::Packets | Load::Buffer) { asked } else { 1 }
+        if matches!(self, Load::Events | Load::Packets | Load::Buffer | Load::Elsewhere) { asked } else { 1 }
     }
 
     /// Buckets of the kernels, which share one hash: one for each tuple, at most.
@@ -119,7 +122,7 @@ impl Load {
             Load::Growth => matches!(subject, NullNapping | CtsyncCold | Ctsync | Ftfw),
             Load::Whole => matches!(subject, Ctsync | CtsyncCold | Ftfw),
             Load::Channel => matches!(subject, Ctsync | Ftfw),
-            Load::Takeover => subject == Ctsync,
+            Load::Takeover | Load::Elsewhere => subject == Ctsync,
             Load::Buffer => matches!(subject, Ctsync | CtsyncCold | Ftfw | FtfwInject),
             Load::Idle => matches!(subject, Ctsync | Ftfw),
         }
@@ -149,6 +152,7 @@ impl Load {
             Load::Buffer => narrow::buffer(&work, events, figures).await?,
             Load::Channel => narrow::channel(&work, figures).await?,
             Load::Idle => idle::measure(&work, figures).await?,
+            Load::Elsewhere => elsewhere::measure(&mut work, figures).await?,
             Load::Takeover => {}
         }
         work.end()
