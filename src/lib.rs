@@ -31,4 +31,5 @@ pub mod seal;
 pub mod show;
 pub mod stream;
 pub mod table;
+pub mod watched;
 pub mod wire;

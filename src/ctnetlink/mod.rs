@@ -1,11 +1,10 @@
 //! The kernel's door: conntrack over netlink.
 //!
 //! [`nla`] reads and writes attributes, [`codec`] turns netlink bytes into events and entries and back, [`socket`] owns
-//! the sockets, [`dumper`] reads dumps beside the loop, [`watched`] registers the event socket with the runtime. Message headers and status bits come from the netlink-packet crates;
+//! the sockets, [`dumper`] reads dumps beside the loop. Message headers and status bits come from the netlink-packet crates;
 //! what they lack is written beside them.
 
 pub mod codec;
 pub mod dumper;
 pub mod nla;
 pub mod socket;
-pub mod watched;

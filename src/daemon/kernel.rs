@@ -10,10 +10,10 @@ use crate::ctnetlink::codec::{self, Incoming};
 use crate::ctnetlink::dumper::Part;
 use crate::ctnetlink::nla::Writer;
 use crate::ctnetlink::socket::{BATCH, EventSocket, Read, RequestSocket};
-use crate::ctnetlink::watched::watch_events;
 use crate::entry::Entry;
 use crate::groups::Assignment;
 use crate::reconcile::Op;
+use crate::watched::watch_events;
 
 /// Events read in a turn.
 const EVENTS: usize = 4096;

@@ -3,6 +3,7 @@
 //! A turn: read the clock once; read the channel, the event socket, the dump and the FIFO; let the replica judge
 //! deadlines; carry out what it wants. Decides nothing that the replica could. Called by `ctsync run`.
 //!
+//! - `alarm`: the loop's timer.
 //! - `group`: a failover group: its engine and who tells its role.
 //! - `kernel`: events, dumps and requests.
 //! - `start`: what a run begins with.
@@ -11,6 +12,7 @@
 //! - `report`: what is told without being asked.
 //! - `systemd`: what the service manager is told.
 
+mod alarm;
 mod group;
 mod kernel;
 mod operator;
@@ -35,15 +37,16 @@ use crate::config::{Config, Loaded};
 use crate::control::{Client, ControlServer, Request};
 use crate::ctnetlink::dumper::Dumper;
 use crate::ctnetlink::socket::{DoorError, EventSocket, RequestSocket};
-use crate::ctnetlink::watched::watch_events;
 use crate::groups::Assignment;
 use crate::hold::{Hold, HoldError};
 use crate::metrics::{MetricsServer, Scrape, Timings};
 use crate::replica::{Refused, Role};
 use crate::role::{NotifyFifo, RoleError, Told};
 use crate::seal::Key;
+use crate::watched::watch_events;
 use crate::wire;
 
+use alarm::Alarm;
 use group::{Cause, Common, Group};
 use operator::{Ongoing, Watcher};
 use pace::Pace;
@@ -136,6 +139,7 @@ struct Daemon {
     /// When to look how full the kernel's table is.
     fill_due: Instant,
     watchdog: Watchdog,
+    alarm: Alarm,
     pace: Pace,
     buffer: Vec<u8>,
     answered: Vec<bool>,
@@ -253,6 +257,7 @@ impl Daemon {
             remarks_due: clock(),
             fill_due: clock(),
             watchdog: Watchdog::from_environment(clock()),
+            alarm: Alarm::new().map_err(failed("make a timer"))?,
             pace: Pace::new(clock()),
             buffer: vec![0; 65536],
             answered: Vec::new(),
@@ -280,6 +285,7 @@ impl Daemon {
             more = true;
         }
         let deadline = deadlines.chain(renewal).chain(self.watchdog.next()).min().unwrap_or(now);
+        let ahead = deadline.saturating_duration_since(clock());
         tokio::select! {
             ready = self.events.readable() => {
                 // Cleared before it is read: the turn reads until empty, and what comes later wakes again.
@@ -308,7 +314,7 @@ impl Daemon {
                 }
             }
             () = tokio::task::yield_now(), if more => {}
-            () = tokio::time::sleep_until(deadline.into()), if !more => {}
+            rung = self.alarm.at(deadline, ahead), if !more => rung.map_err(failed("wait for the time"))?,
             _ = stop.recv() => return Ok(true),
             _ = interrupt.recv() => return Ok(true),
         }

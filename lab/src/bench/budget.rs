@@ -5,7 +5,7 @@ use serde_json::{Value, json};
 
 use super::figures::Figures;
 use super::subject::Subject;
-use super::{TAKEOVERS, bulk, takeover_row};
+use super::{TAKEOVERS, bulk, elsewhere, takeover_row};
 
 /// A budget: one figure against another one of the same run, or against a number.
 struct Budget {
@@ -82,8 +82,8 @@ fn budgets() -> Vec<Budget> {
             0.33,
         ),
         ratio(
-            "CPU per change on a hot backup at 20k/s, against conntrackd without cache",
-            at("20k/s: backup, us/event", Subject::Ctsync),
+            "CPU per change on a hot backup at 20k/s, its owner elsewhere, against conntrackd without cache",
+            at(elsewhere::PACED_ROW, Subject::Ctsync),
             at("20k/s: backup, us/event", Subject::FtfwInject),
             0.5,
             0.33,
@@ -122,13 +122,13 @@ fn budgets() -> Vec<Budget> {
         ),
         number(
             "500000 entries to an empty peer's table, s",
-            at("500000 to an empty peer's table, s", Subject::Ctsync),
+            at("500000 to an empty peer's table, s", Subject::CtsyncCold),
             0.7,
             0.6,
         ),
         ratio(
-            "500000 entries to an empty peer's kernel, against batched creates",
-            at("whole table into the kernel, k/s", Subject::Ctsync),
+            "500000 entries to an empty peer's kernel, its owner elsewhere, against batched creates",
+            at(elsewhere::WHOLE_ROW, Subject::Ctsync),
             at("limit: creates in batches, k/s", Subject::Nobody),
             0.85,
             0.9,

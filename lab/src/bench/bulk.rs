@@ -7,6 +7,7 @@ use ctsync::ctnetlink::codec::KernelTable;
 use ctsync::ctnetlink::socket::DumpSocket;
 
 use super::figures::Figures;
+use super::reader::Reader;
 use super::work::{OWN, Wanted, Work};
 use crate::scenario::differences;
 use crate::wait::{now, until};
@@ -40,6 +41,13 @@ pub(super) fn limits(work: &Work<'_>, figures: &mut Figures) -> Result<()> {
     let began = now();
     let done = load::create(net, 0, WHOLE)?;
     rate("limit: creates in batches, k/s", WHOLE, done, began.elapsed())?;
+    // As beside an owner on the same machine, whose listening makes every kernel table dearer.
+    load::end(net, 0, WHOLE)?;
+    let listener = Reader::start(&work.node(2)?.net, true)?;
+    let began = now();
+    let done = load::create(net, 0, WHOLE)?;
+    rate("limit: creates in batches while somebody listens elsewhere, k/s", WHOLE, done, began.elapsed())?;
+    listener.stop()?;
     let began = now();
     let listed = net.run(|| {
         let mut socket = DumpSocket::open()?;

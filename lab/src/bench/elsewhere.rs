@@ -32,6 +32,10 @@ const NAP: Duration = Duration::from_micros(250);
 const COUNT: u32 = 200_000;
 const PATIENCE: Duration = Duration::from_secs(60);
 
+/// What the budgets are about.
+pub(super) const PACED_ROW: &str = "owner elsewhere, 20k/s: backup, us/event";
+pub(super) const WHOLE_ROW: &str = "owner elsewhere, whole table into the kernel, k/s";
+
 #[derive(Clone, Copy)]
 enum What {
     Create,
@@ -104,9 +108,10 @@ async fn own(file: &std::path::Path, run: u128, ordered: &Receiver<Order>) -> Re
             replica.handle_datagram(buffer.get(..length).unwrap_or_default(), at);
         }
         if let Some((told, done, began)) = &mut telling {
-            let due =
-                told.rate.map_or(told.count, |rate| (began.elapsed().as_secs_f64() * f64::from(rate)) as u32);
-            let until = due.min(told.count);
+            let due = told.rate.map_or(u128::from(told.count), |rate| {
+                began.elapsed().as_micros() * u128::from(rate) / 1_000_000
+            });
+            let until = u32::try_from(due).unwrap_or(u32::MAX).min(told.count);
             hear(&mut replica, told, *done..until, at);
             *done = until;
             if until == told.count {
@@ -175,7 +180,7 @@ async fn all(work: &mut Work<'_>, owner: &Owner, figures: &mut Figures) -> Resul
         let took = began.elapsed().as_secs_f64();
         let used = work.spent(2)?.all.saturating_sub(before);
         let mut note = |row: &str, value: f64| {
-            figures.note(work.subject, format!("owner elsewhere, {name}: {row}"), value)
+            figures.note(work.subject, format!("owner elsewhere, {name}: {row}"), value);
         };
         note("backup, us/event", used.as_secs_f64() * 1e6 / f64::from(count));
         note("settled after, s", took);
@@ -189,7 +194,7 @@ async fn all(work: &mut Work<'_>, owner: &Owner, figures: &mut Figures) -> Resul
     work.topology.router_mut(2)?.start_ctsync()?;
     settle(work, owner, WHOLE).await?;
     let rate = f64::from(WHOLE) / began.elapsed().as_secs_f64() / 1e3;
-    figures.note(work.subject, "owner elsewhere, whole table into the kernel, k/s", rate);
+    figures.note(work.subject, WHOLE_ROW, rate);
     Ok(())
 }
 
