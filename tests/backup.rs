@@ -282,6 +282,76 @@ fn what_nobody_heard_of_before_a_claim_is_found_by_a_dump_after_it() {
 }
 
 #[test]
+fn a_claim_does_not_wait_for_what_an_earlier_one_has_to_look_at() {
+    let mut pair = Pair::start(3);
+    assert!(!pair.backup.handle_hearing(false));
+    pair.now += Duration::from_millis(1500);
+    let Pair { backup, now, .. } = &mut pair;
+    let mut claim = |expected: u64| {
+        backup.handle_timeout(*now);
+        backup.handle_role(Role::Primary, *now);
+        while backup.waiting() > 0 {
+            let count = backup.poll_requests(64, |_| {});
+            backup.handle_answers_end(&vec![false; count], *now);
+        }
+        backup.step_takeover(*now);
+        backup.handle_events_empty();
+        assert_eq!(backup.counters().claims, expected);
+        assert!(backup.owner() && !backup.fencing());
+        assert!(backup.handle_hearing(true), "a dump is due");
+        assert!(!backup.view(*now).protected);
+    };
+    claim(1);
+    // It begins, the other node comes back and claims, and dies again.
+    assert!(pair.backup.poll_dump());
+    pair.backup.handle_role(Role::Backup, pair.now);
+    let mut other = common::another_run(1, 1, Role::Primary, false, Vec::new(), pair.now);
+    for _ in 0..200 {
+        pair.now += Duration::from_millis(10);
+        for replica in [&mut other, &mut pair.backup] {
+            replica.handle_events_empty();
+            replica.handle_timeout(pair.now);
+            replica.step_takeover(pair.now);
+        }
+        while let Some(datagram) = other.poll_datagram(pair.now) {
+            pair.backup.handle_datagram(&datagram, pair.now);
+        }
+        while let Some(datagram) = pair.backup.poll_datagram(pair.now) {
+            other.handle_datagram(&datagram, pair.now);
+        }
+    }
+    assert!(other.owner() && !pair.backup.owner() && pair.backup.dumping());
+    pair.now += Duration::from_millis(1500);
+    let Pair { backup, now, .. } = &mut pair;
+    backup.handle_timeout(*now);
+    backup.handle_role(Role::Primary, *now);
+    backup.step_takeover(*now);
+    assert!(backup.owner(), "the dump goes on");
+    while backup.waiting() > 0 {
+        let count = backup.poll_requests(64, |_| {});
+        backup.handle_answers_end(&vec![false; count], *now);
+    }
+    backup.step_takeover(*now);
+    assert!(!backup.fencing() && backup.handle_hearing(true), "and another one follows");
+    backup.handle_dump_end(true, *now);
+    backup.handle_events_empty();
+    assert!(backup.poll_dump());
+}
+
+#[test]
+fn a_dump_waits_until_the_events_before_it_are_read() {
+    let mut replica = replica(1, Role::Backup, true, common::start());
+    replica.handle_overrun();
+    assert!(!replica.poll_dump());
+    replica.handle_events_empty();
+    assert!(replica.poll_dump());
+    replica.handle_dump_end(true, common::start());
+    assert!(!replica.handle_hearing(false) && replica.handle_hearing(true));
+    replica.handle_events_waiting();
+    assert!(!replica.poll_dump());
+}
+
+#[test]
 fn a_former_owner_offers_what_it_did_not_hear_of() {
     let mut pair = Pair::start(0);
     assert!(!pair.backup.handle_hearing(false));

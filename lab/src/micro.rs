@@ -13,7 +13,6 @@ use ctsync::ctnetlink::codec::{self, Incoming, Install};
 use ctsync::ctnetlink::nla::Writer;
 use ctsync::digest::{Digester, Sums};
 use ctsync::entry::{Entry, Status};
-
 use ctsync::seal::{Key, Seal};
 use ctsync::table::Table;
 use ctsync::wire::{self, Incarnation, Messages};

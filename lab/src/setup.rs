@@ -130,8 +130,14 @@ const BUCKETS: &str = "/proc/sys/net/netfilter/nf_conntrack_buckets";
 /// So many buckets in the kernel's hash, which all namespaces share: with fewer than entries it refuses what would make a long
 /// chain (`nf_conntrack_hash_check_insert`), and every walk through the table reads all of them.
 pub fn set_buckets(buckets: u32) -> Result<()> {
-    std::fs::write(BUCKETS, buckets.to_string()).with_context(|| {
-        format!("this machine must have {buckets} buckets: `sysctl net.netfilter.nf_conntrack_buckets={buckets}` as root")
+    let written = std::fs::write(BUCKETS, buckets.to_string());
+    let there = std::fs::read_to_string(BUCKETS)?.trim().parse::<u32>()?;
+    if there >= buckets {
+        // Without privileges what somebody has set counts.
+        return Ok(());
+    }
+    written.with_context(|| {
+        format!("this machine needs {buckets} buckets: `sysctl net.netfilter.nf_conntrack_buckets={buckets}` as root")
     })
 }
 

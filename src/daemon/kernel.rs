@@ -98,7 +98,8 @@ impl Daemon {
 
     fn end_dump(&mut self, ok: bool, now: Instant) {
         self.groups.iter_mut().for_each(|group| group.replica.handle_dump_end(ok, now));
-        self.more = true;
+        // One that failed is due again, and waits for the next deadline: it may fail for a while.
+        self.more |= ok;
     }
 
     pub(super) fn send_requests(&mut self, at: usize, now: Instant) -> Result<(), DaemonError> {

@@ -279,9 +279,11 @@ impl Replica {
 
     /// A dump is due and may start: its events have been read (6). The caller asks the kernel for all entries.
     pub fn poll_dump(&mut self) -> bool {
-        let start = self.dump_due && self.events_empty && !self.dumping;
+        let start = (self.dump_due || self.look_due) && self.events_empty && !self.dumping;
         if start {
+            self.looking = !self.dump_due;
             self.dump_due = false;
+            self.look_due = false;
             self.dumping = true;
             self.dump_number = self.dump_number.wrapping_add(1).max(1);
         }
@@ -392,7 +394,7 @@ impl Replica {
                 self.dumped = true;
                 self.listening = now;
             }
-            self.late &= self.dump_due;
+            self.late &= self.dump_due || self.look_due;
             if self.group.owner {
                 self.sweep.completed = Some(now);
             }

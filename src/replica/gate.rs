@@ -90,7 +90,7 @@ impl Replica {
         if self.group.owner {
             return Readiness::Owner;
         }
-        if !self.dumped || self.dump_due || self.dumping {
+        if !self.dumped || self.must_dump() {
             return Readiness::Dumping;
         }
         if self.peer_lost(now) {

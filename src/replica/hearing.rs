@@ -28,7 +28,18 @@ impl Replica {
     pub fn handle_hearing(&mut self, heard: bool) -> bool {
         let due = self.deaf && heard && self.wants_new_entries();
         self.deaf = (self.deaf || !heard) && !due;
-        self.dump_due |= due;
+        self.look_due |= due;
         due
+    }
+
+    /// A dump is due or under way that what is known of the kernel depends on. What a look finds is only added to it: a claim
+    /// does not wait for that.
+    pub(super) fn must_dump(&self) -> bool {
+        self.dump_due || (self.dumping && !self.looking)
+    }
+
+    /// New entries may be in this kernel that nobody has heard of.
+    pub(super) fn may_lack(&self) -> bool {
+        self.deaf || self.look_due || (self.dumping && self.looking)
     }
 }

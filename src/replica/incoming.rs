@@ -42,8 +42,10 @@ pub(super) struct Nacked {
 
 /// Lines of a bucket's contents that are kept; a list that is longer is not believed.
 const LISTED: usize = 65536;
-/// Entries for which room is made before they come.
-const FORESEEN: usize = 1 << 20;
+/// Entries for which room is made before they come; more than that are believed when they are here.
+const MADE_ROOM: usize = 1 << 20;
+/// Keys of a bucket that are not asked for one by one when they are most of it.
+const HALF: usize = 4;
 
 impl Replica {
     /// What an admitted peer says, or a stranger's challenge.
@@ -284,7 +286,7 @@ impl Replica {
     /// The owner has said how many there are.
     fn expect_everything(&mut self) {
         let owner = self.peers.get(&self.group.claim.node);
-        let count = owner.map_or(0, |owner| owner.count as usize).min(FORESEEN);
+        let count = owner.map_or(0, |owner| owner.count as usize).min(MADE_ROOM);
         self.table.reserve(count.saturating_sub(self.table.len()));
     }
 
@@ -443,8 +445,8 @@ impl Replica {
             return;
         }
         // The table held it on the owner's word: what the kernel has of it is ours to remove. A cold backup's has nothing; what
-        // is pending may be there, if an answer was lost. An offer that the owner refuses was held on our kernel's word, and
-        // stays a stray there (11).
+        // is pending may be there, if an answer was lost. An offer that the owner refuses was held on our kernel's word: unless
+        // this node has owned it, it stays a stray there (11).
         let may_be_there = slot.flags.intersects(Flags::INSTALLED | Flags::PENDING);
         if slot.flags.contains(Flags::PRESENT) && !slot.flags.contains(Flags::OFFER) && may_be_there {
             slot.flags |= Flags::MINE;
@@ -515,6 +517,11 @@ impl Replica {
             aside.filter(|(_, slot)| !theirs.contains_key(&slot.key_hash)).map(|(id, _)| id).collect();
         for id in ended {
             self.drop_forgotten(id);
+        }
+        // An interrupted transfer of everything leaves each bucket half: then the whole of it is asked for.
+        if theirs.len() >= HALF && 2 * theirs.len() >= listed.len() {
+            self.want(Want::Subtree(Node { level: LEVELS, index: bucket }));
+            return;
         }
         for (key, _) in theirs {
             self.want(Want::Key(key));

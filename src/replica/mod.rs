@@ -346,6 +346,10 @@ pub struct Replica {
     dump_due: bool,
     /// New entries of this kernel have not been heard of since its last dump.
     deaf: bool,
+    /// They are heard of again: a dump is due for those before, and nothing else.
+    look_due: bool,
+    /// The dump under way is one of those.
+    looking: bool,
     dumping: bool,
     dump_number: u32,
     dumped: bool,
@@ -449,6 +453,8 @@ impl Replica {
             event_turn: 1,
             dump_due: true,
             deaf: false,
+            look_due: false,
+            looking: false,
             dumping: false,
             dump_number: 0,
             dumped: false,

@@ -278,7 +278,7 @@ impl Replica {
 
     /// Whether a reading of the kernel table is due or under way.
     pub fn resyncing(&self) -> bool {
-        self.dump_due || self.dumping
+        self.dump_due || self.look_due || self.dumping
     }
 
     /// Read the kernel table again and send the peer everything again, paced.

@@ -37,6 +37,8 @@ const JOBS_PER_TICK: u32 = 24;
 pub(super) const JOB_TICK: Duration = Duration::from_millis(1);
 /// Most buckets that wait to be looked at: whoever asks for everything again and again holds nobody up.
 const BUCKETS_DUE: usize = 4 * BUCKETS;
+/// Slots looked at for one datagram: after a peak most of them may be empty.
+const WALKED: usize = 4096;
 /// Most repair jobs waiting; the asking side asks again for what was dropped here.
 const JOBS: usize = 8192;
 /// Most datagrams waiting to be sent again.
@@ -221,7 +223,10 @@ impl Replica {
     fn repair_datagram(&mut self, now: Instant) -> Vec<u8> {
         let room = self.room();
         let mut messages = Vec::with_capacity(room);
-        while let Some(job) = self.jobs.front_mut() {
+        let mut walked = 0;
+        while walked < WALKED
+            && let Some(job) = self.jobs.front_mut()
+        {
             match job {
                 Job::Sums(node) => {
                     if messages.len() + 4 + 16 * 8 > room {
@@ -253,6 +258,7 @@ impl Replica {
                     }
                     let (id, present) = (*next, slot.is_some_and(|slot| slot.flags.contains(Flags::PRESENT)));
                     *next += 1;
+                    walked += 1;
                     if id >= self.table.end() {
                         self.jobs.pop_front();
                     } else if present {

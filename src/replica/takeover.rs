@@ -212,8 +212,7 @@ impl Replica {
             && !self.starting
             && self.dumped
             // A dump that is due is finished first; all events are read in the old role (9).
-            && !self.dump_due
-            && !self.dumping
+            && !self.must_dump()
             && self.events_empty
             && (self.group.want || level)
     }
@@ -243,6 +242,9 @@ impl Replica {
 
     fn claim(&mut self, now: Instant) {
         self.give_refill_up();
+        // A look under way has judged a part of the kernel in the old role: once more, after the fence.
+        self.deaf |= self.may_lack();
+        self.look_due = false;
         for id in std::mem::take(&mut self.strays) {
             // What is in the kernel counts from now on (11).
             if let Some(slot) = self.table.get_mut(id) {
@@ -360,9 +362,9 @@ impl Replica {
         self.truth = false;
         self.was_owner = false;
         // What packets made here while it was owned is offered, too.
-        self.dump_due |= self.deaf;
+        self.look_due |= self.deaf;
         // A dump due now is judged as the owner's (9).
-        self.late = self.dump_due || self.dumping;
+        self.late = self.resyncing();
         // From now on the sums count what is held, not what was sent: they differ in what was never sent.
         self.waits.clear();
         for id in std::mem::take(&mut self.dirty) {

@@ -121,7 +121,7 @@ impl Replica {
         let protected = match readiness {
             Readiness::Owner => {
                 let followed = peers.iter().any(|peer| peer.alive && peer.ready);
-                followed && self.fence.is_none() && !self.backlog(now)
+                followed && self.fence.is_none() && !self.backlog(now) && !self.may_lack()
             }
             Readiness::Ready => self.failed == 0,
             _ => false,

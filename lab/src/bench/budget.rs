@@ -121,7 +121,7 @@ fn budgets() -> Vec<Budget> {
             1.05,
         ),
         number(
-            "500000 entries to an empty peer's table, s",
+            "500000 entries to an empty cold peer's table, s",
             at("500000 to an empty peer's table, s", Subject::CtsyncCold),
             0.7,
             0.6,

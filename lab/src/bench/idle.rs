@@ -16,11 +16,7 @@ const WATCHED: Duration = Duration::from_secs(60);
 pub(super) async fn measure(work: &Work<'_>, figures: &mut Figures) -> Result<()> {
     bulk::fill(work, ENTRIES).await?;
     tokio::time::sleep(Duration::from_secs(3)).await;
-    let switches = |number: u8| -> Result<u64> {
-        let own = work.status_number(number, "voluntary_ctxt_switches")?;
-        Ok(own + work.status_number(number, "nonvoluntary_ctxt_switches")?)
-    };
-    let before = [(work.spent(1)?, switches(1)?), (work.spent(2)?, switches(2)?)];
+    let before = [(work.spent(1)?, work.switches(1)?), (work.spent(2)?, work.switches(2)?)];
     let bytes = work.topology.channel_bytes()?;
     let began = now();
     tokio::time::sleep(WATCHED).await;
@@ -32,7 +28,7 @@ pub(super) async fn measure(work: &Work<'_>, figures: &mut Figures) -> Result<()
         figures.note(
             work.subject,
             format!("idle: {name}, wake-ups/s"),
-            (switches(number)? - woken) as f64 / took,
+            (work.switches(number)? - woken) as f64 / took,
         );
     }
     let sent = work.topology.channel_bytes()? - bytes;

@@ -49,7 +49,7 @@ pub struct Arguments {
     /// Only these loads.
     #[arg(value_enum)]
     loads: Vec<Load>,
-    /// Times that events and packets are measured; the longer loads once. What is told is the median.
+    /// Times that the short loads are measured (events, packets, buffer, elsewhere); the others once. What is told is the median.
     #[arg(long, default_value_t = 5)]
     rounds: u32,
     /// Entries that are created, changed and ended.

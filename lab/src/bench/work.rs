@@ -2,7 +2,7 @@
 //!
 //! Called by the loads.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -116,9 +116,12 @@ impl Work<'_> {
             return Ok(Spent { all, ..Spent::default() });
         }
         let pid = self.node(number)?.pid(self.subject.program())?;
-        let schedule = std::fs::read_to_string(format!("/proc/{pid}/schedstat"))?;
-        let all =
-            schedule.split_whitespace().next().and_then(|word| word.parse().ok()).context("schedstat")?;
+        let mut all = 0;
+        for thread in threads(pid)? {
+            let schedule = std::fs::read_to_string(thread.join("schedstat"))?;
+            let spent: Option<u64> = schedule.split_whitespace().next().and_then(|word| word.parse().ok());
+            all += spent.context("schedstat")?;
+        }
         let stat = std::fs::read_to_string(format!("/proc/{pid}/stat"))?;
         // proc(5): utime and stime are the fields 14 and 15; the second one ends with the last bracket.
         let rest = stat.rsplit(") ").next().context("stat")?;
@@ -128,18 +131,21 @@ impl Work<'_> {
         Ok(Spent { all: Duration::from_nanos(all), user: *user, system: *system })
     }
 
-    /// A number of /proc/PID/status: kilobytes, or switches.
-    pub fn status_number(&self, number: u8, name: &str) -> Result<u64> {
-        let pid = self.node(number)?.pid(self.subject.program())?;
-        let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
-        let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
-        let word = line.and_then(|line| line.split_whitespace().next()).with_context(|| name.to_owned())?;
-        word.parse().with_context(|| name.to_owned())
+    /// Times that it was woken, or put aside, with all its threads.
+    pub fn switches(&self, number: u8) -> Result<u64> {
+        let mut all = 0;
+        for thread in threads(self.node(number)?.pid(self.subject.program())?)? {
+            for name in ["voluntary_ctxt_switches", "nonvoluntary_ctxt_switches"] {
+                all += status_number(&thread, name)?;
+            }
+        }
+        Ok(all)
     }
 
     /// Resident bytes.
     pub fn memory(&self, number: u8) -> Result<u64> {
-        Ok(1024 * self.status_number(number, "VmRSS")?)
+        let pid = self.node(number)?.pid(self.subject.program())?;
+        Ok(1024 * status_number(&PathBuf::from(format!("/proc/{pid}")), "VmRSS")?)
     }
 
     /// Events that router1's kernel had no room for, of all who listen there.
@@ -224,6 +230,19 @@ impl Work<'_> {
         let word = format!("mark={mark} ");
         Ok(listing.lines().filter(|line| line.contains(&word)).count() as u64)
     }
+}
+
+/// Of a process, in /proc.
+fn threads(pid: u32) -> Result<Vec<PathBuf>> {
+    std::fs::read_dir(format!("/proc/{pid}/task"))?.map(|thread| Ok(thread?.path())).collect()
+}
+
+/// A number of proc_pid_status(5): kilobytes, or switches.
+fn status_number(directory: &Path, name: &str) -> Result<u64> {
+    let status = std::fs::read_to_string(directory.join("status"))?;
+    let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+    let word = line.and_then(|line| line.split_whitespace().next()).with_context(|| name.to_owned())?;
+    word.parse().with_context(|| name.to_owned())
 }
 
 /// The kernel takes a namespace's entries away when it has time, and would do so while the next one is measured: they go now.
