@@ -445,7 +445,9 @@ pub(super) fn verdict(view: &View) -> String {
         (true, true, Some(peer)) => format!("protected: {} holds {} entries", peer.name, peer.entries),
         (true, _, Some(peer)) => {
             let unready = (!peer.ready).then(|| format!("{} is not ready", peer.name));
-            let reasons: Vec<String> = unready.into_iter().chain(waiting).collect();
+            let looking = (!view.hears_new_entries)
+                .then(|| "entries that came up during the takeover are still looked for".to_owned());
+            let reasons: Vec<String> = unready.into_iter().chain(waiting).chain(looking).collect();
             let none = reasons.is_empty();
             format!(
                 "NOT protected: {}",

@@ -81,7 +81,8 @@ pub struct View {
     pub offers: usize,
     /// Datagrams of the owner's stream not applied yet.
     pub behind: u64,
-    /// New entries of this kernel are heard of when they come, not only by a dump at a claim.
+    /// New entries of this kernel are heard of when they come, and those of before have been looked for. Not so on a backup, and
+    /// on an owner until some time after its claim.
     pub hears_new_entries: bool,
     /// Seconds for which the digests have been equal: a backup's and the owner's, an owner's and its backup's.
     pub equal_for: Option<f64>,
@@ -149,7 +150,7 @@ impl Replica {
             failures: failures.collect(),
             offers: self.group.offers,
             behind: self.group.receiver.behind(),
-            hears_new_entries: !self.deaf,
+            hears_new_entries: !self.may_lack(),
             equal_for: self.equal_since().map(|at| since(at).as_secs_f64()),
             sweep_age: self.sweep.completed.map_or(since(self.listening), since).as_secs_f64(),
             swept: self.sweep.completed.is_some(),
