@@ -100,8 +100,12 @@ async fn run_inside(pointer: Option<&Path>) -> Result<ExitCode> {
             ExitCode::from(130)
         }
     };
+    // A benchmark has a lab in its lab. The list of mounts is the inner one's: /proc is no longer ours.
     for node in std::fs::read_dir(directory.path())?.flatten() {
-        let _ = umount2(&node.path().join("run"), MntFlags::MNT_DETACH);
+        let inner = std::fs::read_dir(node.path()).into_iter().flatten().flatten().map(|node| node.path());
+        for node in inner.chain([node.path()]) {
+            let _ = umount2(&node.join("run"), MntFlags::MNT_DETACH);
+        }
     }
     directory.close().context("cannot remove the lab's directory")?;
     Ok(code)
