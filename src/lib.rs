@@ -31,5 +31,5 @@ pub mod seal;
 pub mod show;
 pub mod stream;
 pub mod table;
-pub mod watched;
+mod watched;
 pub mod wire;

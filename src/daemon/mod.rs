@@ -179,7 +179,7 @@ fn local_time() -> String {
     jiff::Zoned::now().strftime("%a %d %b %Y %r %Z").to_string()
 }
 
-/// The only clock of the daemon, read once a turn.
+/// The only clock of the daemon, read once a turn, and once more when the loop goes to sleep.
 #[expect(clippy::disallowed_methods, reason = "the one place that reads the clock")]
 fn clock() -> Instant {
     Instant::now()

@@ -361,7 +361,11 @@ impl Replica {
         if !std::mem::take(&mut self.dumping) {
             return;
         }
-        self.dump_due |= !ok;
+        if !ok {
+            // A look that failed is still only a look.
+            let due = if self.looking { &mut self.look_due } else { &mut self.dump_due };
+            *due = true;
+        }
         let dump_number = self.dump_number;
         let trusted = self.trusts_kernel();
         let mut absent = Vec::new();

@@ -386,7 +386,6 @@ impl Replica {
         for id in 0..self.table.end() {
             if let Some(slot) = self.table.get_mut(id)
                 && slot.flags.contains(Flags::PRESENT)
-                && !slot.flags.contains(Flags::FORGOTTEN)
             {
                 slot.flags |= Flags::MINE;
             }
