@@ -5,6 +5,7 @@
 //! a stray. Called by the replica only. Pure storage: no decisions, no bytes, no clock.
 
 use std::borrow::Cow;
+use std::hint::black_box;
 
 use bitflags::bitflags;
 use hashbrown::HashTable;
@@ -12,6 +13,9 @@ use hashbrown::HashTable;
 use crate::compact::Compact;
 use crate::digest::{BUCKETS, bucket_of};
 use crate::entry::{Entry, Key, Rare};
+
+/// Keys whose slots are read together.
+const TOUCHED: usize = 64;
 
 /// A slot's place; stable while the slot lives.
 pub type SlotId = u32;
@@ -159,9 +163,50 @@ impl Slot {
     }
 }
 
+/// Slots of a segment: some megabytes, so that the allocator asks for large pages.
+const SEGMENT: usize = 1 << 16;
+
+/// Slots, by number. They grow without being moved: nothing waits while a large table is copied.
+#[derive(Default)]
+struct Slots(Vec<Vec<Option<Slot>>>);
+
+impl Slots {
+    /// One past the highest number.
+    fn len(&self) -> usize {
+        self.0.last().map_or(0, |last| (self.0.len() - 1) * SEGMENT + last.len())
+    }
+
+    fn get(&self, id: SlotId) -> Option<&Slot> {
+        self.0.get(id as usize / SEGMENT)?.get(id as usize % SEGMENT)?.as_ref()
+    }
+
+    fn place(&mut self, id: SlotId) -> Option<&mut Option<Slot>> {
+        self.0.get_mut(id as usize / SEGMENT)?.get_mut(id as usize % SEGMENT)
+    }
+
+    fn push(&mut self, slot: Slot) -> SlotId {
+        let id = SlotId::try_from(self.len()).unwrap_or(NONE);
+        if let Some(last) = self.0.last_mut().filter(|last| last.len() < SEGMENT) {
+            last.push(Some(slot));
+        } else {
+            // A small table's first segment grows as it fills.
+            let mut segment = Vec::with_capacity(if self.0.is_empty() { 1 } else { SEGMENT });
+            segment.push(Some(slot));
+            self.0.push(segment);
+        }
+        id
+    }
+
+    fn iter(&self) -> impl Iterator<Item = (SlotId, &Slot)> + '_ {
+        let numbered = self.0.iter().flatten().enumerate();
+        numbered
+            .filter_map(|(at, slot)| slot.as_ref().map(|slot| (SlotId::try_from(at).unwrap_or(NONE), slot)))
+    }
+}
+
 /// All slots of a node.
 pub struct Table {
-    slots: Vec<Option<Slot>>,
+    slots: Slots,
     free: Vec<SlotId>,
     index: HashTable<SlotId>,
     /// Keys that an empty index of this size would take.
@@ -171,7 +216,7 @@ pub struct Table {
 
 impl Default for Table {
     fn default() -> Table {
-        let (slots, free, index) = (Vec::new(), Vec::new(), HashTable::new());
+        let (slots, free, index) = (Slots::default(), Vec::new(), HashTable::new());
         Table { slots, free, index, room: 0, heads: vec![NONE; BUCKETS] }
     }
 }
@@ -195,6 +240,34 @@ impl Table {
         self.index.find(key_hash, same).copied()
     }
 
+    /// Read what changes of these keys will need. Several reads wait for the memory together; each change by itself would wait for
+    /// its own.
+    pub fn touch(&self, hashes: &[u64]) {
+        for some in hashes.chunks(TOUCHED) {
+            let mut ids = [NONE; TOUCHED];
+            for (id, hash) in ids.iter_mut().zip(some) {
+                // Nearly always the right one, and not worth a look into its slot here.
+                *id = self.index.find(*hash, |_| true).copied().unwrap_or(NONE);
+            }
+            let mut neighbours = [NONE; 2 * TOUCHED];
+            for ((pair, id), hash) in neighbours.chunks_exact_mut(2).zip(ids).zip(some) {
+                // What comes goes before the first of its bucket; what goes leaves two that have to know.
+                let head = || self.heads.get(usize::from(bucket_of(*hash))).copied().unwrap_or(NONE);
+                let around = self.get(id).map_or_else(
+                    || [head(), NONE],
+                    |slot| {
+                        // A slot begins and ends on lines of its own.
+                        black_box((slot.kept.timeout(), slot.key_hash, slot.flags));
+                        [slot.next, slot.previous]
+                    },
+                );
+                pair.copy_from_slice(&around);
+            }
+            let read = |id: &SlotId| self.get(*id).map_or(0, |slot| slot.flags.bits());
+            black_box(neighbours.iter().map(read).fold(0, u32::wrapping_add));
+        }
+    }
+
     /// The slot of a key hash, for messages that name keys by hash.
     pub fn find_hash(&self, key_hash: u64) -> Option<SlotId> {
         let same = |id: &SlotId| self.get(*id).is_some_and(|slot| slot.key_hash == key_hash);
@@ -203,12 +276,12 @@ impl Table {
 
     /// A slot in use.
     pub fn get(&self, id: SlotId) -> Option<&Slot> {
-        self.slots.get(id as usize)?.as_ref()
+        self.slots.get(id)
     }
 
     /// A slot in use.
     pub fn get_mut(&mut self, id: SlotId) -> Option<&mut Slot> {
-        self.slots.get_mut(id as usize)?.as_mut()
+        self.slots.place(id)?.as_mut()
     }
 
     /// A new slot, not yet in the table's contents (no flags).
@@ -230,13 +303,12 @@ impl Table {
             previous: NONE,
         };
         let id = if let Some(id) = self.free.pop() {
-            if let Some(place) = self.slots.get_mut(id as usize) {
+            if let Some(place) = self.slots.place(id) {
                 *place = Some(slot);
             }
             id
         } else {
-            self.slots.push(Some(slot));
-            SlotId::try_from(self.slots.len() - 1).unwrap_or(NONE)
+            self.slots.push(slot)
         };
         self.link(id);
         id
@@ -244,7 +316,7 @@ impl Table {
 
     /// Forget a key.
     pub fn remove(&mut self, id: SlotId) {
-        let Some(slot) = self.slots.get_mut(id as usize).and_then(Option::take) else { return };
+        let Some(slot) = self.slots.place(id).and_then(Option::take) else { return };
         if let Ok(found) = self.index.find_entry(slot.key_hash, |at| *at == id) {
             found.remove();
         }
@@ -264,22 +336,17 @@ impl Table {
     pub fn rehash(&mut self, mut hash: impl FnMut(&Key) -> u64) {
         self.index.clear();
         self.heads.fill(NONE);
-        for at in 0..self.slots.len() {
-            let Some(slot) = self.slots.get_mut(at).and_then(Option::as_mut) else { continue };
+        for id in 0..self.end() {
+            let Some(slot) = self.get_mut(id) else { continue };
             slot.key_hash = hash(&slot.kept.key());
-            let id = SlotId::try_from(at).unwrap_or(NONE);
             self.link(id);
         }
     }
 
     /// Room for so many more keys, without growing step by step.
-    pub fn reserve(&mut self, more: usize) {
-        self.slots.reserve(more.saturating_sub(self.free.len()));
-        self.make_room(more);
-    }
-
+    ///
     /// The index grows in the order of the slots. By itself it would do so in its own, with a cache miss for each slot.
-    fn make_room(&mut self, more: usize) {
+    pub fn make_room(&mut self, more: usize) {
         let keys = self.index.len() + more;
         if keys <= self.index.capacity() {
             return;
@@ -290,28 +357,26 @@ impl Table {
         self.index = HashTable::new();
         self.index = HashTable::with_capacity(room);
         self.room = self.index.capacity();
-        for at in 0..self.slots.len() {
-            let Some(slot) = self.slots.get(at).and_then(Option::as_ref) else { continue };
-            let id = SlotId::try_from(at).unwrap_or(NONE);
+        for (id, slot) in self.slots.iter() {
             self.index.insert_unique(slot.key_hash, id, |_| 0);
         }
     }
 
     /// Put a slot whose hash is known into its bucket and into the index.
     fn link(&mut self, id: SlotId) {
-        let Some(slot) = self.slots.get_mut(id as usize).and_then(Option::as_mut) else { return };
+        let Some(slot) = self.get_mut(id) else { return };
         let key_hash = slot.key_hash;
         slot.previous = NONE;
-        if let Some(head) = self.heads.get_mut(usize::from(bucket_of(key_hash))) {
-            slot.next = std::mem::replace(head, id);
+        let head = self.heads.get_mut(usize::from(bucket_of(key_hash)));
+        let next = head.map_or(NONE, |head| std::mem::replace(head, id));
+        if let Some(slot) = self.get_mut(id) {
+            slot.next = next;
         }
-        let next = slot.next;
         if let Some(after) = self.get_mut(next) {
             after.previous = id;
         }
         let slots = &self.slots;
-        let hash_of =
-            |id: &SlotId| slots.get(*id as usize).and_then(Option::as_ref).map_or(0, |slot| slot.key_hash);
+        let hash_of = |id: &SlotId| slots.get(*id).map_or(0, |slot| slot.key_hash);
         self.index.insert_unique(key_hash, id, hash_of);
     }
 
@@ -328,14 +393,135 @@ impl Table {
 
     /// All slots.
     pub fn iter(&self) -> impl Iterator<Item = (SlotId, &Slot)> + '_ {
-        self.slots
-            .iter()
-            .enumerate()
-            .filter_map(|(at, slot)| slot.as_ref().map(|slot| (SlotId::try_from(at).unwrap_or(NONE), slot)))
+        self.slots.iter()
     }
 
     /// One past the highest slot id ever used: bounds a paced walk over all slots.
     pub fn end(&self) -> SlotId {
         SlotId::try_from(self.slots.len()).unwrap_or(NONE)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::{BTreeMap, BTreeSet};
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::digest::Digester;
+    use crate::entry::{L4, Status, Tuple, proto};
+
+    /// More than fit into a segment are made of so many keys and a zone.
+    const KEYS: u32 = 400;
+
+    fn entry(number: u32) -> Entry {
+        let [zone, port] = [number / KEYS, number % KEYS].map(|part| u16::try_from(part).unwrap());
+        let src = Tuple {
+            src: "10.0.1.100".parse().unwrap(),
+            dst: "10.0.0.100".parse().unwrap(),
+            proto: proto::UDP,
+            l4: L4::Ports { src: port, dst: 53 },
+        };
+        Entry {
+            orig: src,
+            reply: src.inverse(),
+            zone,
+            status: Status::Confirmed,
+            timeout: Some(30),
+            mark: None,
+            tcp: None,
+            master: None,
+            rare: None,
+        }
+    }
+
+    #[derive(Clone, Debug)]
+    enum Step {
+        Insert(u32),
+        Remove(usize),
+        MakeRoom(usize),
+        Rehash(u128),
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        prop_oneof![
+            6 => (0..2 * KEYS).prop_map(Step::Insert),
+            4 => any::<usize>().prop_map(Step::Remove),
+            1 => (0..2000_usize).prop_map(Step::MakeRoom),
+            1 => any::<u128>().prop_map(Step::Rehash),
+        ]
+    }
+
+    /// The table holds just what the model does, wherever one looks.
+    fn assert_alike(table: &Table, model: &BTreeMap<u32, SlotId>, digester: Digester) {
+        let mut scratch = Vec::new();
+        assert_eq!(table.len(), model.len());
+        let all: BTreeSet<SlotId> = table.iter().map(|(id, _)| id).collect();
+        assert_eq!(all, model.values().copied().collect());
+        let mut by_bucket: BTreeMap<u16, BTreeSet<SlotId>> = BTreeMap::new();
+        for (number, id) in model {
+            let key = entry(*number).key();
+            let hash = digester.hash_key(&mut scratch, &key);
+            assert_eq!((table.find(hash, &key), table.find_hash(hash)), (Some(*id), Some(*id)));
+            assert_eq!(*table.get(*id).unwrap().entry(), entry(*number));
+            assert!(*id < table.end());
+            by_bucket.entry(bucket_of(hash)).or_default().insert(*id);
+        }
+        for (bucket, ids) in by_bucket {
+            assert_eq!(table.bucket(bucket).map(|(id, _)| id).collect::<BTreeSet<_>>(), ids);
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn it_is_a_map_by_key_and_by_bucket(steps in prop::collection::vec(step(), 1..400)) {
+            let (mut table, mut model, mut scratch) = (Table::default(), BTreeMap::new(), Vec::new());
+            let mut digester = Digester::new(7);
+            for step in steps {
+                match step {
+                    Step::Insert(number) => {
+                        let key = entry(number).key();
+                        let hash = digester.hash_key(&mut scratch, &key);
+                        table.touch(&[hash, hash.wrapping_add(1)]);
+                        prop_assert_eq!(table.find(hash, &key), model.get(&number).copied());
+                        model.entry(number).or_insert_with(|| table.insert(hash, entry(number)));
+                    }
+                    Step::Remove(at) => {
+                        if let Some((&number, &id)) = model.iter().nth(at % model.len().max(1)) {
+                            table.remove(id);
+                            model.remove(&number);
+                        }
+                    }
+                    Step::MakeRoom(more) => table.make_room(more),
+                    Step::Rehash(seed) => {
+                        digester = Digester::new(seed);
+                        table.rehash(|key| digester.hash_key(&mut scratch, key));
+                    }
+                }
+            }
+            assert_alike(&table, &model, digester);
+        }
+    }
+
+    #[test]
+    fn it_grows_over_several_segments() {
+        let (mut table, mut scratch) = (Table::default(), Vec::new());
+        let digester = Digester::new(7);
+        let count = u32::try_from(2 * SEGMENT + 1000).unwrap();
+        let mut model = BTreeMap::new();
+        for number in 0..count {
+            let hash = digester.hash_key(&mut scratch, &entry(number).key());
+            model.insert(number, table.insert(hash, entry(number)));
+        }
+        assert_eq!(table.end(), count);
+        for number in (0..count).step_by(3) {
+            table.remove(model.remove(&number).unwrap());
+        }
+        // What is free is used before the table grows.
+        let hash = digester.hash_key(&mut scratch, &entry(0).key());
+        model.insert(0, table.insert(hash, entry(0)));
+        assert_eq!(table.end(), count);
+        assert_alike(&table, &model, digester);
     }
 }

@@ -33,6 +33,8 @@ const SLICES: usize = 15;
 const SLICE: Duration = Duration::from_millis(20);
 /// Entries beside which the table and the sums are looked at.
 const BESIDE: u32 = 50_000;
+/// Odd and large: one number after the other becomes an order without order.
+const SCATTER: u32 = 2_654_435_761;
 /// Bytes of a full datagram's messages.
 const DATAGRAM: usize = 1_372;
 
@@ -202,13 +204,16 @@ fn owner() -> Result<Box<dyn FnMut()>> {
             while replica.poll_datagram(later).is_some() {}
         }
     }
-    let mut mark = 0;
+    let (mut mark, mut events) = (0, Vec::new());
     Ok(Box::new(move || {
         mark += 1;
-        // Each event changes another of many entries, and a datagram's worth is told at once.
-        let changed = Entry { mark: Some(mark), ..connection(mark % BESIDE) };
-        replica.handle_event(Incoming::Update(changed), later);
-        if mark.is_multiple_of(32) {
+        // Each event changes another of many entries; they are heard together, and told at once.
+        events.push(Incoming::Update(Entry {
+            mark: Some(mark),
+            ..connection(mark.wrapping_mul(SCATTER) % BESIDE)
+        }));
+        if mark.is_multiple_of(64) {
+            replica.handle_events(&mut events, later);
             while let Some(datagram) = replica.poll_datagram(later) {
                 black_box(datagram);
             }

@@ -12,8 +12,8 @@ use crate::ctnetlink::nla::Writer;
 use crate::ctnetlink::socket::{BATCH, EventSocket, Read, RequestSocket};
 use crate::entry::Entry;
 use crate::groups::Assignment;
+use crate::promises::watch_events;
 use crate::reconcile::Op;
-use crate::watched::watch_events;
 
 /// Events read in a turn.
 const EVENTS: usize = 4096;
@@ -27,7 +27,9 @@ impl Daemon {
         let (groups, assignment) = (&mut self.groups, &self.assignment);
         let mut heard = 0;
         while heard < EVENTS {
-            match self.events.get_mut().read(|event| hear_event(groups, assignment, event, now))? {
+            let read = self.events.get_mut().read(|event| self.heard.push(event))?;
+            hear_events(groups, assignment, &mut self.heard, now);
+            match read {
                 Read::Events(count) => heard += count,
                 Read::Empty => {
                     self.pace.note(heard, now);
@@ -189,12 +191,14 @@ impl Daemon {
 }
 
 /// An event goes to the group that holds its entry, else to the one that the entry belongs to; its end, to all.
-fn hear_event(groups: &mut [Group], assignment: &Assignment, event: Incoming, now: Instant) {
-    match groups {
-        [only] => only.replica.handle_event(event, now),
-        groups => match &event {
+fn hear_events(groups: &mut [Group], assignment: &Assignment, events: &mut Vec<Incoming>, now: Instant) {
+    if let [only] = groups {
+        return only.replica.handle_events(events, now);
+    }
+    for event in events.drain(..) {
+        match &event {
             Incoming::Destroy(_) => {
-                for group in groups {
+                for group in &mut *groups {
                     group.replica.handle_event(event.clone(), now);
                 }
             }
@@ -205,7 +209,7 @@ fn hear_event(groups: &mut [Group], assignment: &Assignment, event: Incoming, no
                 }
             }
             Incoming::Answer { .. } => {}
-        },
+        }
     }
 }
 

@@ -35,15 +35,16 @@ use crate::addresses::{AddressError, Addresses};
 use crate::channel::{Channel, ChannelError, Received};
 use crate::config::{Config, Loaded};
 use crate::control::{Client, ControlServer, Request};
+use crate::ctnetlink::codec::Incoming;
 use crate::ctnetlink::dumper::Dumper;
 use crate::ctnetlink::socket::{DoorError, EventSocket, RequestSocket};
 use crate::groups::Assignment;
 use crate::hold::{Hold, HoldError};
 use crate::metrics::{MetricsServer, Scrape, Timings};
+use crate::promises::watch_events;
 use crate::replica::{Refused, Role};
 use crate::role::{NotifyFifo, RoleError, Told};
 use crate::seal::Key;
-use crate::watched::watch_events;
 use crate::wire;
 
 use alarm::Alarm;
@@ -142,6 +143,8 @@ struct Daemon {
     alarm: Alarm,
     pace: Pace,
     buffer: Vec<u8>,
+    /// Events that are read together.
+    heard: Vec<Incoming>,
     answered: Vec<bool>,
     /// More waits than one turn reads: the next turn begins at once.
     more: bool,
@@ -260,6 +263,7 @@ impl Daemon {
             alarm: Alarm::new().map_err(failed("make a timer"))?,
             pace: Pace::new(clock()),
             buffer: vec![0; 65536],
+            heard: Vec::new(),
             answered: Vec::new(),
             more: false,
             unjudged: 0,

@@ -22,16 +22,30 @@ pub(super) enum Told {
 }
 
 impl Replica {
-    /// An event from the kernel, never an echo of our own requests.
+    /// Events from the kernel in their order, never echoes of our own requests. None of them is left.
+    pub fn handle_events(&mut self, events: &mut Vec<Incoming>, now: Instant) {
+        let mut hashes = std::mem::take(&mut self.hashes);
+        hashes.clear();
+        hashes
+            .extend(events.iter().map(|event| event.entry().map_or(0, |entry| self.key_hash(&entry.key()))));
+        self.table.touch(&hashes);
+        for (event, hash) in events.drain(..).zip(&hashes) {
+            self.handle_hashed(event, *hash, now);
+        }
+        self.hashes = hashes;
+    }
+
+    /// One of them by itself.
     pub fn handle_event(&mut self, event: Incoming, now: Instant) {
+        let hash = event.entry().map_or(0, |entry| self.key_hash(&entry.key()));
+        self.handle_hashed(event, hash, now);
+    }
+
+    fn handle_hashed(&mut self, event: Incoming, hash: u64, now: Instant) {
         self.now = now;
         self.events_empty = false;
-        let entry = match &event {
-            Incoming::New(entry) | Incoming::Update(entry) | Incoming::Destroy(entry) => entry,
-            Incoming::Answer { .. } => return,
-        };
-        let (hash, found) = self.look_up(entry);
-        let id = match found {
+        let Some(entry) = event.entry() else { return };
+        let id = match self.table.find(hash, &entry.key()) {
             Some(id) if !self.left_out(id, entry) || matches!(event, Incoming::Destroy(_)) => id,
             Some(_) => {
                 self.counters.ignored += 1;

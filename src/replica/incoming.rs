@@ -287,7 +287,7 @@ impl Replica {
     fn expect_everything(&mut self) {
         let owner = self.peers.get(&self.group.claim.node);
         let count = owner.map_or(0, |owner| owner.count as usize).min(MADE_ROOM);
-        self.table.reserve(count.saturating_sub(self.table.len()));
+        self.table.make_room(count.saturating_sub(self.table.len()));
     }
 
     fn want(&mut self, want: Want) {
@@ -374,20 +374,30 @@ impl Replica {
         let messages: Result<Vec<Message<'_>>, WireError> = Messages::new(messages).collect();
         // Asking for it again would bring the same bytes: the stream goes on, and the digest tells what is missing.
         self.counters.unusable += u64::from(messages.is_err());
-        for message in messages.unwrap_or_default() {
+        let messages = messages.unwrap_or_default();
+        let mut hashes = std::mem::take(&mut self.hashes);
+        hashes.clear();
+        hashes.extend(messages.iter().map(|message| match message {
+            Message::Put { entry, .. } => self.key_hash(&entry.key()),
+            Message::Destroy { key, .. } => *key,
+            Message::Sums { .. } | Message::List { .. } => 0,
+        }));
+        self.table.touch(&hashes);
+        for (message, hash) in messages.into_iter().zip(&hashes) {
             match message {
                 Message::Put { entry, birth, repair } => {
                     if repair {
                         self.counters.repaired_in += 1;
                         self.repair.progress = Some(now);
                     }
-                    self.apply_put(entry, birth);
+                    self.apply_put(*hash, entry, birth);
                 }
                 Message::Destroy { key, birth } => self.apply_destroy(key, birth),
                 Message::Sums { node, sums } => self.apply_sums(node, &sums, now),
                 Message::List { bucket, last, lines } => self.apply_list(bucket, last, lines, now),
             }
         }
+        self.hashes = hashes;
         self.group.receiver.advance();
         self.unacknowledged += 1;
         if self.unacknowledged >= ACKNOWLEDGED {
@@ -397,8 +407,8 @@ impl Replica {
         self.chase_repair(now);
     }
 
-    fn apply_put(&mut self, entry: crate::entry::Entry, birth: u16) {
-        let id = self.slot_for(&entry);
+    fn apply_put(&mut self, hash: u64, entry: crate::entry::Entry, birth: u16) {
+        let id = self.slot_of(hash, &entry);
         let Some(slot) = self.table.get_mut(id) else { return };
         let present = slot.flags.contains(Flags::PRESENT);
         if slot.flags.intersects(Flags::REPLACE | Flags::STRAY) {

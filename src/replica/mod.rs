@@ -385,6 +385,8 @@ pub struct Replica {
     flush_counter: u32,
     truth: bool,
     scratch: Vec<u8>,
+    /// Of the keys of a batch.
+    hashes: Vec<u64>,
 }
 
 impl Replica {
@@ -485,6 +487,7 @@ impl Replica {
             truth: restored.settled && restored.truth,
             settings,
             scratch: Vec::with_capacity(2048),
+            hashes: Vec::new(),
         }
     }
 
@@ -597,7 +600,12 @@ impl Replica {
     }
 
     fn slot_for(&mut self, entry: &Entry) -> SlotId {
-        let (hash, found) = self.look_up(entry);
+        let hash = self.key_hash(&entry.key());
+        self.slot_of(hash, entry)
+    }
+
+    fn slot_of(&mut self, hash: u64, entry: &Entry) -> SlotId {
+        let found = self.table.find(hash, &entry.key());
         found.unwrap_or_else(|| self.table.insert(hash, entry.clone()))
     }
 

@@ -47,6 +47,16 @@ pub enum Incoming {
     },
 }
 
+impl Incoming {
+    /// The entry that it is about.
+    pub fn entry(&self) -> Option<&Entry> {
+        match self {
+            Incoming::New(entry) | Incoming::Update(entry) | Incoming::Destroy(entry) => Some(entry),
+            Incoming::Answer { .. } => None,
+        }
+    }
+}
+
 /// Bytes from the kernel that are not what the uapi headers promise.
 #[derive(Debug, Error)]
 pub enum CodecError {
