@@ -83,6 +83,10 @@ bitflags! {
         const REBORN = 1 << 27;
         /// The kernel's entry has what an update cannot take away. Packets did that, unless it is still so at the next sweep.
         const AHEAD = 1 << 28;
+        /// A request about it is under way.
+        const ASKED = 1 << 29;
+        /// Something else is wanted of the kernel since it was asked.
+        const OVERTAKEN = 1 << 30;
     }
 }
 

@@ -106,6 +106,7 @@ fn replicas_converge_and_lose_nothing() {
         ("clock jumps", totals.clock_jumps, 1),
         ("full tables", totals.full, 1),
         ("new entries unheard", totals.unheard, 1),
+        ("datagrams between requests and answers", totals.meanwhile, 1),
         ("kernels changed unheard", totals.tampered, 1),
         ("quiet points", totals.quiet, 3),
         ("checks", totals.checks, 100),

@@ -5,6 +5,7 @@
 
 use std::io::{self, IoSliceMut};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
+use std::sync::Arc;
 
 use netlink_packet_netfilter::NetfilterProtoFamily;
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_NETFILTER};
@@ -198,62 +199,52 @@ fn drop_port_id(port_id: u32) -> [SockFilter; 4] {
     ]
 }
 
-/// Sends batches of requests. The kernel works each batch off inside the send call and queues only the failures
-/// and the last request's acknowledgement, so that the answers are there when the call returns.
-pub struct RequestSocket {
-    socket: Socket,
-    port_id: u32,
-    batch: Writer,
+/// Requests on their way to the kernel, and its answers.
+#[derive(Default)]
+pub struct Batch {
+    requests: Writer,
+    /// Number of the first one.
+    first: u32,
+    count: u32,
+    answers: Vec<(u32, Incoming)>,
     buffer: Vec<u8>,
-    sequence: u32,
 }
 
-impl RequestSocket {
-    /// A socket with a port id of its own.
-    pub fn open() -> Result<RequestSocket, DoorError> {
-        let (socket, port_id) = open(ANSWER_BUFFER)?;
-        socket.set_cap_ack(true).map_err(failed("set up"))?;
-        Ok(RequestSocket {
-            socket,
-            port_id,
-            batch: Writer::default(),
-            buffer: vec![0; READ_BUFFER],
-            sequence: 0,
-        })
+impl Batch {
+    /// How many there are.
+    pub fn count(&self) -> u32 {
+        self.count
     }
 
-    /// The port id that events caused by this socket carry.
-    pub fn port_id(&self) -> u32 {
-        self.port_id
+    /// What the kernel said, and to which of them. A request without an answer was done.
+    pub fn take_answers(&mut self) -> impl Iterator<Item = (u32, Incoming)> + '_ {
+        self.answers.drain(..)
     }
+}
 
-    /// Send requests that `fill` writes, numbered from the number it is given; it returns how many. Every answer
-    /// goes to `each` with the position of its request. A request without an answer was done.
-    pub fn execute(
-        &mut self,
-        fill: impl FnOnce(&mut Writer, u32) -> u32,
-        mut each: impl FnMut(u32, Incoming),
-    ) -> Result<u32, DoorError> {
-        // Batches are numbered apart, so that a late answer is not taken for one of the next batch.
-        self.sequence = self.sequence.wrapping_add(2 * BATCH).max(1);
-        let first = self.sequence;
-        self.batch.clear();
-        let count = fill(&mut self.batch, first);
-        if count == 0 {
-            return Ok(0);
-        }
-        let barrier = first.wrapping_add(count);
-        codec::emit_barrier(&mut self.batch, barrier);
-        self.socket.send_to(self.batch.as_bytes(), &SocketAddr::new(0, 0), 0).map_err(failed("send to"))?;
+/// Carries batches out, in any thread. The kernel works each off inside the send call and queues only the failures
+/// and the last request's acknowledgement, so that the answers are there when the call returns.
+#[derive(Clone)]
+pub struct Door(Arc<Socket>);
+
+impl Door {
+    /// Returns when the kernel has done, or refused, each of the requests.
+    ///
+    /// # Errors
+    /// What the kernel did is not known, or not all of it: answers could not be sent for, or were lost.
+    pub fn carry_out(&self, batch: &mut Batch) -> Result<(), DoorError> {
+        let Batch { requests, first, count, answers, buffer } = batch;
+        self.0.send_to(requests.as_bytes(), &SocketAddr::new(0, 0), 0).map_err(failed("send to"))?;
+        buffer.resize(READ_BUFFER, 0);
         let mut ended = false;
         while !ended {
-            match recv(self.socket.as_raw_fd(), &mut self.buffer, MsgFlags::MSG_DONTWAIT) {
+            match recv(self.0.as_raw_fd(), buffer, MsgFlags::MSG_DONTWAIT) {
                 Ok(length) => {
-                    codec::parse(self.buffer.get(..length).unwrap_or_default(), |sequence, message| {
-                        let at = sequence.wrapping_sub(first);
-                        ended |= at == count;
-                        if at < count {
-                            each(at, message);
+                    codec::parse(buffer.get(..length).unwrap_or_default(), |sequence, message| {
+                        let at = sequence.wrapping_sub(*first);
+                        ended |= at == *count;
+                        if at < *count {
+                            answers.push((at, message));
                         }
                     })?;
                 }
@@ -262,7 +253,60 @@ impl RequestSocket {
                 Err(errno) => return Err(failed("read the answers of")(errno.into())),
             }
         }
-        Ok(count)
+        Ok(())
+    }
+}
+
+/// Sends batches of requests.
+pub struct RequestSocket {
+    door: Door,
+    port_id: u32,
+    sequence: u32,
+    batch: Batch,
+}
+
+impl RequestSocket {
+    /// A socket with a port id of its own.
+    pub fn open() -> Result<RequestSocket, DoorError> {
+        let (socket, port_id) = open(ANSWER_BUFFER)?;
+        socket.set_cap_ack(true).map_err(failed("set up"))?;
+        Ok(RequestSocket { door: Door(Arc::new(socket)), port_id, sequence: 0, batch: Batch::default() })
+    }
+
+    /// The port id that events caused by this socket carry.
+    pub fn port_id(&self) -> u32 {
+        self.port_id
+    }
+
+    /// What carries this socket's batches out.
+    pub fn door(&self) -> &Door {
+        &self.door
+    }
+
+    /// Put a batch together: requests that `fill` writes, numbered from the number it is given; it returns how many.
+    pub fn write(&mut self, batch: &mut Batch, fill: impl FnOnce(&mut Writer, u32) -> u32) {
+        // Batches are numbered apart, so that a late answer is not taken for one of the next batch.
+        self.sequence = self.sequence.wrapping_add(2 * BATCH).max(1);
+        batch.first = self.sequence;
+        batch.answers.clear();
+        batch.requests.clear();
+        batch.count = fill(&mut batch.requests, batch.first);
+        codec::emit_barrier(&mut batch.requests, batch.first.wrapping_add(batch.count));
+    }
+
+    /// Write a batch and carry it out. Every answer goes to `each` with the position of its request.
+    pub fn execute(
+        &mut self,
+        fill: impl FnOnce(&mut Writer, u32) -> u32,
+        mut each: impl FnMut(u32, Incoming),
+    ) -> Result<u32, DoorError> {
+        let mut batch = std::mem::take(&mut self.batch);
+        self.write(&mut batch, fill);
+        let count = batch.count();
+        let carried = if count == 0 { Ok(()) } else { self.door.carry_out(&mut batch) };
+        batch.take_answers().for_each(|(at, answer)| each(at, answer));
+        self.batch = batch;
+        carried.map(|()| count)
     }
 }
 

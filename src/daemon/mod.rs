@@ -5,7 +5,8 @@
 //!
 //! - `alarm`: the loop's timer.
 //! - `group`: a failover group: its engine and who tells its role.
-//! - `kernel`: events, dumps and requests.
+//! - `kernel`: events and dumps.
+//! - `requests`: what is asked of the kernel.
 //! - `start`: what a run begins with.
 //! - `operator`: what operators ask.
 //! - `pace`: how soon events are read.
@@ -18,6 +19,7 @@ mod kernel;
 mod operator;
 mod pace;
 mod report;
+mod requests;
 mod start;
 mod systemd;
 
@@ -36,8 +38,9 @@ use crate::channel::{Channel, ChannelError, Received};
 use crate::config::{Config, Loaded};
 use crate::control::{Client, ControlServer, Request};
 use crate::ctnetlink::codec::Incoming;
+use crate::ctnetlink::courier::Courier;
 use crate::ctnetlink::dumper::Dumper;
-use crate::ctnetlink::socket::{DoorError, EventSocket, RequestSocket};
+use crate::ctnetlink::socket::{Batch, DoorError, EventSocket, RequestSocket};
 use crate::groups::Assignment;
 use crate::hold::{Hold, HoldError};
 use crate::metrics::{MetricsServer, Scrape, Timings};
@@ -56,7 +59,7 @@ use systemd::Watchdog;
 pub use start::node_id;
 
 /// Datagrams read in a turn; with more waiting the next turn begins at once.
-const DATAGRAMS_IN: usize = 1024;
+const DATAGRAMS_IN: usize = 64;
 /// Datagrams sent in a turn.
 const DATAGRAMS_OUT: usize = 64;
 /// Between two looks at how full the kernel's table is.
@@ -112,6 +115,9 @@ struct Daemon {
     assignment: Assignment,
     events: AsyncFd<EventSocket>,
     requests: RequestSocket,
+    courier: Courier,
+    /// Not in use now.
+    batches: Vec<Batch>,
     dump: Dumper,
     channel: Channel,
     unsent: Option<Vec<u8>>,
@@ -241,6 +247,8 @@ impl Daemon {
             groups,
             assignment,
             requests,
+            courier: Courier::spawn().map_err(failed("start the thread that carries requests"))?,
+            batches: Vec::new(),
             channel,
             unsent: None,
             addresses,
@@ -373,25 +381,9 @@ impl Daemon {
 
     fn read_channel(&mut self, now: Instant) -> bool {
         for _ in 0..DATAGRAMS_IN {
-            match self.channel.receive(&mut self.buffer) {
-                Received::Datagram(length) => {
-                    let datagram = self.buffer.get(..length).unwrap_or_default();
-                    // What belongs to no group here is refused, and counted, by the first one.
-                    let number = wire::peek_group(datagram);
-                    let at = self.groups.iter().position(|group| number == Some(group.replica.number()));
-                    if let Some(group) = self.groups.get_mut(at.unwrap_or(0)) {
-                        group.replica.handle_datagram(datagram, now);
-                    }
-                }
-                Received::Far => {
-                    if let Some(group) = self.groups.first_mut() {
-                        group.replica.refuse_datagram(Refused::Far);
-                    }
-                }
-                Received::Nothing => {
-                    self.unjudged = 0;
-                    return true;
-                }
+            if !self.hear_one(now) {
+                self.unjudged = 0;
+                return true;
             }
         }
         self.more = true;
@@ -403,6 +395,28 @@ impl Daemon {
             self.unjudged = 0;
         }
         all_read
+    }
+
+    /// The next datagram that waits, if one does.
+    fn hear_one(&mut self, now: Instant) -> bool {
+        match self.channel.receive(&mut self.buffer) {
+            Received::Datagram(length) => {
+                let datagram = self.buffer.get(..length).unwrap_or_default();
+                // What belongs to no group here is refused, and counted, by the first one.
+                let number = wire::peek_group(datagram);
+                let at = self.groups.iter().position(|group| number == Some(group.replica.number()));
+                if let Some(group) = self.groups.get_mut(at.unwrap_or(0)) {
+                    group.replica.handle_datagram(datagram, now);
+                }
+            }
+            Received::Far => {
+                if let Some(group) = self.groups.first_mut() {
+                    group.replica.refuse_datagram(Refused::Far);
+                }
+            }
+            Received::Nothing => return false,
+        }
+        true
     }
 
     fn read_fifo(&mut self) -> Result<(), DaemonError> {

@@ -216,12 +216,13 @@ impl Replica {
                 Ok(())
             }
             // A challenge may come from a node that we have not challenged yet: it is answered, and counts for
-            // nothing else.
+            // nothing else. Whoever asks wants to know us, and is asked in turn: its next sign of life may be far.
             Body::Challenge { to, .. }
                 if *to == self.settings.incarnation
                     && self.challenges.answered.due(header.incarnation, now)
                     && self.may_answer() =>
             {
+                self.challenge(header.incarnation, now);
                 Ok(())
             }
             Body::Alive(_) => {

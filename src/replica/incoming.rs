@@ -411,8 +411,8 @@ impl Replica {
         let id = self.slot_of(hash, &entry);
         let Some(slot) = self.table.get_mut(id) else { return };
         let present = slot.flags.contains(Flags::PRESENT);
-        if slot.flags.intersects(Flags::REPLACE | Flags::STRAY) {
-            // Whether the kernel's is another connection has to be seen (again).
+        if slot.flags.intersects(Flags::REPLACE | Flags::STRAY | Flags::ASKED) {
+            // Whether the kernel's is another connection has to be seen (again), once what it is being asked is answered.
             slot.flags -= Flags::REPLACE;
             slot.flags |= Flags::READ_BACK;
         } else if slot.flags.contains(Flags::INSTALLED) && slot.entry().must_be_replaced_by(&entry) {
@@ -422,7 +422,7 @@ impl Replica {
         if slot.birth != birth {
             // What the kernel did not take of the last one may go into this one.
             slot.flags -= Flags::HELPLESS | Flags::UNLABELLED | Flags::MASTERLESS;
-            slot.flags.set(Flags::REBORN, slot.flags.contains(Flags::INSTALLED));
+            slot.flags.set(Flags::REBORN, slot.flags.intersects(Flags::INSTALLED | Flags::ASKED));
         }
         slot.set_entry(entry);
         slot.birth = birth;
@@ -436,7 +436,7 @@ impl Replica {
         let settled = self.table.get(id).is_some_and(|slot| {
             slot.sent == before
                 && slot.flags.contains(Flags::INSTALLED)
-                && !slot.flags.contains(Flags::FAILED)
+                && !slot.flags.intersects(Flags::FAILED | Flags::ASKED)
         });
         if !settled {
             self.want_kernel(id, false);

@@ -338,7 +338,10 @@ pub struct Replica {
     renewals: VecDeque<SlotId>,
     /// A yield's renewals are not through yet.
     refreshing: bool,
-    in_flight: Vec<(SlotId, Op)>,
+    /// The requests of the batch that is being put together.
+    batch: Vec<(SlotId, Op)>,
+    /// Batches whose answers are not all in yet, oldest first.
+    under_way: VecDeque<Vec<(SlotId, Op)>>,
     strays: Vec<SlotId>,
     strays_limit: usize,
     events_empty: bool,
@@ -438,7 +441,8 @@ impl Replica {
             jobs: VecDeque::new(),
             job_credit: 0,
             job_refill: now,
-            alive_due: now,
+            // Heard of before, its peers would ask it, and it could not answer yet (10).
+            alive_due: now + settings.alive,
             alive_turn: 0,
             flush_token: 0,
             unacknowledged: 0,
@@ -448,7 +452,8 @@ impl Replica {
             pending: VecDeque::new(),
             renewals: VecDeque::new(),
             refreshing: false,
-            in_flight: Vec::new(),
+            batch: Vec::new(),
+            under_way: VecDeque::new(),
             strays: Vec::new(),
             strays_limit: events::STRAYS,
             events_empty: false,
@@ -676,6 +681,7 @@ impl Replica {
         self.clear_failure(id);
         let Some(slot) = self.table.get_mut(id) else { return };
         slot.flags |= Flags::PENDING;
+        slot.flags.set(Flags::OVERTAKEN, slot.flags.intersects(Flags::ASKED | Flags::OVERTAKEN));
         if read_back {
             slot.flags |= Flags::READ_BACK;
         }
@@ -711,7 +717,8 @@ impl Replica {
             | Flags::CALL
             | Flags::TRACK
             | Flags::NO_ROOM
-            | Flags::READ_BACK;
+            | Flags::READ_BACK
+            | Flags::ASKED;
         let (dumping, dump_number) = (self.dumping, self.dump_number);
         let forgettable = self.table.get(id).is_some_and(|slot| {
             let remembered = dumping && slot.touched == dump_number;

@@ -191,7 +191,8 @@ impl Replica {
     ) {
         let Some(master) = self.master_of(id).filter(|_| generation < GENERATIONS) else { return };
         let waits = self.table.get(master).is_some_and(|slot| {
-            slot.flags.contains(Flags::PRESENT | Flags::QUEUED_IN) && !slot.flags.contains(Flags::INSTALLED)
+            slot.flags.contains(Flags::PRESENT | Flags::QUEUED_IN)
+                && !slot.flags.intersects(Flags::INSTALLED | Flags::ASKED)
         });
         if waits {
             self.request(master, generation + 1, send);
@@ -201,6 +202,15 @@ impl Replica {
                 slot.flags -= Flags::PENDING;
             }
         }
+    }
+
+    /// The kernel is being asked about what this entry's helper foresaw.
+    pub(super) fn is_foreseen_asked(&self, id: SlotId) -> bool {
+        let watched = |slot: &&Slot| slot.flags.contains(Flags::WATCHED) && !self.under_way.is_empty();
+        let Some(slot) = self.table.get(id).filter(watched) else { return false };
+        let master = Some(slot.key());
+        let children = self.related.watched.iter().filter_map(|id| self.table.get(*id));
+        children.filter(|slot| slot.flags.contains(Flags::ASKED)).any(|slot| slot.master_key() == master)
     }
 
     /// A master is replaced: the kernel forgets what its helper foresaw (`nf_ct_remove_expectations`), which is created again
@@ -229,8 +239,7 @@ impl Replica {
             slot.touched = dump_number;
             let install = Install::whole(outlives(slot.timeout(), lease));
             send(Request { op: Op::Create, entry: &slot.entry(), install });
-            self.counters.requests += 1;
-            self.in_flight.push((id, Op::Create));
+            self.note_asked(id, Op::Create);
         }
     }
 

@@ -101,26 +101,43 @@ impl Replica {
         self.pending.len() + self.renewals.len()
     }
 
-    /// Up to `limit` requests for the kernel, in order. Every call must be followed by one
-    /// [`Replica::handle_answer`] per request and then [`Replica::handle_answers_end`].
+    /// A batch of up to `limit` requests for the kernel, in order. Every batch that is not empty must be followed by its answers
+    /// ([`Replica::handle_answer`]) and then [`Replica::handle_answers_end`].
+    ///
+    /// The next one may be asked for before, if the kernel is given them in this order. Meanwhile datagrams may go out, and come
+    /// in unless this node owns the group, and nothing else may happen.
     pub fn poll_requests(&mut self, limit: usize, mut send: impl FnMut(Request<'_>)) -> usize {
-        debug_assert!(self.in_flight.is_empty());
         if !self.dumped {
             // What the kernel holds is not known yet.
             return 0;
         }
         self.order_for_room();
         let mut waiting = self.pending.len();
-        while self.in_flight.len() < limit && waiting > 0 {
+        while self.batch.len() < limit && waiting > 0 {
             waiting -= 1;
             let Some(id) = self.pending.pop_front() else { break };
             self.request(id, 0, &mut send);
         }
-        while self.in_flight.len() < limit && self.pending.is_empty() {
+        let mut renewals = self.renewals.len();
+        while self.batch.len() < limit && self.pending.is_empty() && renewals > 0 {
+            renewals -= 1;
             let Some(id) = self.renewals.pop_front() else { break };
             self.request_renewal(id, &mut send);
         }
-        self.in_flight.len()
+        let count = self.batch.len();
+        if count > 0 {
+            self.under_way.push_back(std::mem::take(&mut self.batch));
+        }
+        count
+    }
+
+    /// A request goes out with this batch.
+    pub(super) fn note_asked(&mut self, id: SlotId, op: Op) {
+        self.counters.requests += 1;
+        self.batch.push((id, op));
+        if let Some(slot) = self.table.get_mut(id) {
+            slot.flags |= Flags::ASKED;
+        }
     }
 
     /// A new lease, unless this node owns the group: then timers are the packets' affair. Be-liberal in any case:
@@ -130,6 +147,10 @@ impl Replica {
         let (event_turn, dump_number, owner) = (self.event_turn, self.dump_number, self.group.owner);
         let (lease, primary) = (self.settings.lease, self.standing().primary);
         let Some(slot) = self.table.get_mut(id) else { return };
+        if slot.flags.contains(Flags::ASKED) {
+            self.renewals.push_back(id);
+            return;
+        }
         slot.flags -= Flags::RENEW;
         let track = owner && slot.flags.contains(Flags::TRACK);
         slot.flags -= Flags::TRACK;
@@ -142,8 +163,7 @@ impl Replica {
         if track {
             self.counters.tracked += 1;
             send(Request { op: Op::Track, entry: &slot.entry(), install: Install::whole(lease) });
-            self.counters.requests += 1;
-            self.in_flight.push((id, Op::Track));
+            self.note_asked(id, Op::Track);
             return;
         }
         let trimmed = self.trimmed(id);
@@ -163,8 +183,7 @@ impl Replica {
         let op = if owner || primary || expected { Op::Renew } else { Op::Update };
         let install = Install { timeout: trimmed.or(timeout), ..install_of(slot, lease) };
         send(Request { op, entry: &slot.entry(), install });
-        self.counters.requests += 1;
-        self.in_flight.push((id, op));
+        self.note_asked(id, op);
     }
 
     /// `generation` counts the children for whose sake it is asked.
@@ -175,6 +194,11 @@ impl Replica {
         slot.flags -= Flags::QUEUED_IN;
         if !slot.flags.contains(Flags::PENDING) {
             self.release(id);
+            return;
+        }
+        if slot.flags.contains(Flags::ASKED) {
+            // What is asked next depends on the answer.
+            self.ask_later(id);
             return;
         }
         let op = match decide(slot, standing) {
@@ -197,6 +221,11 @@ impl Replica {
         if self.waits_for_room(id, op) {
             return;
         }
+        if op == Op::Destroy && self.is_foreseen_asked(id) {
+            // The kernel will forget it: the answer would be about what was.
+            self.ask_later(id);
+            return;
+        }
         let Some(slot) = self.table.get_mut(id) else { return };
         if op == Op::Create && slot.master_key().is_some() {
             self.request_master_first(id, generation, send);
@@ -207,20 +236,37 @@ impl Replica {
         slot.touched = dump_number;
         let install = install_of(slot, lease);
         send(Request { op, entry: &slot.entry(), install });
-        self.counters.requests += 1;
-        self.in_flight.push((id, op));
-        if op == Op::Destroy && slot.flags.contains(Flags::PRESENT) {
-            // A replacement in one batch: a daemon that dies between the two would have removed the only copy.
+        let replaced = op == Op::Destroy && slot.flags.contains(Flags::PRESENT);
+        if replaced {
+            // In one batch: a daemon that dies between the two would have removed the only copy.
             send(Request { op: Op::Create, entry: &slot.entry(), install });
-            self.counters.requests += 1;
-            self.in_flight.push((id, Op::Create));
+        }
+        self.note_asked(id, op);
+        if replaced {
+            self.note_asked(id, Op::Create);
             self.foresee_again(id, send);
         }
     }
 
-    /// The kernel's answer to request number `at` of the batch: 0, or an errno.
+    fn ask_later(&mut self, id: SlotId) {
+        if let Some(slot) = self.table.get_mut(id) {
+            slot.flags |= Flags::QUEUED_IN;
+            self.pending.push_back(id);
+        }
+    }
+
+    /// Request number `at` of the oldest batch, which is answered now.
+    fn answered(&mut self, at: usize) -> Option<(SlotId, Op)> {
+        let (id, op) = self.under_way.front().and_then(|batch| batch.get(at)).copied()?;
+        if let Some(slot) = self.table.get_mut(id) {
+            slot.flags -= Flags::ASKED;
+        }
+        Some((id, op))
+    }
+
+    /// The kernel's answer to request number `at` of the oldest batch: 0, or an errno.
     pub fn handle_answer(&mut self, at: usize, errno: i32) {
-        let Some(&(id, op)) = self.in_flight.get(at) else { return };
+        let Some((id, op)) = self.answered(at) else { return };
         if op == Op::Get {
             if errno != 0 {
                 self.read_back(id, Told::Gone);
@@ -238,7 +284,14 @@ impl Replica {
         }
         let Some(slot) = self.table.get_mut(id) else { return };
         let failed_before = slot.flags.contains(Flags::FAILED);
-        match note_answer(slot, op, errno) {
+        // The peer has told of it since: the answer is about what was, and its turn comes again.
+        let overtaken = slot.flags.contains(Flags::OVERTAKEN);
+        let reborn = slot.flags & Flags::REBORN;
+        let outcome = note_answer(slot, op, errno);
+        if overtaken {
+            slot.flags |= reborn;
+        }
+        match outcome {
             Outcome::Without(failure) => {
                 self.count_failure(failure);
                 self.want_kernel(id, false);
@@ -247,10 +300,11 @@ impl Replica {
                 if failed_before {
                     self.failed -= 1;
                 }
-                if let Some(slot) = self.table.get_mut(id) {
+                if let Some(slot) = self.table.get_mut(id).filter(|_| !overtaken) {
                     slot.flags -= Flags::PENDING;
                 }
             }
+            Outcome::Failed(_) if overtaken => slot.tries = 0,
             Outcome::Again => self.want_kernel(id, false),
             Outcome::Failed(failure)
                 if self.group.owner && !matches!(failure, Failure::NoMaster | Failure::TableFull) =>
@@ -301,7 +355,7 @@ impl Replica {
 
     /// The entry that a get of the batch asked for.
     pub fn handle_read_back(&mut self, at: usize, entry: Entry) {
-        if let Some(&(id, Op::Get)) = self.in_flight.get(at) {
+        if let Some((id, Op::Get)) = self.answered(at) {
             self.read_back(id, Told::Exists(entry));
         }
     }
@@ -370,15 +424,18 @@ impl Replica {
         self.kernel_says(id, told);
     }
 
-    /// All answers of the batch are in. A request without one was done: only failures answer.
+    /// All answers of the oldest batch are in. A request without one was done: only failures answer.
     pub fn handle_answers_end(&mut self, answered: &[bool], now: Instant) {
         self.now = now;
-        for at in 0..self.in_flight.len() {
+        for at in 0..self.under_way.front().map_or(0, Vec::len) {
             if !answered.get(at).copied().unwrap_or(false) {
                 self.handle_answer(at, 0);
             }
         }
-        for (id, _) in std::mem::take(&mut self.in_flight) {
+        for (id, _) in self.under_way.pop_front().unwrap_or_default() {
+            if let Some(slot) = self.table.get_mut(id) {
+                slot.flags -= Flags::ASKED | Flags::OVERTAKEN;
+            }
             let stranded = |flags: Flags| flags.contains(Flags::PENDING) && !flags.contains(Flags::QUEUED_IN);
             if self.table.get(id).is_some_and(|slot| stranded(slot.flags)) {
                 // Its answer was lost or could not be read.

@@ -10,6 +10,7 @@ use ctsync::replica::{Persist, Replica, Restored, Role, Settings};
 use ctsync::seal::Key as SealKey;
 use ctsync::wire::{Incarnation, KernelSettings, NodeId};
 use fastrand::Rng;
+use nix::errno::Errno;
 
 use crate::kernel::{Kernel, ghost};
 
@@ -23,6 +24,9 @@ const SETTLE: Duration = Duration::from_secs(12);
 const SILENCE: Duration = Duration::from_millis(1300);
 /// Between two looks whether they agree.
 const LOOK: Duration = Duration::from_millis(200);
+
+/// What the kernel says to the requests of a batch.
+type Answers = Vec<Result<Option<Entry>, Errno>>;
 
 /// How much of everything happened.
 #[derive(Default, Debug, Clone)]
@@ -48,6 +52,8 @@ pub struct Totals {
     pub clock_jumps: u64,
     pub full: u64,
     pub unheard: u64,
+    /// Datagrams heard between requests and their answers.
+    pub meanwhile: u64,
     pub tampered: u64,
     pub quiet: u64,
     pub checks: u64,
@@ -70,7 +76,7 @@ impl Totals {
         (self.settled.last().copied().unwrap_or(0), middle)
     }
 
-    fn all_mut(&mut self) -> [&mut u64; 24] {
+    fn all_mut(&mut self) -> [&mut u64; 25] {
         [
             &mut self.opened,
             &mut self.ended,
@@ -93,6 +99,7 @@ impl Totals {
             &mut self.clock_jumps,
             &mut self.full,
             &mut self.unheard,
+            &mut self.meanwhile,
             &mut self.tampered,
             &mut self.quiet,
             &mut self.checks,
@@ -642,82 +649,119 @@ impl World {
         }
     }
 
+    /// The kernel's answers to a batch, in its order.
+    fn ask(&mut self, x: usize) -> Result<Option<Answers>, Violation> {
+        let [first, second] = &mut self.nodes;
+        let (node, other) = if x == 0 { (first, second) } else { (second, first) };
+        // As the daemon: nobody is asked when nothing waits.
+        let Some(replica) = node.replica.as_mut().filter(|replica| replica.waiting() > 0) else {
+            return Ok(None);
+        };
+        let kernel = &mut node.kernel;
+        let mut answers = Vec::new();
+        let mut lines = Vec::new();
+        let mut violation = None;
+        let primary = node.role == Role::Primary;
+        let other_owns = other.replica.as_ref().is_some_and(Replica::owner);
+        let (dead, strays) = (&self.dead, &self.strays[x]);
+        let limit = self.rng.usize(1..6);
+        replica.poll_requests(limit, |request| {
+            if request.op == Op::Destroy
+                && let Some(held) = kernel.table.get(&request.entry.key())
+            {
+                if primary {
+                    violation = Some(format!("12: a primary's daemon destroys {}", ghost(held)));
+                }
+                let living = other
+                    .kernel
+                    .table
+                    .get(&held.key())
+                    .is_some_and(|theirs| ghost(theirs) == ghost(held) && !dead.contains(&ghost(held)));
+                if strays.contains_key(&ghost(held)) && !crate::replaced(held, request.entry) {
+                    violation = Some(format!("11: a backup destroys the stray {}", ghost(held)));
+                }
+                if living && other_owns && !crate::replaced(held, request.entry) {
+                    violation = Some(format!("I7: removes {} that its owner still has", ghost(held)));
+                }
+            }
+            let answer = kernel.request(request);
+            if self.trace.is_some() {
+                let line = format!(
+                    "      request {x} {:?} {:?} ({}) {:?}",
+                    request.op,
+                    request.entry.orig.l4,
+                    ghost(request.entry),
+                    answer.as_ref().map(|entry| entry.as_ref().map(ghost))
+                );
+                lines.push(line);
+            }
+            answers.push(answer);
+        });
+        if let Some(trace) = &mut self.trace {
+            trace.append(&mut lines);
+        }
+        if let Some(violation) = violation {
+            return Err(violation);
+        }
+        self.totals.checks += answers.len() as u64;
+        Ok((!answers.is_empty()).then_some(answers))
+    }
+
+    /// As the daemon's `send_requests`: while one batch is answered the next may be on its way, and a node that does not own the
+    /// group goes on hearing its peer.
     fn requests(&mut self, x: usize) -> Result<(), Violation> {
-        let now = self.now;
+        let mut under_way: VecDeque<Answers> = VecDeque::new();
         for _ in 0..8 {
-            let [first, second] = &mut self.nodes;
-            let (node, other) = if x == 0 { (first, second) } else { (second, first) };
-            // As the daemon: nobody is asked when nothing waits.
-            let Some(replica) = node.replica.as_mut().filter(|replica| replica.waiting() > 0) else {
-                return Ok(());
-            };
-            let kernel = &mut node.kernel;
-            let mut answers = Vec::new();
-            let mut lines = Vec::new();
-            let mut violation = None;
-            let primary = node.role == Role::Primary;
-            let other_owns = other.replica.as_ref().is_some_and(Replica::owner);
-            let (dead, strays) = (&self.dead, &self.strays[x]);
-            let limit = self.rng.usize(1..6);
-            replica.poll_requests(limit, |request| {
-                if request.op == Op::Destroy
-                    && let Some(held) = kernel.table.get(&request.entry.key())
-                {
-                    if primary {
-                        violation = Some(format!("12: a primary's daemon destroys {}", ghost(held)));
-                    }
-                    let living =
-                        other.kernel.table.get(&held.key()).is_some_and(|theirs| {
-                            ghost(theirs) == ghost(held) && !dead.contains(&ghost(held))
-                        });
-                    if strays.contains_key(&ghost(held)) && !crate::replaced(held, request.entry) {
-                        violation = Some(format!("11: a backup destroys the stray {}", ghost(held)));
-                    }
-                    if living && other_owns && !crate::replaced(held, request.entry) {
-                        violation = Some(format!("I7: removes {} that its owner still has", ghost(held)));
-                    }
-                }
-                let answer = kernel.request(request);
-                if self.trace.is_some() {
-                    let line = format!(
-                        "      request {x} {:?} {:?} ({}) {:?}",
-                        request.op,
-                        request.entry.orig.l4,
-                        ghost(request.entry),
-                        answer.as_ref().map(|entry| entry.as_ref().map(ghost))
-                    );
-                    lines.push(line);
-                }
-                answers.push(answer);
-            });
-            if let Some(trace) = &mut self.trace {
-                trace.append(&mut lines);
+            let most = self.rng.usize(1..4);
+            while under_way.len() < most
+                && let Some(answers) = self.ask(x)?
+            {
+                under_way.push_back(answers);
+                self.hear_meanwhile(x);
             }
-            if let Some(violation) = violation {
-                return Err(violation);
-            }
-            self.totals.checks += answers.len() as u64;
-            let count = answers.len();
-            let mut answered = vec![false; count];
-            for (at, answer) in answers.into_iter().enumerate() {
-                match answer {
-                    Ok(Some(entry)) => {
-                        answered[at] = true;
-                        replica.handle_read_back(at, entry);
-                    }
-                    Ok(None) => {}
-                    Err(errno) => {
-                        answered[at] = true;
-                        replica.handle_answer(at, errno as i32);
-                    }
-                }
-            }
-            replica.handle_answers_end(&answered, now);
-            if count == 0 {
-                return Ok(());
-            }
+            let Some(answers) = under_way.pop_front() else { return Ok(()) };
+            self.answer(x, answers);
+        }
+        while let Some(answers) = under_way.pop_front() {
+            self.answer(x, answers);
         }
         Ok(())
+    }
+
+    /// Some of what is due, or will be.
+    fn hear_meanwhile(&mut self, x: usize) {
+        let now = self.now;
+        let node = &mut self.nodes[x];
+        let Some(replica) = node.replica.as_mut().filter(|replica| !replica.owner()) else { return };
+        for _ in 0..self.rng.usize(0..3).min(node.inbox.len()) {
+            let (_, datagram) = node.inbox.remove(self.rng.usize(0..node.inbox.len()));
+            node.delivered += 1;
+            self.totals.meanwhile += 1;
+            replica.handle_datagram(&datagram, now);
+        }
+        if self.rng.u32(0..4) == 0 {
+            self.send(x);
+        }
+    }
+
+    fn answer(&mut self, x: usize, answers: Answers) {
+        let now = self.now;
+        let Some(replica) = &mut self.nodes[x].replica else { return };
+        let mut answered = vec![false; answers.len()];
+        for (at, answer) in answers.into_iter().enumerate() {
+            match answer {
+                Ok(Some(entry)) => {
+                    answered[at] = true;
+                    replica.handle_read_back(at, entry);
+                }
+                Ok(None) => {}
+                Err(errno) => {
+                    answered[at] = true;
+                    replica.handle_answer(at, errno as i32);
+                }
+            }
+        }
+        replica.handle_answers_end(&answered, now);
     }
 
     fn send(&mut self, x: usize) {
