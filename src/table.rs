@@ -253,22 +253,23 @@ impl Table {
                 // Nearly always the right one, and not worth a look into its slot here.
                 *id = self.index.find(*hash, |_| true).copied().unwrap_or(NONE);
             }
+            self.touch_slots(ids.into_iter());
             let mut neighbours = [NONE; 2 * TOUCHED];
             for ((pair, id), hash) in neighbours.chunks_exact_mut(2).zip(ids).zip(some) {
                 // What comes goes before the first of its bucket; what goes leaves two that have to know.
                 let head = || self.heads.get(usize::from(bucket_of(*hash))).copied().unwrap_or(NONE);
-                let around = self.get(id).map_or_else(
-                    || [head(), NONE],
-                    |slot| {
-                        // A slot begins and ends on lines of its own.
-                        black_box((slot.kept.timeout(), slot.key_hash, slot.flags));
-                        [slot.next, slot.previous]
-                    },
-                );
+                let around = self.get(id).map_or_else(|| [head(), NONE], |slot| [slot.next, slot.previous]);
                 pair.copy_from_slice(&around);
             }
-            let read = |id: &SlotId| self.get(*id).map_or(0, |slot| slot.flags.bits());
-            black_box(neighbours.iter().map(read).fold(0, u32::wrapping_add));
+            self.touch_slots(neighbours.into_iter());
+        }
+    }
+
+    /// As [`Table::touch`], of slots alone.
+    pub fn touch_slots(&self, ids: impl Iterator<Item = SlotId>) {
+        for slot in ids.filter_map(|id| self.get(id)) {
+            // It begins and ends on lines of its own.
+            black_box((slot.kept.timeout(), slot.key_hash, slot.flags));
         }
     }
 

@@ -16,12 +16,12 @@ use crate::reconcile::Op;
 
 /// Batches in a turn.
 const BATCHES: usize = 8;
-/// ... while many wait, or during a fence: some hundredths of a second.
-const MANY_BATCHES: usize = 64;
+/// ... while many wait, or during a fence: half a tenth of a second.
+const MANY_BATCHES: usize = 128;
 /// Keys waiting, from which on they are many.
 const MANY: usize = 4 * BATCH as usize;
-/// Batches given away at once: the kernel has one, and the next is there when it has done.
-const AHEAD: usize = 2;
+/// Batches given away at once: the kernel has one, and the next are there while this thread waits for a processor.
+const AHEAD: usize = 8;
 
 /// What a batch removes, and does not create again, by its position in the batch.
 type Removed = Vec<(u32, Entry)>;

@@ -365,9 +365,7 @@ impl Replica {
 
     pub(super) fn same_content(&mut self, id: SlotId, entry: &Entry) -> bool {
         let mine = self.content_hash(id);
-        self.scratch.clear();
-        crate::wire::packed::emit_canonical(&mut self.scratch, entry);
-        self.digester.hash(&self.scratch) == mine
+        self.content_of(entry) == mine
     }
 
     /// The dump is complete. With `ok` false it failed and is due again.

@@ -7,11 +7,11 @@ use super::door::Refused;
 use super::outgoing::ACKNOWLEDGED;
 use super::{Cache, Replica, Verb};
 use crate::digest::{Digester, LEVELS, Sums, bucket_of, child};
+use crate::entry::Entry;
 use crate::stream::Place;
 use crate::table::{Flags, SlotId};
 use crate::wire::{
     self, Alive, Body, Claim, Header, Incarnation, Listed, Message, Messages, Node, NodeId, StreamHead, Want,
-    WireError,
 };
 
 /// A gap is nacked again after this long.
@@ -44,6 +44,8 @@ pub(super) struct Nacked {
 const LISTED: usize = 65536;
 /// Entries for which room is made before they come; more than that are believed when they are here.
 const MADE_ROOM: usize = 1 << 20;
+/// Messages for which there is room at once: what a full datagram of the usual ones holds.
+const MESSAGES: usize = 64;
 /// Keys of a bucket that are not asked for one by one when they are most of it.
 const HALF: usize = 4;
 
@@ -371,19 +373,25 @@ impl Replica {
     /// One datagram of the stream, in its order: all of it, or nothing if a part of it cannot be read.
     fn apply(&mut self, head: &StreamHead, datagram: &[u8], now: Instant) {
         let messages = datagram.get(wire::HEADER + wire::STREAM_HEAD..).unwrap_or_default();
-        let messages: Result<Vec<Message<'_>>, WireError> = Messages::new(messages).collect();
-        // Asking for it again would bring the same bytes: the stream goes on, and the digest tells what is missing.
-        self.counters.unusable += u64::from(messages.is_err());
-        let messages = messages.unwrap_or_default();
+        let mut all = Vec::with_capacity(MESSAGES);
+        for message in Messages::new(messages) {
+            let Ok(message) = message else {
+                // Asking for it again would bring the same bytes: the stream goes on, and the digest tells what is missing.
+                self.counters.unusable += 1;
+                all.clear();
+                break;
+            };
+            all.push(message);
+        }
         let mut hashes = std::mem::take(&mut self.hashes);
         hashes.clear();
-        hashes.extend(messages.iter().map(|message| match message {
+        hashes.extend(all.iter().map(|message| match message {
             Message::Put { entry, .. } => self.key_hash(&entry.key()),
             Message::Destroy { key, .. } => *key,
             Message::Sums { .. } | Message::List { .. } => 0,
         }));
         self.table.touch(&hashes);
-        for (message, hash) in messages.into_iter().zip(&hashes) {
+        for (message, hash) in all.into_iter().zip(&hashes) {
             match message {
                 Message::Put { entry, birth, repair } => {
                     if repair {
@@ -407,10 +415,37 @@ impl Replica {
         self.chase_repair(now);
     }
 
-    fn apply_put(&mut self, hash: u64, entry: crate::entry::Entry, birth: u16) {
-        let id = self.slot_of(hash, &entry);
+    fn apply_put(&mut self, hash: u64, entry: Entry, birth: u16) {
+        let content = self.content_of(&entry);
+        let id = match self.table.find(hash, &entry.key()) {
+            Some(id) => {
+                self.take_over(id, entry, birth);
+                id
+            }
+            None => self.table.insert(hash, entry),
+        };
         let Some(slot) = self.table.get_mut(id) else { return };
-        let present = slot.flags.contains(Flags::PRESENT);
+        slot.birth = birth;
+        let (present, before) = (slot.flags.contains(Flags::PRESENT), slot.sent);
+        self.set_present(id, true);
+        self.drop_offer(id);
+        self.count_as(id, content);
+        self.watch(id);
+        self.changes(Cache::External, id).note(present);
+        self.note_change(id, Cache::External, if present { Verb::Update } else { Verb::New });
+        let settled = self.table.get(id).is_some_and(|slot| {
+            slot.sent == before
+                && slot.flags.contains(Flags::INSTALLED)
+                && !slot.flags.intersects(Flags::FAILED | Flags::ASKED)
+        });
+        if !settled {
+            self.want_kernel(id, false);
+        }
+    }
+
+    /// What the owner says of a key of which something is known here.
+    fn take_over(&mut self, id: SlotId, entry: Entry, birth: u16) {
+        let Some(slot) = self.table.get_mut(id) else { return };
         if slot.flags.intersects(Flags::REPLACE | Flags::STRAY | Flags::ASKED) {
             // Whether the kernel's is another connection has to be seen (again), once what it is being asked is answered.
             slot.flags -= Flags::REPLACE;
@@ -425,22 +460,6 @@ impl Replica {
             slot.flags.set(Flags::REBORN, slot.flags.intersects(Flags::INSTALLED | Flags::ASKED));
         }
         slot.set_entry(entry);
-        slot.birth = birth;
-        let before = slot.sent;
-        self.set_present(id, true);
-        self.drop_offer(id);
-        self.count_as_held(id);
-        self.watch(id);
-        self.changes(Cache::External, id).note(present);
-        self.note_change(id, Cache::External, if present { Verb::Update } else { Verb::New });
-        let settled = self.table.get(id).is_some_and(|slot| {
-            slot.sent == before
-                && slot.flags.contains(Flags::INSTALLED)
-                && !slot.flags.intersects(Flags::FAILED | Flags::ASKED)
-        });
-        if !settled {
-            self.want_kernel(id, false);
-        }
     }
 
     fn apply_destroy(&mut self, key: u64, birth: u16) {

@@ -597,6 +597,12 @@ impl Replica {
         self.digester.hash(&self.scratch)
     }
 
+    fn content_of(&mut self, entry: &Entry) -> u64 {
+        self.scratch.clear();
+        packed::emit_canonical(&mut self.scratch, entry);
+        self.digester.hash(&self.scratch)
+    }
+
     /// The hash of an entry's key, and its slot if there is one.
     fn look_up(&mut self, entry: &Entry) -> (u64, Option<SlotId>) {
         let key = entry.key();
@@ -605,12 +611,7 @@ impl Replica {
     }
 
     fn slot_for(&mut self, entry: &Entry) -> SlotId {
-        let hash = self.key_hash(&entry.key());
-        self.slot_of(hash, entry)
-    }
-
-    fn slot_of(&mut self, hash: u64, entry: &Entry) -> SlotId {
-        let found = self.table.find(hash, &entry.key());
+        let (hash, found) = self.look_up(entry);
         found.unwrap_or_else(|| self.table.insert(hash, entry.clone()))
     }
 

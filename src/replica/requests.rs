@@ -112,6 +112,7 @@ impl Replica {
             return 0;
         }
         self.order_for_room();
+        self.table.touch_slots(self.pending.iter().take(limit).copied());
         let mut waiting = self.pending.len();
         while self.batch.len() < limit && waiting > 0 {
             waiting -= 1;

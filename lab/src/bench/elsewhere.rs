@@ -27,8 +27,9 @@ use crate::net::Namespace;
 use crate::wait::{now, until};
 use crate::{engine, load};
 
-/// As a daemon's at this rate (`daemon/pace.rs`).
+/// As a daemon's at this rate (`daemon/pace.rs`); and when there is nothing to tell, where a daemon would sleep.
 const NAP: Duration = Duration::from_micros(250);
+const REST: Duration = Duration::from_millis(1);
 /// Entries at full rate: so many that the backup has to be waited for.
 const COUNT: u32 = 200_000;
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -122,7 +123,9 @@ async fn own(file: &std::path::Path, run: u128, ordered: &Receiver<Order>) -> Re
         replica.handle_events_empty();
         replica.handle_timeout(at);
         replica.step_takeover(at);
+        let mut nap = if telling.is_some() { NAP } else { REST };
         while let Some(datagram) = replica.poll_datagram(at) {
+            nap = NAP;
             while !channel.send(&datagram) {
                 channel.writable().await?;
             }
@@ -140,7 +143,7 @@ async fn own(file: &std::path::Path, run: u128, ordered: &Receiver<Order>) -> Re
         }
         // The runtime has to see that the channel can be read, and a timer of its own would be late.
         tokio::task::yield_now().await;
-        std::thread::sleep(NAP);
+        std::thread::sleep(nap);
     }
 }
 
