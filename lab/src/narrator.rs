@@ -96,6 +96,11 @@ impl Narrator {
         self.facts.insert(name.to_owned(), value.into());
     }
 
+    /// A fact that was kept.
+    pub fn told(&self, name: &str) -> Option<&Value> {
+        self.facts.get(name)
+    }
+
     /// The end: JSON, if that is what was asked for.
     pub fn end(&self) -> Result<()> {
         if self.json {

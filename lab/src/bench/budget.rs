@@ -4,8 +4,9 @@
 use serde_json::{Value, json};
 
 use super::figures::Figures;
+use super::stories::{self, TAKEOVERS, takeover_row};
 use super::subject::Subject;
-use super::{TAKEOVERS, bulk, elsewhere, takeover_row};
+use super::{bulk, elsewhere, repair};
 
 /// A budget: one figure against another one of the same run, or against a number.
 struct Budget {
@@ -132,6 +133,31 @@ fn budgets() -> Vec<Budget> {
             at("limit: creates in batches, k/s", Subject::Nobody),
             0.85,
             0.9,
+        ),
+        number(
+            "repair of 100 differences between tables of 500000, s",
+            at(repair::TABLES_SECONDS, Subject::Ctsync),
+            1.0,
+            1.0,
+        ),
+        number(
+            "repair of 100 differences between tables of 500000, kB",
+            at(repair::TABLES_BYTES, Subject::Ctsync),
+            200.0,
+            50.0,
+        ),
+        number(
+            "equal after the owner's daemon was killed under churn and restarted, s",
+            at(stories::KILLED_ROW, Subject::Ctsync),
+            2.0,
+            1.0,
+        ),
+        number(
+            "longest gap of 500 TCP connections beside 200000 entries, adverts each 0.1 s, s",
+            at(stories::GAP_ROW, Subject::Ctsync),
+            0.9,
+            // The aim is that the fence adds nothing: the gap's parts are rows of their own.
+            f64::NEG_INFINITY,
         ),
         number(
             "change in the peer's kernel, idle, p99, ms",

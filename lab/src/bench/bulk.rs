@@ -8,8 +8,7 @@ use ctsync::ctnetlink::socket::DumpSocket;
 
 use super::figures::Figures;
 use super::reader::Reader;
-use super::work::{OWN, Wanted, Work};
-use crate::scenario::differences;
+use super::work::{Wanted, Work};
 use crate::wait::{now, until};
 use crate::{incumbent, load};
 
@@ -102,40 +101,6 @@ pub(super) async fn fetch(work: &mut Work<'_>, figures: &mut Figures) -> Result<
         (work.topology.channel_bytes()? - bytes) as f64 / f64::from(WHOLE),
     );
     figures.note(subject, "whole table: not equal at the end", lacking as f64);
-    Ok(())
-}
-
-/// A hundred differences between table and kernel that nobody heard of, half of them on each side: ended entries and marked ones.
-/// Most of its time is the two dumps.
-pub(super) async fn repair(work: &Work<'_>, figures: &mut Figures) -> Result<()> {
-    const EACH: u32 = 25;
-    const MARK: u32 = 77;
-    let step = WHOLE / (4 * EACH);
-    let numbers = |kind: u32| (0..EACH).map(move |at| (4 * at + kind) * step).collect::<Vec<u32>>();
-    for (number, kinds) in [(1, [0, 1]), (2, [2, 3])] {
-        let [ended, marked] = kinds.map(numbers);
-        differences::plant(work.node(number)?, &ended, &marked, MARK)?;
-    }
-    let bytes = work.topology.channel_bytes()?;
-    let began = now();
-    for number in [1, 2] {
-        let router = work.topology.router(number)?;
-        router.node.output(&router.binary()?, &["resync"])?;
-    }
-    // router1's kernel is the truth: what it has lost is gone, what router2 has lost comes back, its marks go.
-    let held = u64::from(WHOLE - EACH);
-    until("both kernels are as router1's was", PATIENCE, async || {
-        let marks = [1, 2].map(|number| differences::marked(work.node(number)?, MARK));
-        let [one, two] = marks;
-        let (one, two) = (one?, two?);
-        ensure!(one == EACH as usize && two == one, "marked {one} and {two}");
-        ensure!((held..held + OWN).contains(&work.held(2)?), "router2 holds {}", work.held(2)?);
-        Ok(Some(()))
-    })
-    .await?;
-    let row = |unit: &str| format!("resync of {} planted in {WHOLE}, {unit}", 4 * EACH);
-    figures.note(work.subject, row("s"), began.elapsed().as_secs_f64());
-    figures.note(work.subject, row("kB"), (work.topology.channel_bytes()? - bytes) as f64 / 1e3);
     Ok(())
 }
 

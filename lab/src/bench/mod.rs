@@ -6,7 +6,8 @@
 //!
 //! - `subject`: who works; `work`: one at work, what it spends, when it is done; `reader`: the least that hearing every event
 //!   costs.
-//! - `events`, `packets`, `bulk`, `elsewhere`, `narrow`, `idle`: the loads; `stamps`: when a kernel made an entry.
+//! - `events`, `packets`, `bulk`, `repair`, `elsewhere`, `narrow`, `idle`: the loads; `stamps`: when a kernel made an entry.
+//! - `stories`: loads that other stories of the lab measure.
 //! - `figures`, `budget`, `report`: what came of it.
 
 mod budget;
@@ -18,8 +19,10 @@ mod idle;
 mod narrow;
 mod packets;
 mod reader;
+mod repair;
 mod report;
 mod stamps;
+mod stories;
 mod subject;
 mod work;
 
@@ -29,10 +32,9 @@ use std::process::ExitCode;
 use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
 
-use crate::narrator::{Narrator, progress};
+use crate::narrator::progress;
 use crate::router::Options;
 use crate::sandbox::Sandbox;
-use crate::scenario::{Stage, fence};
 use crate::topology::Topology;
 use crate::{in_sandbox, setup};
 use figures::Figures;
@@ -41,7 +43,6 @@ use work::Work;
 
 /// Most entries that a load wants in two kernels, which share one limit.
 const MOST: u32 = 4_300_000;
-const TAKEOVERS: [u32; 3] = [100_000, 500_000, 1_000_000];
 
 /// What to measure.
 #[derive(Args, Clone)]
@@ -86,6 +87,10 @@ enum Load {
     Elsewhere,
     /// Takeovers beside 100,000 to 1,000,000 entries.
     Takeover,
+    /// The owner's daemon is killed under churn, and started again.
+    Killed,
+    /// The longest silence of a client when router1 loses power.
+    Gap,
     /// Full rate with the documented 8 MB for events.
     Buffer,
     /// Full rate into a channel that carries a quarter of it.
@@ -108,7 +113,7 @@ impl Load {
         let tuples = |entries: u32| (2 * 2 * entries).min(MOST);
         match self {
             Load::Growth => MOST,
-            Load::Takeover => tuples(TAKEOVERS[TAKEOVERS.len() - 1]),
+            Load::Takeover => tuples(stories::TAKEOVERS[stories::TAKEOVERS.len() - 1]),
             _ => tuples(bulk::WHOLE),
         }
     }
@@ -122,7 +127,7 @@ impl Load {
             Load::Growth => matches!(subject, NullNapping | CtsyncCold | Ctsync | Ftfw),
             Load::Whole => matches!(subject, Ctsync | CtsyncCold | Ftfw),
             Load::Channel => matches!(subject, Ctsync | Ftfw),
-            Load::Takeover | Load::Elsewhere => subject == Ctsync,
+            Load::Takeover | Load::Killed | Load::Gap | Load::Elsewhere => subject == Ctsync,
             Load::Buffer => matches!(subject, Ctsync | CtsyncCold | Ftfw | FtfwInject),
             Load::Idle => matches!(subject, Ctsync | Ftfw),
         }
@@ -146,14 +151,16 @@ impl Load {
             Load::Whole => {
                 bulk::fetch(&mut work, figures).await?;
                 if subject == Subject::Ctsync {
-                    bulk::repair(&work, figures).await?;
+                    // What is ended between kernels is missing afterwards.
+                    repair::tables(&work, figures).await?;
+                    repair::kernels(&work, figures).await?;
                 }
             }
             Load::Buffer => narrow::buffer(&work, events, figures).await?,
             Load::Channel => narrow::channel(&work, figures).await?,
             Load::Idle => idle::measure(&work, figures).await?,
             Load::Elsewhere => elsewhere::measure(&mut work, figures).await?,
-            Load::Takeover => {}
+            Load::Takeover | Load::Killed | Load::Gap => {}
         }
         work.end()
     }
@@ -201,33 +208,15 @@ async fn all(arguments: &Arguments, sandbox: &Sandbox) -> Result<Figures> {
     for (load, subject) in jobs {
         bar.set_message(format!("{}: {}", load.name(), subject.name()));
         setup::set_buckets(load.buckets())?;
-        let measured = if load == Load::Takeover {
-            takeovers(sandbox, &ctsync, &mut figures).await
-        } else {
-            load.measure(&mut topology, &ctsync, (subject, arguments.events), &mut figures).await
+        let measured = match load {
+            Load::Takeover => stories::takeovers(sandbox, &ctsync, &mut figures).await,
+            Load::Killed => stories::killed(sandbox, &ctsync, &mut figures).await,
+            Load::Gap => stories::gap(sandbox, &ctsync, &mut figures).await,
+            _ => load.measure(&mut topology, &ctsync, (subject, arguments.events), &mut figures).await,
         };
         measured.with_context(|| format!("{}: {}", load.name(), subject.name()))?;
         bar.inc(1);
     }
     bar.finish_and_clear();
     Ok(figures)
-}
-
-fn takeover_row(entries: u32) -> String {
-    format!("takeover beside {entries} entries, ms")
-}
-
-/// The story of `run fence` measures them, in a lab of its own.
-async fn takeovers(sandbox: &Sandbox, ctsync: &Path, figures: &mut Figures) -> Result<()> {
-    let directory = sandbox.directory.join("takeover");
-    std::fs::create_dir_all(&directory)?;
-    let stage = Stage { directory: &directory, ctsync: ctsync.to_owned(), unprivileged: false };
-    let narrator = Narrator::new(true, false);
-    for (ours, entries, told) in fence::milliseconds(&stage, &TAKEOVERS, 5, &narrator).await? {
-        let subject = if ours { Subject::Ctsync } else { Subject::Ftfw };
-        for milliseconds in told {
-            figures.note(subject, takeover_row(entries), milliseconds);
-        }
-    }
-    Ok(())
 }
