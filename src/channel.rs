@@ -130,15 +130,18 @@ impl Channel {
 
     /// The next datagram that waits.
     pub fn receive(&mut self, buffer: &mut [u8]) -> Received {
-        let socket = &self.socket;
-        let read = socket.try_io(Interest::READABLE, || receive_with_hop_limit(socket.as_raw_fd(), buffer));
-        match read {
+        // The kernel is asked, not the runtime: that knows only what was there when the loop last slept.
+        match receive_with_hop_limit(self.socket.as_raw_fd(), buffer) {
             Ok((length, hop_limit)) => {
                 self.traffic.received += 1;
                 self.traffic.bytes_received += length as u64;
                 if hop_limit == Some(HOP_LIMIT) { Received::Datagram(length) } else { Received::Far }
             }
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Received::Nothing,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                // The runtime is told, so that it waits for the next one.
+                let _ = self.socket.try_io(Interest::READABLE, || io::Result::<()>::Err(error));
+                Received::Nothing
+            }
             Err(_) => {
                 // ICMP errors from a peer that is not there yet land here.
                 self.traffic.receive_errors += 1;
