@@ -373,6 +373,23 @@ fn a_gap_is_not_skipped() {
     assert!(!pair.backup.readiness(pair.now).is_ready());
 }
 
+/// Nobody waits for anybody's next sign of life: whoever is asked who it is asks, too.
+#[test]
+fn a_new_run_is_in_step_at_once() {
+    let Pair { mut owner, now, .. } = Pair::start(&[1], &[1]);
+    let mut backup = keyed(3, Role::Backup, false, keys(&[1]), now);
+    for _ in 0..10 {
+        while let Some(datagram) = backup.poll_datagram(now) {
+            owner.handle_datagram(&datagram, now);
+        }
+        owner.handle_timeout(now);
+        while let Some(datagram) = owner.poll_datagram(now) {
+            backup.handle_datagram(&datagram, now);
+        }
+    }
+    assert_eq!(backup.view(now).external, 10);
+}
+
 /// Its proof and what it says may come in different turns.
 #[test]
 fn a_peer_that_has_said_nothing_yet_opens_no_gate() {
