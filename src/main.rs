@@ -6,9 +6,6 @@ use std::process::ExitCode;
 use clap::Parser;
 use tracing_subscriber::EnvFilter;
 
-#[global_allocator]
-static ALLOCATOR: ctsync::promises::LargePages = ctsync::promises::LargePages;
-
 fn main() -> ExitCode {
     let filter = EnvFilter::try_from_env("CTSYNC_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
     tracing_subscriber::fmt()

@@ -2,10 +2,10 @@
 
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test may panic")]
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use ctsync::ctnetlink::codec::Incoming;
-use ctsync::entry::Entry;
+use ctsync::entry::{Entry, Expectation, Rare};
 use ctsync::reconcile::Op;
 use ctsync::replica::{Refill, Replica, Role};
 use nix::errno::Errno;
@@ -13,103 +13,22 @@ use nix::errno::Errno;
 #[path = "common/mod.rs"]
 mod common;
 
+use common::pair::{Pair, take_over};
 use common::{entry, replica};
 
-/// An owner, a backup in step with it, and a kernel of the backup that does what it is told.
-struct Pair {
-    owner: Replica,
-    backup: Replica,
-    now: Instant,
-}
-
-impl Pair {
-    fn start(entries: u16) -> Pair {
-        Pair::with(entries, true)
-    }
-
-    /// With a hot or a cold backup.
-    fn with(entries: u16, hot: bool) -> Pair {
-        let now = common::start();
-        let (owner, backup) = (replica(1, Role::Primary, false, now), replica(2, Role::Backup, hot, now));
-        let mut pair = Pair { owner, backup, now };
-        pair.run(2000);
-        for number in 0..entries {
-            pair.owner.handle_event(Incoming::New(entry(number, 1)), pair.now);
-        }
-        pair.run(1000);
-        assert!(pair.owner.owner() && pair.backup.readiness(pair.now).is_ready());
-        pair
-    }
-
-    fn run(&mut self, milliseconds: u64) {
-        for _ in 0..milliseconds / 10 {
-            self.exchange();
-            self.answer_all();
-        }
-    }
-
-    /// Datagrams both ways; no requests.
-    fn exchange(&mut self) {
-        self.now += Duration::from_millis(10);
-        let Pair { owner, backup, now } = self;
-        for _ in 0..2 {
-            for replica in [&mut *owner, &mut *backup] {
-                replica.handle_events_empty();
-                replica.handle_timeout(*now);
-                replica.step_takeover(*now);
-            }
-            while let Some(datagram) = owner.poll_datagram(*now) {
-                backup.handle_datagram(&datagram, *now);
-            }
-            while let Some(datagram) = backup.poll_datagram(*now) {
-                owner.handle_datagram(&datagram, *now);
-            }
-        }
-    }
-
-    fn answer_all(&mut self) {
-        while self.backup.waiting() > 0 && !self.batch(&[]).is_empty() {}
-    }
-
-    /// One batch of the backup's requests, answered: `errors` by operation, all others are done.
-    fn batch(&mut self, errors: &[(Op, i32)]) -> Vec<(Op, Entry)> {
-        let mut requests = Vec::new();
-        self.backup.poll_requests(64, |request| requests.push((request.op, request.entry.clone())));
-        let mut answered = vec![false; requests.len()];
-        for (at, (op, _)) in requests.iter().enumerate() {
-            if let Some((_, errno)) = errors.iter().find(|(failing, _)| failing == op) {
-                self.backup.handle_answer(at, *errno);
-                answered[at] = true;
-            }
-        }
-        self.backup.handle_answers_end(&answered, self.now);
-        requests
-    }
-
-    fn batches(&mut self) -> Vec<Vec<Op>> {
-        let mut all = Vec::new();
-        while self.backup.waiting() > 0 {
-            let batch = self.batch(&[]);
-            if batch.is_empty() {
-                break;
-            }
-            all.push(batch.into_iter().map(|(op, _)| op).collect());
-        }
-        all
-    }
-}
-
-/// Its owner has been silent; told that it is primary, its kernel does what it is told.
-fn take_over(backup: &mut Replica, now: Instant) {
-    backup.handle_timeout(now);
-    backup.handle_role(Role::Primary, now);
-    while backup.waiting() > 0 {
-        let count = backup.poll_requests(64, |_| {});
-        backup.handle_answers_end(&vec![false; count], now);
-    }
-    backup.step_takeover(now);
-    backup.handle_events_empty();
-    assert!(backup.owner() && !backup.fencing());
+/// Between a request and its answer nothing is said to be installed: the answer may be no.
+#[test]
+fn what_the_kernel_has_not_answered_is_not_ready() {
+    let mut pair = Pair::start(3);
+    pair.owner.handle_event(Incoming::New(entry(100, 1)), pair.now);
+    pair.exchange();
+    let asked = pair.backup.poll_requests(64, |_| {});
+    assert_eq!(
+        (asked, pair.backup.readiness(pair.now).word()),
+        (1, "not ready: entries wait for the kernel")
+    );
+    pair.backup.handle_answers_end(&[false], pair.now);
+    assert!(pair.backup.readiness(pair.now).is_ready());
 }
 
 /// Another translation under the same key: destroyed and created in one batch, so that a daemon that dies in between
@@ -123,6 +42,30 @@ fn a_replacement_is_one_batch() {
     pair.exchange();
     assert_eq!(pair.batches(), [[Op::Destroy, Op::Create]]);
     assert_eq!(pair.backup.entries().filter(|(_, installed)| *installed).count(), 3);
+}
+
+/// A replaced master takes with it what its helper foresaw (`nf_ct_remove_expectations`): that is created again in the same batch.
+#[test]
+fn what_a_replaced_master_foresaw_comes_back_with_it() {
+    let mut pair = Pair::start(3);
+    let helped = |helper: &str, own: Option<Expectation>| {
+        Rare { helper: Some(helper.into()), expectation: own, ..Rare::default() }.boxed()
+    };
+    let master = Entry { rare: helped("ftp", None), ..entry(100, 1) };
+    let mask = entry(200, 1).orig;
+    let own = Expectation { mask, flags: 0, class: 0, function: None, nat: None };
+    let child =
+        Entry { master: Some(Box::new(master.orig)), rare: helped("ftp", Some(own)), ..entry(200, 1) };
+    for new in [&master, &child] {
+        pair.owner.handle_event(Incoming::New(new.clone()), pair.now);
+    }
+    pair.run(100);
+    let mut other = master.clone();
+    other.reply.dst = [192, 0, 2, 1].into();
+    pair.owner.handle_event(Incoming::New(other), pair.now);
+    pair.exchange();
+    let asked: Vec<_> = pair.batch(&[]).into_iter().map(|(op, entry)| (op, entry.key())).collect();
+    assert_eq!(asked, [(Op::Destroy, master.key()), (Op::Create, master.key()), (Op::Create, child.key())]);
 }
 
 /// The same after the kernel refused an update with EBUSY: a fresh state over an assured copy.
@@ -253,111 +196,6 @@ fn an_owner_with_a_deaf_backup_is_not_protected() {
     assert!(view.peers[0].alive && !view.peers[0].ready && !view.protected, "{view:?}");
     assert_eq!(view.equal_for, None, "{view:?}");
     assert!(!pair.backup.view(pair.now).ready && pair.backup.gate_open(), "alone, it may still be elected");
-}
-
-#[test]
-fn a_cold_backup_asks_its_kernel_for_nothing() {
-    let mut pair = Pair::with(10, false);
-    pair.owner.handle_event(Incoming::Update(entry(3, 2)), pair.now);
-    pair.owner.handle_event(Incoming::Destroy(entry(4, 1)), pair.now);
-    pair.exchange();
-    assert_eq!(pair.batches(), Vec::<Vec<Op>>::new());
-    assert_eq!(pair.backup.view(pair.now).root, pair.owner.view(pair.now).root);
-}
-
-#[test]
-fn what_nobody_heard_of_before_a_claim_is_found_by_a_dump_after_it() {
-    let mut pair = Pair::start(3);
-    assert!(pair.owner.wants_new_entries() && !pair.backup.wants_new_entries());
-    assert!(!pair.backup.handle_hearing(false));
-    pair.now += Duration::from_millis(1500);
-    let Pair { backup, now, .. } = &mut pair;
-    take_over(backup, *now);
-    assert!(!backup.resyncing(), "the fence does not wait for a dump");
-    assert!(backup.wants_new_entries() && backup.handle_hearing(true));
-    assert!(backup.poll_dump());
-    for number in 0..4 {
-        backup.handle_dump_entry(entry(number, 1));
-    }
-    backup.handle_dump_end(true, *now);
-    assert_eq!(backup.entries().count(), 4);
-    assert_eq!(backup.unsent(), 1, "told as an owner's");
-    assert!(!backup.handle_hearing(true), "once");
-}
-
-#[test]
-fn a_claim_does_not_wait_for_what_an_earlier_one_has_to_look_at() {
-    let mut pair = Pair::start(3);
-    assert!(!pair.backup.handle_hearing(false));
-    pair.now += Duration::from_millis(1500);
-    take_over(&mut pair.backup, pair.now);
-    assert!(pair.backup.handle_hearing(true), "a dump is due");
-    assert!(!pair.backup.view(pair.now).protected);
-    // One that fails is due again, and is not waited for either.
-    assert!(pair.backup.poll_dump());
-    pair.backup.handle_dump_end(false, pair.now);
-    // It begins, the other node comes back and claims, and dies again.
-    assert!(pair.backup.poll_dump());
-    pair.backup.handle_role(Role::Backup, pair.now);
-    let mut other = common::another_run(1, 1, Role::Primary, false, Vec::new(), pair.now);
-    for _ in 0..200 {
-        pair.now += Duration::from_millis(10);
-        for replica in [&mut other, &mut pair.backup] {
-            replica.handle_events_empty();
-            replica.handle_timeout(pair.now);
-            replica.step_takeover(pair.now);
-        }
-        while let Some(datagram) = other.poll_datagram(pair.now) {
-            pair.backup.handle_datagram(&datagram, pair.now);
-        }
-        while let Some(datagram) = pair.backup.poll_datagram(pair.now) {
-            other.handle_datagram(&datagram, pair.now);
-        }
-    }
-    assert!(other.owner() && !pair.backup.owner() && pair.backup.dumping());
-    pair.now += Duration::from_millis(1500);
-    let Pair { backup, now, .. } = &mut pair;
-    take_over(backup, *now);
-    assert!(backup.dumping(), "it goes on");
-    assert!(backup.handle_hearing(true), "and another one follows");
-    backup.handle_dump_end(true, *now);
-    backup.handle_events_empty();
-    assert!(backup.poll_dump());
-}
-
-#[test]
-fn a_dump_waits_until_the_events_before_it_are_read() {
-    let mut replica = replica(1, Role::Backup, true, common::start());
-    replica.handle_overrun();
-    assert!(!replica.poll_dump());
-    replica.handle_events_empty();
-    assert!(replica.poll_dump());
-    replica.handle_dump_end(true, common::start());
-    assert!(!replica.handle_hearing(false) && replica.handle_hearing(true));
-    replica.handle_events_waiting();
-    assert!(!replica.poll_dump());
-}
-
-#[test]
-fn a_former_owner_offers_what_it_did_not_hear_of() {
-    let mut pair = Pair::start(0);
-    assert!(!pair.backup.handle_hearing(false));
-    // It takes over, and another claim comes before it hears of new entries again.
-    pair.owner.handle_role(Role::Backup, pair.now);
-    pair.backup.handle_role(Role::Primary, pair.now);
-    while !pair.backup.owner() {
-        pair.exchange();
-    }
-    pair.backup.handle_role(Role::Backup, pair.now);
-    pair.owner.handle_role(Role::Primary, pair.now);
-    while !pair.owner.owner() || pair.backup.owner() {
-        pair.exchange();
-    }
-    assert!(pair.backup.poll_dump(), "a dump is due");
-    pair.backup.handle_dump_entry(entry(7, 1));
-    pair.backup.handle_dump_end(true, pair.now);
-    pair.run(2000);
-    assert!(pair.owner.entries().any(|(held, _)| held.key() == entry(7, 1).key()));
 }
 
 #[test]

@@ -19,6 +19,8 @@ use crate::{in_sandbox, nixos, setup};
 /// Seconds for which each target is fuzzed, and targets at once.
 const FUZZED: u64 = 20;
 const FUZZERS: usize = 2;
+/// Demos at once: their labs do not meet, and each mostly waits.
+const DEMOS: usize = 2;
 
 /// What became of a test.
 pub enum Outcome {
@@ -37,8 +39,12 @@ struct Tally<'a> {
 }
 
 impl Tally<'_> {
+    fn wants(&self, name: &str) -> bool {
+        self.parts.is_empty() || self.parts.iter().any(|part| name.contains(part.as_str()))
+    }
+
     fn note(&mut self, name: &str, test: impl FnOnce() -> Result<Outcome>) {
-        if !self.parts.is_empty() && !self.parts.iter().any(|part| name.contains(part.as_str())) {
+        if !self.wants(name) {
             return;
         }
         match test() {
@@ -83,8 +89,17 @@ pub fn run(parts: &[String]) -> Result<ExitCode> {
     for case in nixos::cases() {
         tally.note(&case.name, || case.run(&nix));
     }
-    for fault in FAULTS {
-        tally.note(&format!("demo --fault {fault}"), || must_live(fault).map(Outcome::Passed));
+    let demos: Vec<(&str, String)> =
+        FAULTS.iter().map(|fault| (*fault, format!("demo --fault {fault}"))).collect();
+    let wanted: Vec<_> = demos.iter().filter(|(_, name)| tally.wants(name)).collect();
+    for some in wanted.chunks(DEMOS) {
+        let told: Vec<_> = std::thread::scope(|scope| {
+            let tellings: Vec<_> = some.iter().map(|(fault, _)| scope.spawn(|| must_live(fault))).collect();
+            tellings.into_iter().map(std::thread::ScopedJoinHandle::join).collect()
+        });
+        for ((_, name), told) in some.iter().zip(told) {
+            tally.note(name, || told.map_err(|_| anyhow::anyhow!("it panicked"))?.map(Outcome::Passed));
+        }
     }
     for scenario in Scenario::value_variants() {
         let Some(value) = scenario.to_possible_value() else { continue };

@@ -231,7 +231,7 @@ impl Door {
     /// Returns when the kernel has done, or refused, each of the requests.
     ///
     /// # Errors
-    /// What the kernel did is not known, or not all of it: answers could not be sent for, or were lost.
+    /// What the kernel did is not known, or not all of it: the batch could not be sent, or answers were lost.
     pub fn carry_out(&self, batch: &mut Batch) -> Result<(), DoorError> {
         let Batch { requests, first, count, answers, buffer } = batch;
         self.0.send_to(requests.as_bytes(), &SocketAddr::new(0, 0), 0).map_err(failed("send to"))?;

@@ -44,10 +44,10 @@ use crate::ctnetlink::socket::{Batch, DoorError, EventSocket, RequestSocket};
 use crate::groups::Assignment;
 use crate::hold::{Hold, HoldError};
 use crate::metrics::{MetricsServer, Scrape, Timings};
-use crate::promises::watch_events;
 use crate::replica::{Refused, Role};
 use crate::role::{NotifyFifo, RoleError, Told};
 use crate::seal::Key;
+use crate::watched::watch_events;
 use crate::wire;
 
 use alarm::Alarm;

@@ -11,8 +11,8 @@ use crate::ctnetlink::codec::{self, Incoming};
 use crate::ctnetlink::nla::Writer;
 use crate::ctnetlink::socket::{BATCH, Batch, DoorError, EventSocket, RequestSocket};
 use crate::entry::Entry;
-use crate::promises::watch_events;
 use crate::reconcile::Op;
+use crate::watched::watch_events;
 
 /// Batches in a turn.
 const BATCHES: usize = 8;

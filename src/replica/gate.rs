@@ -113,7 +113,8 @@ impl Replica {
         if self.group.offers > 0 || self.late {
             return Readiness::Offering;
         }
-        if self.settings.hot && (!self.pending.is_empty() || self.refreshing) {
+        let installing = !self.pending.is_empty() || !self.under_way.is_empty() || self.refreshing;
+        if self.settings.hot && installing {
             return Readiness::Installing;
         }
         Readiness::Ready

@@ -2,6 +2,8 @@
 
 #![allow(dead_code, reason = "each test uses a part of it")]
 
+pub mod pair;
+
 use std::time::{Duration, Instant};
 
 use ctsync::entry::{Entry, L4, Status, Tuple, proto};
