@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test may panic")]
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ctsync::ctnetlink::codec::Incoming;
 use ctsync::entry::{Entry, Expectation, Rare};
@@ -13,7 +13,7 @@ use nix::errno::Errno;
 #[path = "common/mod.rs"]
 mod common;
 
-use common::pair::{Pair, take_over};
+use common::pair::Pair;
 use common::{entry, replica};
 
 /// Between a request and its answer nothing is said to be installed: the answer may be no.
@@ -56,6 +56,8 @@ fn what_a_replaced_master_foresaw_comes_back_with_it() {
     let own = Expectation { mask, flags: 0, class: 0, function: None, nat: None };
     let child =
         Entry { master: Some(Box::new(master.orig)), rare: helped("ftp", Some(own)), ..entry(200, 1) };
+    let filter = ctsync::filter::Filter { expect: vec!["ftp".to_owned()], ..pair.owner.filter().clone() };
+    pair.owner.set_filter(filter);
     for new in [&master, &child] {
         pair.owner.handle_event(Incoming::New(new.clone()), pair.now);
     }

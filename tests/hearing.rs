@@ -5,10 +5,8 @@
 use std::time::Duration;
 
 use ctsync::ctnetlink::codec::Incoming;
-use ctsync::entry::{Entry, Expectation, Rare};
 use ctsync::reconcile::Op;
-use ctsync::replica::{Refill, Replica, Role};
-use nix::errno::Errno;
+use ctsync::replica::Role;
 
 #[path = "common/mod.rs"]
 mod common;
