@@ -409,7 +409,6 @@ impl Replica {
             if !self.dumped {
                 self.dumped = true;
                 self.listening = now;
-                self.alive_now(now);
             }
             self.late &= self.dump_due || self.look_due;
             if self.group.owner {

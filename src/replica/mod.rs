@@ -441,8 +441,7 @@ impl Replica {
             jobs: VecDeque::new(),
             job_credit: 0,
             job_refill: now,
-            // Heard of before, its peers would ask it, and it could not answer yet (10).
-            alive_due: now + settings.alive,
+            alive_due: now,
             alive_turn: 0,
             flush_token: 0,
             unacknowledged: 0,
