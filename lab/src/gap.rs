@@ -12,7 +12,7 @@ use crate::soak::demo;
 use crate::wait::now;
 
 /// The parts of a gap: what the demo calls it, how it is shown, how many of the fact are a second.
-const PARTS: [(&str, &str, f64); 4] = [
+pub const PARTS: [(&str, &str, f64); 4] = [
     ("gap-seconds", "gap", 1.0),
     ("detection-seconds", "detection", 1.0),
     ("fence-milliseconds", "fence", 1e3),

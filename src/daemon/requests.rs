@@ -8,8 +8,9 @@ use std::time::Instant;
 
 use super::{Daemon, DaemonError, failed};
 use crate::ctnetlink::codec::{self, Incoming};
+use crate::ctnetlink::courier::Carried;
 use crate::ctnetlink::nla::Writer;
-use crate::ctnetlink::socket::{BATCH, Batch, DoorError, EventSocket, RequestSocket};
+use crate::ctnetlink::socket::{BATCH, Batch, EventSocket, RequestSocket};
 use crate::entry::Entry;
 use crate::reconcile::Op;
 use crate::watched::watch_events;
@@ -54,13 +55,13 @@ impl Daemon {
 
     /// Whether there was anything to send, and the kernel has answered.
     fn send_one(&mut self, at: usize, now: Instant) -> Result<bool, DaemonError> {
-        let (mut batch, removed) = self.write_batch(at);
-        if batch.count() == 0 {
-            self.batches.push(batch);
-            return Ok(false);
-        }
+        let Some((mut batch, removed)) = self.write_batch(at) else { return Ok(false) };
         let carried = self.requests.door().carry_out(&mut batch);
-        self.take_answers(at, batch, removed, carried, now)
+        let lost = self.take_answers(at, (batch, carried), removed, now);
+        if lost {
+            self.begin_anew()?;
+        }
+        Ok(!lost)
     }
 
     /// So many batches, while the peer goes on to be heard; how many were sent, none if answers were lost.
@@ -69,17 +70,13 @@ impl Daemon {
         let (mut sent, mut lost) = (0, false);
         loop {
             while !lost && sent < most && self.courier.under_way() < AHEAD {
-                let (batch, removed) = self.write_batch(at);
-                if batch.count() == 0 {
-                    self.batches.push(batch);
-                    break;
-                }
+                let Some((batch, removed)) = self.write_batch(at) else { break };
                 self.courier.give(self.requests.door(), batch)?;
                 removals.push_back(removed);
                 sent += 1;
             }
             let Some(removed) = removals.pop_front() else { break };
-            let (batch, carried) = loop {
+            let carried = loop {
                 if let Some(carried) = self.courier.take()? {
                     break carried;
                 }
@@ -89,18 +86,24 @@ impl Daemon {
                     break self.courier.wait()?;
                 }
             };
-            lost |= !self.take_answers(at, batch, removed, carried, now)?;
+            lost |= self.take_answers(at, carried, removed, now);
             // The owner sends no more than what this node has said that it heard.
             self.send_datagrams(now);
         }
-        Ok(if lost { 0 } else { sent })
+        if lost {
+            // Not before all are back: what they did would be heard as somebody else's doing.
+            self.begin_anew()?;
+            sent = 0;
+        }
+        Ok(sent)
     }
 
-    fn write_batch(&mut self, at: usize) -> (Batch, Removed) {
+    /// `None`: there is nothing to ask.
+    fn write_batch(&mut self, at: usize) -> Option<(Batch, Removed)> {
+        let group = self.groups.get_mut(at)?;
         let mut batch = self.batches.pop().unwrap_or_default();
         let mut removed = Removed::new();
         let several = !self.config.further.is_empty();
-        let Some(group) = self.groups.get_mut(at) else { return (batch, removed) };
         self.requests.write(&mut batch, |writer, first| {
             let mut next = first;
             group.replica.poll_requests(BATCH as usize, |request| {
@@ -121,19 +124,17 @@ impl Daemon {
             });
             next.wrapping_sub(first)
         });
-        (batch, removed)
+        if batch.count() == 0 {
+            self.batches.push(batch);
+            return None;
+        }
+        Some((batch, removed))
     }
 
-    /// Whether all of them came.
-    fn take_answers(
-        &mut self,
-        at: usize,
-        mut batch: Batch,
-        mut removed: Removed,
-        carried: Result<(), DoorError>,
-        now: Instant,
-    ) -> Result<bool, DaemonError> {
-        let Some(group) = self.groups.get_mut(at) else { return Ok(false) };
+    /// Whether some were lost.
+    fn take_answers(&mut self, at: usize, carried: Carried, mut removed: Removed, now: Instant) -> bool {
+        let (mut batch, carried) = carried;
+        let Some(group) = self.groups.get_mut(at) else { return false };
         let replica = &mut group.replica;
         self.answered.clear();
         self.answered.resize(2 * BATCH as usize, carried.is_err());
@@ -160,14 +161,18 @@ impl Daemon {
                 group.replica.handle_removed(entry.clone(), now);
             }
         }
-        let Err(error) = carried else { return Ok(true) };
-        // What the kernel did is not known: read it all again.
-        tracing::warn!(%error, "answers were lost, reading the kernel table");
+        carried
+            .inspect_err(|error| tracing::warn!(%error, "answers were lost, reading the kernel table"))
+            .is_err()
+    }
+
+    /// What the kernel did is not known: read it all again, through sockets in which nothing of before is left.
+    fn begin_anew(&mut self) -> Result<(), DaemonError> {
         self.groups.iter_mut().for_each(|group| group.replica.handle_overrun());
         self.requests = RequestSocket::open()?;
         let events = EventSocket::open(self.requests.port_id(), self.config.event_buffer)?;
         self.events = watch_events(events).map_err(failed("register the event socket"))?;
-        Ok(false)
+        Ok(())
     }
 }
 

@@ -681,7 +681,9 @@ impl Replica {
         self.clear_failure(id);
         let Some(slot) = self.table.get_mut(id) else { return };
         slot.flags |= Flags::PENDING;
-        slot.flags.set(Flags::OVERTAKEN, slot.flags.intersects(Flags::ASKED | Flags::OVERTAKEN));
+        if slot.flags.contains(Flags::ASKED) {
+            slot.flags |= Flags::OVERTAKEN;
+        }
         if read_back {
             slot.flags |= Flags::READ_BACK;
         }

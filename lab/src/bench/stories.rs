@@ -7,6 +7,7 @@ use anyhow::{Context, Result, ensure};
 use super::figures::Figures;
 use super::subject::Subject;
 use crate::demo::{self, Fault, Plot};
+use crate::gap::PARTS;
 use crate::narrator::Narrator;
 use crate::router::Options;
 use crate::sandbox::Sandbox;
@@ -50,10 +51,10 @@ pub(super) async fn killed(sandbox: &Sandbox, ctsync: &Path, figures: &mut Figur
     let directory = directory(sandbox, "killed")?;
     let stage = Stage { directory: &directory, ctsync: ctsync.to_owned(), unprivileged: false };
     let (ours, theirs) = repair::after_a_kill(&stage, RUNS).await?;
-    for seconds in ours {
+    for (seconds, wrong) in ours {
         figures.note(Subject::Ctsync, KILLED_ROW, seconds);
+        figures.note(Subject::Ctsync, WRONG, wrong as f64);
     }
-    figures.note(Subject::Ctsync, WRONG, 0.0);
     figures.note(Subject::Ftfw, WRONG, theirs as f64);
     Ok(())
 }
@@ -73,12 +74,8 @@ pub(super) async fn gap(sandbox: &Sandbox, ctsync: &Path, figures: &mut Figures)
         };
         let mut narrator = Narrator::new(false, true);
         ensure!(demo::tell(&plot, &inner, &mut narrator).await?, "connections died");
-        for (fact, row, a_second) in [
-            ("gap-seconds", GAP_ROW, 1.0),
-            ("detection-seconds", "power off: of it, VRRP's detection, s", 1.0),
-            ("fence-milliseconds", "power off: of it, the fence, s", 1e3),
-            ("backoff-seconds", "power off: of it, TCP's back-off, s", 1.0),
-        ] {
+        for (at, (fact, part, a_second)) in PARTS.into_iter().enumerate() {
+            let row = if at == 0 { GAP_ROW.to_owned() } else { format!("power off: of it, {part}, s") };
             let told = narrator.told(fact).and_then(serde_json::Value::as_f64).context(fact)?;
             figures.note(Subject::Ctsync, row, told / a_second);
         }

@@ -131,22 +131,22 @@ pub async fn run_long(stage: &Stage<'_>, narrator: &mut Narrator, load: Load) ->
     tell(stage, narrator, &[(Trouble::None, load), (Trouble::Cut, cut), (Trouble::Killed(1), cut)]).await
 }
 
-/// Seconds until the tables are equal after the owner's daemon was killed under churn and started again, some times; and how many
-/// entries conntrackd's peer has wrong at the end of its patience.
-pub async fn after_a_kill(stage: &Stage<'_>, runs: u32) -> Result<(Vec<f64>, usize)> {
+/// The owner's daemon is killed under churn and started again, some times: seconds until the tables are equal, and how many entries
+/// are wrong then. How many conntrackd's peer has wrong at the end of its patience.
+pub async fn after_a_kill(stage: &Stage<'_>, runs: u32) -> Result<(Vec<(f64, usize)>, usize)> {
     let mut pair = Pair::start(stage, 20).await?;
     let own = pair.topology.own_addresses()?;
-    let mut seconds = Vec::new();
+    let mut ours = Vec::new();
     load::create(&pair.topology.router(1)?.node.net, 0, USUAL.entries)?;
     for _ in 0..runs {
         let row = suffer(&mut pair, Trouble::Killed(1), &USUAL, &own, false).await?;
         must_be_equal(&row)?;
-        seconds.push(row.took.as_secs_f64());
+        ours.push((row.took.as_secs_f64(), row.missing + row.stale));
     }
     pair.start_incumbent().await?;
     load::create(&pair.topology.router(1)?.node.net, 0, USUAL.entries)?;
     let row = suffer(&mut pair, Trouble::Killed(1), &USUAL, &own, true).await?;
-    Ok((seconds, row.missing + row.stale))
+    Ok((ours, row.missing + row.stale))
 }
 
 async fn tell(stage: &Stage<'_>, narrator: &mut Narrator, troubles: &[(Trouble, Load)]) -> Result<bool> {
