@@ -519,6 +519,14 @@ impl Router {
         Ok(control::ask(&self.control(), &Request::Statistics, Duration::from_secs(5)).await?)
     }
 
+    /// One of its counters.
+    pub async fn counter(&self, name: &str) -> Result<u64> {
+        let statistics = self.statistics().await?;
+        let counters = statistics["counters"].as_array().map_or(&[][..], Vec::as_slice);
+        let found = counters.iter().find(|pair| pair[0] == name).and_then(|pair| pair[1].as_u64());
+        found.with_context(|| format!("{} has no counter {name}", self.told.name))
+    }
+
     /// Type a command on the router: what was printed, good or bad.
     pub fn type_command(&self, arguments: &[&str]) -> Result<(i32, String)> {
         let (code, out, err) = self.node.try_run(&self.binary()?, arguments, "")?;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 
 use super::bulk::WHOLE;
 use super::figures::Figures;
@@ -91,9 +91,5 @@ async fn settled(work: &Work<'_>) -> Result<u64> {
 
 /// Entries that router2 has got by repair.
 async fn repaired_by(work: &Work<'_>) -> Result<u64> {
-    const NAME: &str = "repaired_entries_received";
-    let statistics = work.topology.router(2)?.statistics().await?;
-    let counters = statistics["counters"].as_array().cloned().unwrap_or_default();
-    let found = counters.iter().find(|pair| pair[0] == NAME).and_then(|pair| pair[1].as_u64());
-    found.with_context(|| format!("no counter {NAME}"))
+    work.topology.router(2)?.counter("repaired_entries_received").await
 }

@@ -91,10 +91,7 @@ fn judge(report: &str) -> Result<String> {
 
 /// iperf3's two connections, and none of the silent ones.
 async fn tracked(pair: &Pair) -> Result<String> {
-    let statistics = pair.topology.router(2)?.statistics().await?;
-    let counters = statistics["counters"].as_array().cloned().unwrap_or_default();
-    let count = counters.iter().find(|pair| pair[0] == "tracked_entries").and_then(|pair| pair[1].as_u64());
-    let count = count.context("no such counter")?;
+    let count = pair.topology.router(2)?.counter("tracked_entries").await?;
     ensure!((1..=2).contains(&count), "{count} entries, {SILENT} others are silent");
     Ok(format!("{count}, {SILENT} silent ones are left alone"))
 }

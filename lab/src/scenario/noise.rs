@@ -45,10 +45,7 @@ async fn numbers(pair: &Pair, opened: u64) -> Result<String> {
 }
 
 async fn ignored(pair: &Pair) -> Result<String> {
-    let statistics = pair.topology.router(1)?.statistics().await?;
-    let counters = statistics["counters"].as_array().cloned().unwrap_or_default();
-    let count = counters.iter().find(|pair| pair[0] == "ignored_events").and_then(|pair| pair[1].as_u64());
-    let count = count.context("no such counter")?;
+    let count = pair.topology.router(1)?.counter("ignored_events").await?;
     ensure!(count > 5, "{count} events");
     Ok(format!("{count} events"))
 }

@@ -70,10 +70,7 @@ async fn wander(pair: &Pair, checks: &mut Checks<'_>) -> Result<String> {
     let changes = churn.stop()?;
     let mut claims = 0;
     for number in [1, 2] {
-        let statistics = pair.topology.router(number)?.statistics().await?;
-        let counters = statistics["counters"].as_array().cloned().unwrap_or_default();
-        claims +=
-            counters.iter().find(|pair| pair[0] == "claims").and_then(|pair| pair[1].as_u64()).unwrap_or(0);
+        claims += pair.topology.router(number)?.counter("claims").await?;
     }
     ensure!(claims > CHANGES / 2, "only {claims} claims");
     Ok(format!("{seconds:.0} s, {changes} changes of entries, {claims} claims"))
