@@ -10,6 +10,8 @@
     reason = "a test may panic"
 )]
 
+#[path = "simulation/daemon.rs"]
+mod daemon;
 #[path = "simulation/judge.rs"]
 mod judge;
 #[path = "simulation/kernel.rs"]

@@ -5,12 +5,10 @@ use std::time::{Duration, Instant};
 
 use ctsync::entry::{Entry, Expectation, Key, L4, Rare, Status, TcpInfo, Tuple, proto};
 use ctsync::filter::Filter;
-use ctsync::reconcile::Op;
 use ctsync::replica::{Persist, Replica, Restored, Role, Settings};
 use ctsync::seal::Key as SealKey;
 use ctsync::wire::{Incarnation, KernelSettings, NodeId};
 use fastrand::Rng;
-use nix::errno::Errno;
 
 use crate::kernel::{Kernel, ghost};
 
@@ -24,9 +22,6 @@ const SETTLE: Duration = Duration::from_secs(12);
 const SILENCE: Duration = Duration::from_millis(1300);
 /// Between two looks whether they agree.
 const LOOK: Duration = Duration::from_millis(200);
-
-/// What the kernel says to the requests of a batch.
-type Answers = Vec<Result<Option<Entry>, Errno>>;
 
 /// How much of everything happened.
 #[derive(Default, Debug, Clone)]
@@ -300,35 +295,6 @@ impl World {
         }
     }
 
-    /// An overrun is told before the events that still wait (`netlink_recvmsg`).
-    fn read_one_event(&mut self, x: usize) {
-        let now = self.now;
-        let node = &mut self.nodes[x];
-        let Some(replica) = &mut node.replica else { return };
-        if std::mem::take(&mut node.kernel.overrun) {
-            self.totals.overruns += 1;
-            node.blind = true;
-            replica.handle_overrun();
-        } else if let Some(event) = node.kernel.events.pop_front() {
-            replica.handle_event(event, now);
-        }
-    }
-
-    fn read_all_events(&mut self, x: usize) {
-        let now = self.now;
-        let node = &mut self.nodes[x];
-        let Some(replica) = &mut node.replica else { return };
-        while let Some(event) = node.kernel.events.pop_front() {
-            replica.handle_event(event, now);
-        }
-        if std::mem::take(&mut node.kernel.overrun) {
-            self.totals.overruns += 1;
-            node.blind = true;
-            replica.handle_overrun();
-        }
-        replica.handle_events_empty();
-    }
-
     /// A connection of key number `number`: half of them translated, onto few ports.
     fn connection(&mut self, number: u16) -> Entry {
         self.connections += 1;
@@ -562,252 +528,6 @@ impl World {
             _ => self.totals.resets += u64::from(replica.reset_external()),
         }
         self.note(|| format!("operator {x}: {which}"));
-    }
-
-    /// One node's turn, as the daemon's.
-    fn turn(&mut self, x: usize, faults: bool) -> Result<(), Violation> {
-        let now = self.now;
-        let mut inbox = std::mem::take(&mut self.nodes[x].inbox);
-        if self.nodes[x].replica.is_none() {
-            return Ok(());
-        }
-        inbox.sort_by_key(|(at, _)| *at);
-        let (due, later): (Vec<_>, Vec<_>) = inbox.into_iter().partition(|(at, _)| *at <= now);
-        self.nodes[x].inbox = later;
-        for (_, datagram) in due {
-            self.nodes[x].delivered += 1;
-            if let Some(replica) = &mut self.nodes[x].replica {
-                replica.handle_datagram(&datagram, now);
-            }
-        }
-        // Sometimes more events wait than one turn reads.
-        if faults && self.rng.u32(0..4) == 0 {
-            self.read_one_event(x);
-        } else {
-            self.read_all_events(x);
-        }
-        self.dump(x);
-        if let Some(replica) = &mut self.nodes[x].replica {
-            replica.handle_timeout(now);
-            replica.step_takeover(now);
-        }
-        self.requests(x)?;
-        if let Some(replica) = &mut self.nodes[x].replica {
-            replica.step_takeover(now);
-        }
-        self.check_reports(x)?;
-        self.check_ready(x)?;
-        // Where the owner has a connection with this tuple, it is the owner's affair.
-        let other = &self.nodes[1 - x].kernel.table;
-        self.strays[x].retain(|_, key| !other.contains_key(key));
-        // Packets do not wait for the daemon: between a claim and this some may come.
-        if !faults || self.rng.u32(0..4) != 0 {
-            self.choose_events(x);
-        }
-        self.send(x);
-        let node = &mut self.nodes[x];
-        if let Some(replica) = &node.replica {
-            if replica.owner() {
-                self.strays[x].clear();
-            }
-            node.kept = replica.persist();
-            let counters = replica.counters();
-            let seen = [counters.repairs, counters.yields, counters.offered];
-            let [repairs, yields, offers] = node.counted;
-            self.totals.repairs += seen[0] - repairs;
-            self.totals.yields += seen[1] - yields;
-            self.totals.offers += seen[2] - offers;
-            node.counted = seen;
-        }
-        Ok(())
-    }
-
-    fn choose_events(&mut self, x: usize) {
-        let node = &mut self.nodes[x];
-        let Some(replica) = &mut node.replica else { return };
-        node.kernel.hears_new = replica.wants_new_entries();
-        replica.handle_hearing(node.kernel.hears_new);
-        self.totals.unheard += std::mem::take(&mut node.kernel.unheard);
-    }
-
-    fn dump(&mut self, x: usize) {
-        let now = self.now;
-        let slice = self.rng.usize(1..12);
-        let node = &mut self.nodes[x];
-        let Some(replica) = &mut node.replica else { return };
-        if replica.poll_dump() {
-            node.dump = Some(node.kernel.table.values().cloned().collect());
-        }
-        let Some(dump) = &mut node.dump else { return };
-        for entry in dump.drain(..slice.min(dump.len())) {
-            replica.handle_dump_entry(entry);
-        }
-        if dump.is_empty() {
-            node.dump = None;
-            node.blind = node.kernel.overrun;
-            replica.handle_dump_end(true, now);
-        }
-    }
-
-    /// The kernel's answers to a batch, in its order.
-    fn ask(&mut self, x: usize) -> Result<Option<Answers>, Violation> {
-        let [first, second] = &mut self.nodes;
-        let (node, other) = if x == 0 { (first, second) } else { (second, first) };
-        // As the daemon: nobody is asked when nothing waits.
-        let Some(replica) = node.replica.as_mut().filter(|replica| replica.waiting() > 0) else {
-            return Ok(None);
-        };
-        let kernel = &mut node.kernel;
-        let mut answers = Vec::new();
-        let mut lines = Vec::new();
-        let mut violation = None;
-        let primary = node.role == Role::Primary;
-        let other_owns = other.replica.as_ref().is_some_and(Replica::owner);
-        let (dead, strays) = (&self.dead, &self.strays[x]);
-        let limit = self.rng.usize(1..6);
-        replica.poll_requests(limit, |request| {
-            if request.op == Op::Destroy
-                && let Some(held) = kernel.table.get(&request.entry.key())
-            {
-                if primary {
-                    violation = Some(format!("12: a primary's daemon destroys {}", ghost(held)));
-                }
-                let living = other
-                    .kernel
-                    .table
-                    .get(&held.key())
-                    .is_some_and(|theirs| ghost(theirs) == ghost(held) && !dead.contains(&ghost(held)));
-                if strays.contains_key(&ghost(held)) && !crate::replaced(held, request.entry) {
-                    violation = Some(format!("11: a backup destroys the stray {}", ghost(held)));
-                }
-                if living && other_owns && !crate::replaced(held, request.entry) {
-                    violation = Some(format!("I7: removes {} that its owner still has", ghost(held)));
-                }
-            }
-            let answer = kernel.request(request);
-            if self.trace.is_some() {
-                let line = format!(
-                    "      request {x} {:?} {:?} ({}) {:?}",
-                    request.op,
-                    request.entry.orig.l4,
-                    ghost(request.entry),
-                    answer.as_ref().map(|entry| entry.as_ref().map(ghost))
-                );
-                lines.push(line);
-            }
-            answers.push(answer);
-        });
-        if let Some(trace) = &mut self.trace {
-            trace.append(&mut lines);
-        }
-        if let Some(violation) = violation {
-            return Err(violation);
-        }
-        self.totals.checks += answers.len() as u64;
-        Ok((!answers.is_empty()).then_some(answers))
-    }
-
-    /// As the daemon's `send_requests`: while one batch is answered the next may be on its way, and a node that does not own the
-    /// group goes on hearing its peer.
-    fn requests(&mut self, x: usize) -> Result<(), Violation> {
-        let mut under_way: VecDeque<Answers> = VecDeque::new();
-        for _ in 0..8 {
-            let most = self.rng.usize(1..4);
-            while under_way.len() < most
-                && let Some(answers) = self.ask(x)?
-            {
-                under_way.push_back(answers);
-                self.hear_meanwhile(x);
-            }
-            let Some(answers) = under_way.pop_front() else { return Ok(()) };
-            self.answer(x, answers);
-        }
-        while let Some(answers) = under_way.pop_front() {
-            self.answer(x, answers);
-        }
-        Ok(())
-    }
-
-    /// Some of what is due, or will be.
-    fn hear_meanwhile(&mut self, x: usize) {
-        let now = self.now;
-        let node = &mut self.nodes[x];
-        let Some(replica) = node.replica.as_mut().filter(|replica| !replica.owner()) else { return };
-        for _ in 0..self.rng.usize(0..3).min(node.inbox.len()) {
-            let (_, datagram) = node.inbox.remove(self.rng.usize(0..node.inbox.len()));
-            node.delivered += 1;
-            self.totals.meanwhile += 1;
-            replica.handle_datagram(&datagram, now);
-        }
-        if self.rng.u32(0..4) == 0 {
-            self.send(x);
-        }
-    }
-
-    fn answer(&mut self, x: usize, answers: Answers) {
-        let now = self.now;
-        let Some(replica) = &mut self.nodes[x].replica else { return };
-        let mut answered = vec![false; answers.len()];
-        for (at, answer) in answers.into_iter().enumerate() {
-            match answer {
-                Ok(Some(entry)) => {
-                    answered[at] = true;
-                    replica.handle_read_back(at, entry);
-                }
-                Ok(None) => {}
-                Err(errno) => {
-                    answered[at] = true;
-                    replica.handle_answer(at, errno as i32);
-                }
-            }
-        }
-        replica.handle_answers_end(&answered, now);
-    }
-
-    fn send(&mut self, x: usize) {
-        let now = self.now;
-        for _ in 0..32 {
-            let Some(replica) = &mut self.nodes[x].replica else { return };
-            let Some(mut datagram) = replica.poll_datagram(now) else { return };
-            let lost = self.partition || self.rng.u32(0..100) < self.loss;
-            if lost || self.nodes[1 - x].replica.is_none() {
-                self.totals.lost += 1;
-                continue;
-            }
-            if !self.keys.is_empty() {
-                self.attack(1 - x, &datagram);
-            }
-            if self.loss > 0 && self.rng.u32(0..200) == 0 {
-                // A bit flips; without a key only what no longer parses is noticed, so spoil the magic number.
-                let at = if self.keys.is_empty() { 0 } else { self.rng.usize(0..datagram.len()) };
-                datagram[at] ^= 1 << self.rng.u32(0..8);
-                self.totals.corrupted += 1;
-            }
-            let copies = if self.rng.u32(0..50) == 0 { 2 } else { 1 };
-            self.totals.duplicated += copies - 1;
-            for _ in 0..copies {
-                let jitter = if self.loss > 0 { self.rng.u64(0..60) } else { self.rng.u64(0..3) };
-                self.nodes[1 - x].inbox.push((now + Duration::from_millis(jitter), datagram.clone()));
-            }
-        }
-    }
-
-    /// Somebody on the wire keeps datagrams and sends them again, now or much later.
-    fn attack(&mut self, to: usize, datagram: &[u8]) {
-        const KEPT: usize = 64;
-        match self.rng.u32(0..60) {
-            0 if self.recorded.len() < KEPT => self.recorded.push((to, datagram.to_vec())),
-            0 => {
-                let at = self.rng.usize(0..KEPT);
-                self.recorded[at] = (to, datagram.to_vec());
-            }
-            1 if !self.recorded.is_empty() => {
-                let (to, datagram) = self.recorded[self.rng.usize(0..self.recorded.len())].clone();
-                self.nodes[to].inbox.push((self.now, datagram));
-                self.totals.replayed += 1;
-            }
-            _ => {}
-        }
     }
 
     /// Faults stop, VRRP settles on `primary`; after the bound everything must agree.
