@@ -1,29 +1,19 @@
-//! The peer's datagrams: alives and claims, the stream, repair on the backup.
+//! The peer's datagrams: alives and claims, the stream.
 
-use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use super::door::Refused;
 use super::outgoing::ACKNOWLEDGED;
+use super::repair::Repair;
 use super::{Cache, Replica, Verb};
-use crate::digest::{Digester, LEVELS, Sums, bucket_of, child};
+use crate::digest::{Digester, Sums};
 use crate::entry::Entry;
 use crate::stream::Place;
 use crate::table::{Flags, SlotId};
-use crate::wire::{
-    self, Alive, Body, Claim, Header, Incarnation, Listed, Message, Messages, Node, NodeId, StreamHead, Want,
-};
+use crate::wire::{self, Alive, Body, Claim, Header, Incarnation, Message, Messages, NodeId, StreamHead};
 
 /// A gap is nacked again after this long.
 const NACK_AGAIN: Duration = Duration::from_millis(20);
-/// A repair without progress starts over.
-const REPAIR_STALLED: Duration = Duration::from_millis(500);
-/// Between two asks.
-const ASK_TICK: Duration = Duration::from_millis(1);
-/// Wants in one ask: fits the smallest datagram.
-const WANTS_PER_ASK: usize = 64;
-/// Wants waiting: every bucket at once.
-const WANTS: usize = crate::digest::BUCKETS;
 /// Holes in one nack: fits the smallest datagram.
 const HOLES: usize = 24;
 /// Nacks at once; more holes are for the next time.
@@ -40,14 +30,8 @@ pub(super) struct Nacked {
     pub(super) again: Option<Instant>,
 }
 
-/// Lines of a bucket's contents that are kept; a list that is longer is not believed.
-const LISTED: usize = 65536;
-/// Entries for which room is made before they come; more than that are believed when they are here.
-const MADE_ROOM: usize = 1 << 20;
 /// Messages for which there is room at once: what a full datagram of the usual ones holds.
 const MESSAGES: usize = 64;
-/// Keys of a bucket that are not asked for one by one when they are most of it.
-const HALF: usize = 4;
 
 impl Replica {
     /// What an admitted peer says, or a stranger's challenge.
@@ -243,8 +227,7 @@ impl Replica {
         if self.group.receiver.expected() == Some(alive.last + 1) {
             self.group.root_ok = alive.root == self.group.sums.root();
             if self.group.root_ok {
-                self.repair.active = false;
-                self.repair.queue.clear();
+                self.end_repair();
                 if !self.late {
                     self.forgive_offers();
                 }
@@ -252,63 +235,6 @@ impl Replica {
                 self.begin_repair(now);
             }
         }
-    }
-
-    fn begin_repair(&mut self, now: Instant) {
-        let stalled = self.repair.progress.is_none_or(|at| now >= at + REPAIR_STALLED);
-        if self.repair.active && !stalled {
-            return;
-        }
-        if !self.repair.active {
-            self.counters.repairs += 1;
-        }
-        self.repair.active = true;
-        self.repair.progress = Some(now);
-        self.repair.queue.clear();
-        self.repair.list.clear();
-        self.want_below(Node::ROOT);
-        self.chase_repair(now);
-    }
-
-    /// Ask for what is below a node: everything where nothing is here, else only what differs.
-    fn want_below(&mut self, node: Node) {
-        let want = if self.group.sums.empty_below(node) {
-            if node == Node::ROOT {
-                self.expect_everything();
-            }
-            Want::Subtree(node)
-        } else if node.level == LEVELS {
-            Want::List(node.index)
-        } else {
-            Want::Sums(node)
-        };
-        self.want(want);
-    }
-
-    /// The owner has said how many there are.
-    fn expect_everything(&mut self) {
-        let owner = self.peers.get(&self.group.claim.node);
-        let count = owner.map_or(0, |owner| owner.count as usize).min(MADE_ROOM);
-        self.table.make_room(count.saturating_sub(self.table.len()));
-    }
-
-    fn want(&mut self, want: Want) {
-        if self.repair.queue.len() < WANTS {
-            self.repair.queue.push_back(want);
-        }
-    }
-
-    /// Send the asks whose turn has come.
-    pub(super) fn chase_repair(&mut self, now: Instant) {
-        if self.repair.queue.is_empty() || self.repair.next_ask.is_some_and(|at| now < at) {
-            return;
-        }
-        let Some(to) = self.group.claim_incarnation else { return };
-        self.repair.next_ask = Some(now + ASK_TICK);
-        let count = self.repair.queue.len().min(WANTS_PER_ASK);
-        let wants: Vec<Want> = self.repair.queue.drain(..count).collect();
-        let group = self.group.id;
-        self.queue_body(&Body::Ask { to, group, wants });
     }
 
     /// Nack what is missing, once, and all of it again while it stays missing; send the asks whose turn has come.
@@ -396,7 +322,7 @@ impl Replica {
                 Message::Put { entry, birth, repair } => {
                     if repair {
                         self.counters.repaired_in += 1;
-                        self.repair.progress = Some(now);
+                        self.repair.note_progress(now);
                     }
                     self.apply_put(*hash, entry, birth);
                 }
@@ -483,7 +409,7 @@ impl Replica {
         self.drop_key(id);
     }
 
-    fn drop_key(&mut self, id: SlotId) {
+    pub(super) fn drop_key(&mut self, id: SlotId) {
         if self.table.get(id).is_some_and(|slot| slot.flags.contains(Flags::PRESENT)) {
             self.changes(Cache::External, id).destroyed += 1;
             self.note_change(id, Cache::External, Verb::Destroy);
@@ -492,78 +418,6 @@ impl Replica {
             self.want_kernel(id, false);
         }
         self.release(id);
-    }
-
-    /// The owner's sums below a node, at this point of the stream.
-    fn apply_sums(&mut self, node: Node, sums: &[u64; 16], now: Instant) {
-        if !self.repair.active {
-            return;
-        }
-        self.repair.progress = Some(now);
-        let ours = self.group.sums.children(node);
-        for (at, (theirs, ours)) in sums.iter().zip(ours).enumerate() {
-            if *theirs != ours {
-                self.want_below(child(node, u8::try_from(at).unwrap_or(0)));
-            }
-        }
-    }
-
-    /// The owner's contents of a bucket, at this point of the stream: complete with its last part (4).
-    fn apply_list(&mut self, bucket: u16, last: bool, lines: &[u8], now: Instant) {
-        if self.repair.list_bucket != Some(bucket) {
-            self.repair.list.clear();
-            self.repair.list_bucket = Some(bucket);
-        }
-        let room = LISTED.saturating_sub(self.repair.list.len());
-        self.repair.list.extend(wire::listed(lines).take(room));
-        if !last {
-            return;
-        }
-        self.repair.list_bucket = None;
-        let listed = std::mem::take(&mut self.repair.list);
-        if listed.len() >= LISTED {
-            return;
-        }
-        self.repair.progress = Some(now);
-        let mut theirs: BTreeMap<u64, u64> =
-            listed.iter().filter(|line| bucket_of(line.key) == bucket).map(as_pair).collect();
-        let ours: Vec<(SlotId, u64, u64)> = self
-            .table
-            .bucket(bucket)
-            .filter(|(_, slot)| slot.flags.contains(Flags::PRESENT))
-            .map(|(id, slot)| (id, slot.key_hash, slot.sent))
-            .collect();
-        for (id, key, content) in ours {
-            match theirs.remove(&key) {
-                // The winner lists it with equal bytes: nothing is owed (17).
-                Some(same) if same == content => self.drop_offer(id),
-                Some(_) => self.want(Want::Key(key)),
-                None => self.lacks(id),
-            }
-        }
-        let aside = self.table.bucket(bucket).filter(|(_, slot)| slot.flags.contains(Flags::FORGOTTEN));
-        let ended: Vec<SlotId> =
-            aside.filter(|(_, slot)| !theirs.contains_key(&slot.key_hash)).map(|(id, _)| id).collect();
-        for id in ended {
-            self.drop_forgotten(id);
-        }
-        // An interrupted transfer of everything leaves each bucket half: then the whole of it is asked for.
-        if theirs.len() >= HALF && 2 * theirs.len() >= listed.len() {
-            self.want(Want::Subtree(Node { level: LEVELS, index: bucket }));
-            return;
-        }
-        for (key, _) in theirs {
-            self.want(Want::Key(key));
-        }
-    }
-
-    /// The owner's complete list lacks an entry that is here: offered if owed, else removed.
-    fn lacks(&mut self, id: SlotId) {
-        let owed = self.table.get(id).is_some_and(|slot| slot.flags.contains(Flags::OFFER));
-        match self.group.claim_incarnation {
-            Some(to) if owed => self.offer(id, to),
-            _ => self.drop_key(id),
-        }
     }
 
     /// Everything held here is owed to the new owner, until it is known to have it (17).
@@ -607,7 +461,7 @@ impl Replica {
         self.digester = Digester::new(seed);
         self.group.sums = Sums::default();
         self.group.root_ok = false;
-        self.repair = super::Repair::default();
+        self.repair = Repair::default();
         self.refused.clear();
         self.give_comparison_up();
         let (digester, scratch) = (self.digester, &mut self.scratch);
@@ -625,8 +479,4 @@ impl Replica {
         self.group.claim = Claim { epoch: heard.epoch + 1, node: self.settings.node };
         self.alive_now(now);
     }
-}
-
-fn as_pair(line: &Listed) -> (u64, u64) {
-    (line.key, line.content)
 }

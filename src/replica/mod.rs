@@ -7,6 +7,7 @@
 //! - `outgoing`: the owner's stream, repairs, alives.
 //! - `door`: who is listened to.
 //! - `incoming`: what the peer says.
+//! - `repair`: a backup whose digest differs finds what, and asks for it.
 //! - `takeover`: roles, claims, yields, the fence.
 //! - `gate`: readiness, and who may be elected.
 //! - `fullness`: a kernel table that is nearly full.
@@ -15,11 +16,13 @@
 //! - `operator`: what an operator asks for: resets, reloads, listings, live changes.
 //! - `related`: masters, children, helpers.
 //! - `comparison`: where this table and a peer's differ.
+//! - `settings`, `counters`: what it is told at the start; what it counts.
 //!
 //! Called by the daemon and, with a virtual clock and wire, by the simulation. No socket, no runtime, no clock.
 //! Numbers in brackets, (14), are the replication rules that a line implements; `docs/protocol.md` lists them.
 
 mod comparison;
+mod counters;
 mod door;
 mod events;
 mod fullness;
@@ -29,7 +32,9 @@ mod incoming;
 mod operator;
 mod outgoing;
 mod related;
+mod repair;
 mod requests;
+mod settings;
 mod takeover;
 mod trim;
 pub mod view;
@@ -42,92 +47,23 @@ use crate::digest::{Digester, Sums, bucket_of};
 use crate::entry::{Entry, Key};
 use crate::filter::Filter;
 use crate::reconcile::{Op, Standing};
-use crate::seal::{Key as SealKey, Replays, Seal};
+use crate::seal::{Replays, Seal};
 use crate::stream::{Receiver, Sender};
 use crate::table::{Flags, SlotId, Table};
-use crate::wire::{Claim, GroupId, Header, Incarnation, KernelSettings, NodeId, Want, packed};
+use crate::wire::{Claim, GroupId, Header, Incarnation, KernelSettings, NodeId, packed};
 
 pub use comparison::{Compared, Differing};
+pub use counters::{Changes, Counters};
 pub use door::Refused;
 pub use fullness::nearly_full;
 pub use gate::Readiness;
 pub use operator::{Cache, Change, Listing, Refill, Tunables, Verb};
 pub use requests::Request;
+pub use settings::{Persist, Restored, Settings};
 pub use takeover::{FenceReport, Role};
 
 /// Peers whose state is kept; more than that on one channel are ignored and counted.
 const PEERS: usize = 8;
-
-/// How a replica behaves; fixed for a run.
-#[derive(Clone, Debug)]
-pub struct Settings {
-    /// The node's configured name.
-    pub name: String,
-    /// Its number on the wire.
-    pub node: NodeId,
-    /// Nodes that belong together, and the failover group among theirs.
-    pub node_group: u32,
-    /// Keys of the channel; the first one seals. None: anyone can write to both tables.
-    pub keys: Vec<SealKey>,
-    /// This run: 128 random bits.
-    pub incarnation: Incarnation,
-    /// 128 more, which nobody is ever told.
-    pub secret: u128,
-    /// Payload bytes of the largest datagram.
-    pub datagram: usize,
-    /// Bytes kept for resending.
-    pub ring: usize,
-    /// Destroys that may wait for the channel; past it they are dropped and the digest repairs (1).
-    pub pending_destroys: usize,
-    /// Time between two alives.
-    pub alive: Duration,
-    /// Silence after which a peer counts as lost.
-    pub lost_after: Duration,
-    /// Seconds: the shortest timeout under which a backup installs.
-    pub lease: u32,
-    /// Install at once, not only at a takeover.
-    pub hot: bool,
-    /// Give TCP entries their window tracking back after a takeover.
-    pub track_windows: bool,
-    /// Time in which a sweep visits every entry once.
-    pub sweep: Duration,
-    /// How long a takeover waits for a peer that still talks.
-    pub flush_wait: Duration,
-    /// After this long without progress towards readiness the gate opens.
-    pub gate_limit: Duration,
-    /// After this long without an owner entries end by their protocols' timeouts.
-    pub owner_lost: Duration,
-    /// What this node's kernel is set to, for the peer.
-    pub kernel: KernelSettings,
-    /// What the last run on this node left behind.
-    pub restored: Restored,
-}
-
-/// What survives a daemon's end, in `/run` (19).
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct Restored {
-    /// The kernel table was in step with a peer's once, in this boot and network namespace: it is not new (18).
-    pub settled: bool,
-    /// It owned the group and its fence was complete: this kernel is the truth.
-    pub truth: bool,
-    /// It owned the group, or still owed offers.
-    pub was_owner: bool,
-    /// The last role it was told.
-    pub role: Option<Role>,
-}
-
-/// What should be in `/run` now.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct Persist {
-    /// This node owns the group and its fence is complete.
-    pub truth: bool,
-    /// This node owns the group or still owes offers.
-    pub was_owner: bool,
-    /// The kernel table was in step with a peer's once.
-    pub settled: bool,
-    /// The role last told.
-    pub role: Option<Role>,
-}
 
 /// What is known of another node.
 #[derive(Clone, Debug)]
@@ -176,102 +112,6 @@ pub(crate) struct Group {
     receiver: Receiver,
     /// Entries owed to the owner.
     offers: usize,
-}
-
-/// Changes of a cache.
-#[derive(Clone, Copy, Default, Debug, PartialEq, Eq)]
-pub struct Changes {
-    /// Entries that were not there before.
-    pub created: u64,
-    /// Entries that changed.
-    pub updated: u64,
-    /// Entries that went.
-    pub destroyed: u64,
-}
-
-impl Changes {
-    fn note(&mut self, was_present: bool) {
-        if was_present {
-            self.updated += 1;
-        } else {
-            self.created += 1;
-        }
-    }
-}
-
-/// Counters that `statistics` and `status` show.
-#[derive(Clone, Default, Debug, PartialEq, Eq)]
-pub struct Counters {
-    /// Entries created, updated, destroyed by this kernel while the group was owned here.
-    pub internal: Changes,
-    /// Entries created, updated, destroyed by the owner's stream.
-    pub external: Changes,
-    /// The same of expectations.
-    pub internal_expected: Changes,
-    /// The same of expectations.
-    pub external_expected: Changes,
-    /// Installs refused for good, by reason, since start.
-    pub failures: [u64; crate::reconcile::Failure::ALL.len()],
-    /// Requests sent to the kernel.
-    pub requests: u64,
-    /// TCP entries that got their window tracking back.
-    pub tracked: u64,
-    /// Entries whose lease went back to their protocol's timeout.
-    pub trimmed: u64,
-    /// Events ignored as not worth synchronising.
-    pub ignored: u64,
-    /// Times the event socket overran.
-    pub overruns: u64,
-    /// Dumps completed.
-    pub dumps: u64,
-    /// Datagrams listened to.
-    pub heard: u64,
-    /// Datagrams refused, by reason: with those heard, all that ever came.
-    pub refused: [u64; Refused::ALL.len()],
-    /// Datagrams of the stream, and answers, with a part that could not be read: nothing of them was taken.
-    pub unusable: u64,
-    /// Datagrams missed in the stream, when a gap was found.
-    pub lost: u64,
-    /// Nacks sent.
-    pub nacks: u64,
-    /// Datagrams sent again.
-    pub resent: u64,
-    /// Entries sent because a repair asked.
-    pub repaired_out: u64,
-    /// Entries received because a repair asked.
-    pub repaired_in: u64,
-    /// Repairs begun: the digest differed.
-    pub repairs: u64,
-    /// Entries offered to a new owner.
-    pub offered: u64,
-    /// Destroys dropped at the cap.
-    pub dropped_destroys: u64,
-    /// Claims made.
-    pub claims: u64,
-    /// Times this node yielded.
-    pub yields: u64,
-    /// Changes that nobody who watched could be shown.
-    pub unshown: u64,
-}
-
-impl Counters {
-    /// Datagrams refused for this reason.
-    pub fn refused(&self, why: Refused) -> u64 {
-        self.refused.get(why as usize).copied().unwrap_or(0)
-    }
-}
-
-/// A repair under way on a backup.
-#[derive(Default)]
-struct Repair {
-    /// Walking down the digest tree.
-    active: bool,
-    queue: VecDeque<Want>,
-    progress: Option<Instant>,
-    /// Parts of a contents list until its last one comes.
-    list: Vec<crate::wire::Listed>,
-    list_bucket: Option<u16>,
-    next_ask: Option<Instant>,
 }
 
 /// Whole seconds of the replica's life.
@@ -329,7 +169,7 @@ pub struct Replica {
     unacknowledged: u32,
     /// Live datagrams since the last repair, while one waits.
     unrepaired: u32,
-    repair: Repair,
+    repair: repair::Repair,
     nacked: incoming::Nacked,
 
     // towards the kernel
@@ -446,7 +286,7 @@ impl Replica {
             flush_token: 0,
             unacknowledged: 0,
             unrepaired: 0,
-            repair: Repair::default(),
+            repair: repair::Repair::default(),
             nacked: incoming::Nacked::default(),
             pending: VecDeque::new(),
             renewals: VecDeque::new(),
@@ -513,8 +353,8 @@ impl Replica {
         if self.group.receiver.has_gap() {
             consider(self.nacked.again.unwrap_or(now));
         }
-        if !self.repair.queue.is_empty() {
-            consider(self.repair.next_ask.unwrap_or(now));
+        if let Some(at) = self.repair.next(now) {
+            consider(at);
         }
         let window = self.window(now);
         let paced = !self.jobs.is_empty() && window == outgoing::Window::Unknown;

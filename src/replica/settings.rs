@@ -1,0 +1,80 @@
+//! What a replica is told when it starts: how to behave, and what the last run left behind; and what it leaves to the next one.
+//!
+//! Filled by the daemon from its configuration and from /run. Plain data.
+
+use std::time::Duration;
+
+use super::Role;
+use crate::seal::Key as SealKey;
+use crate::wire::{Incarnation, KernelSettings, NodeId};
+
+/// How a replica behaves; fixed for a run.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// The node's configured name.
+    pub name: String,
+    /// Its number on the wire.
+    pub node: NodeId,
+    /// Nodes that belong together, and the failover group among theirs.
+    pub node_group: u32,
+    /// Keys of the channel; the first one seals. None: anyone can write to both tables.
+    pub keys: Vec<SealKey>,
+    /// This run: 128 random bits.
+    pub incarnation: Incarnation,
+    /// 128 more, which nobody is ever told.
+    pub secret: u128,
+    /// Payload bytes of the largest datagram.
+    pub datagram: usize,
+    /// Bytes kept for resending.
+    pub ring: usize,
+    /// Destroys that may wait for the channel; past it they are dropped and the digest repairs (1).
+    pub pending_destroys: usize,
+    /// Time between two alives.
+    pub alive: Duration,
+    /// Silence after which a peer counts as lost.
+    pub lost_after: Duration,
+    /// Seconds: the shortest timeout under which a backup installs.
+    pub lease: u32,
+    /// Install at once, not only at a takeover.
+    pub hot: bool,
+    /// Give TCP entries their window tracking back after a takeover.
+    pub track_windows: bool,
+    /// Time in which a sweep visits every entry once.
+    pub sweep: Duration,
+    /// How long a takeover waits for a peer that still talks.
+    pub flush_wait: Duration,
+    /// After this long without progress towards readiness the gate opens.
+    pub gate_limit: Duration,
+    /// After this long without an owner entries end by their protocols' timeouts.
+    pub owner_lost: Duration,
+    /// What this node's kernel is set to, for the peer.
+    pub kernel: KernelSettings,
+    /// What the last run on this node left behind.
+    pub restored: Restored,
+}
+
+/// What survives a daemon's end, in `/run` (19).
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Restored {
+    /// The kernel table was in step with a peer's once, in this boot and network namespace: it is not new (18).
+    pub settled: bool,
+    /// It owned the group and its fence was complete: this kernel is the truth.
+    pub truth: bool,
+    /// It owned the group, or still owed offers.
+    pub was_owner: bool,
+    /// The last role it was told.
+    pub role: Option<Role>,
+}
+
+/// What should be in `/run` now.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Persist {
+    /// This node owns the group and its fence is complete.
+    pub truth: bool,
+    /// This node owns the group or still owes offers.
+    pub was_owner: bool,
+    /// The kernel table was in step with a peer's once.
+    pub settled: bool,
+    /// The role last told.
+    pub role: Option<Role>,
+}
