@@ -143,7 +143,14 @@ fn settle() -> Result<()> {
     make_private()?;
     mount(Some("proc"), "/proc", Some("proc"), MsFlags::empty(), None::<&str>)
         .context("cannot mount /proc")?;
-    Ok(())
+    silence_console()
+}
+
+/// Who finds no syslog (`LOG_CONS`) writes to the console. Where that is a serial line the kernel writes it out byte by byte inside
+/// an interrupt: a line of keepalived's takes a processor away for 20 ms.
+fn silence_console() -> Result<()> {
+    let console = Path::new("/dev/console");
+    if console.exists() { bind(Path::new("/dev/null"), console) } else { Ok(()) }
 }
 
 /// Mounts made from here on are seen by nobody else.
@@ -161,7 +168,7 @@ pub fn in_memory(directory: &Path) -> Result<()> {
         .with_context(|| format!("cannot put {} into memory", directory.display()))
 }
 
-/// Put a directory over another.
+/// Put a file or a directory over another.
 pub fn bind(from: &Path, over: &Path) -> Result<()> {
     mount(Some(from), over, None::<&str>, MsFlags::MS_BIND, None::<&str>)
         .with_context(|| format!("cannot bind {} over {}", from.display(), over.display()))
