@@ -349,17 +349,17 @@ fn costs(entries: u32) -> Result<ExitCode> {
 
 /// A scenario, again and again; a line each.
 fn repeat(scenario: crate::scenario::Scenario, runs: u32) -> Result<ExitCode> {
-    let name = clap::ValueEnum::to_possible_value(&scenario).context("a scenario without a name")?;
+    let name = scenario.name();
     let mut bad = 0;
     for number in 1..=runs {
         let began = now();
-        let told = match told_by("run", &[name.get_name()]) {
+        let told = match told_by("run", &[&name]) {
             Ok(facts) if facts["good"] == true => "ok".to_owned(),
             Ok(facts) => facts["failed"].to_string(),
             Err(error) => format!("{error:#}"),
         };
         bad += u32::from(told != "ok");
-        println!("{} {number:>2}  {:.0} s  {told}", name.get_name(), began.elapsed().as_secs_f64());
+        println!("{name} {number:>2}  {:.0} s  {told}", began.elapsed().as_secs_f64());
     }
     println!("{runs} runs, {bad} not as they should be");
     Ok(if bad == 0 { ExitCode::SUCCESS } else { ExitCode::FAILURE })

@@ -19,8 +19,8 @@ use crate::{in_sandbox, nixos, setup};
 /// Seconds for which each target is fuzzed, and targets at once.
 const FUZZED: u64 = 20;
 const FUZZERS: usize = 2;
-/// Demos at once: their labs do not meet, and each mostly waits.
-const DEMOS: usize = 2;
+/// Labs at once, of those that mostly wait: they do not meet.
+const LABS: usize = 2;
 
 /// What became of a test.
 pub enum Outcome {
@@ -44,10 +44,30 @@ impl Tally<'_> {
     }
 
     fn note(&mut self, name: &str, test: impl FnOnce() -> Result<Outcome>) {
-        if !self.wants(name) {
-            return;
+        if self.wants(name) {
+            self.count(name, test());
         }
-        match test() {
+    }
+
+    /// Tests of labs that mostly wait, [`LABS`] at once.
+    fn note_waiting(
+        &mut self,
+        tests: impl Iterator<Item = (String, impl Fn() -> Result<Outcome> + Send + Sync)>,
+    ) {
+        let wanted: Vec<_> = tests.filter(|(name, _)| self.wants(name)).collect();
+        for some in wanted.chunks(LABS) {
+            let outcomes: Vec<_> = std::thread::scope(|scope| {
+                let running: Vec<_> = some.iter().map(|(_, test)| scope.spawn(test)).collect();
+                running.into_iter().map(std::thread::ScopedJoinHandle::join).collect()
+            });
+            for ((name, _), outcome) in some.iter().zip(outcomes) {
+                self.count(name, outcome.unwrap_or_else(|_| Err(anyhow::anyhow!("it panicked"))));
+            }
+        }
+    }
+
+    fn count(&mut self, name: &str, outcome: Result<Outcome>) {
+        match outcome {
             Ok(Outcome::Passed(remark)) => {
                 self.passed += 1;
                 println!("test {name} ... ok  {remark}");
@@ -89,27 +109,15 @@ pub fn run(parts: &[String]) -> Result<ExitCode> {
     for case in nixos::cases() {
         tally.note(&case.name, || case.run(&nix));
     }
-    let demos: Vec<(&str, String)> =
-        FAULTS.iter().map(|fault| (*fault, format!("demo --fault {fault}"))).collect();
-    let wanted: Vec<_> = demos.iter().filter(|(_, name)| tally.wants(name)).collect();
-    for some in wanted.chunks(DEMOS) {
-        let told: Vec<_> = std::thread::scope(|scope| {
-            let tellings: Vec<_> = some.iter().map(|(fault, _)| scope.spawn(|| must_live(fault))).collect();
-            tellings.into_iter().map(std::thread::ScopedJoinHandle::join).collect()
-        });
-        for ((_, name), told) in some.iter().zip(told) {
-            tally.note(name, || told.map_err(|_| anyhow::anyhow!("it panicked"))?.map(Outcome::Passed));
-        }
-    }
-    for scenario in Scenario::value_variants() {
-        let Some(value) = scenario.to_possible_value() else { continue };
-        let name = value.get_name();
-        tally.note(&format!("run {name}"), || {
-            if scenario.needs_root() && !nix::unistd::geteuid().is_root() {
-                return Ok(Outcome::Ignored("it needs root".into()));
-            }
-            must_be_good(name).map(Outcome::Passed)
-        });
+    tally.note_waiting(FAULTS.iter().map(|fault| {
+        let test = || must_live(fault).map(Outcome::Passed);
+        (format!("demo --fault {fault}"), test)
+    }));
+    let (waiting, busy): (Vec<Scenario>, Vec<Scenario>) =
+        Scenario::value_variants().iter().partition(|scenario| scenario.mostly_waits());
+    tally.note_waiting(waiting.into_iter().map(|scenario| (scenario_name(scenario), move || play(scenario))));
+    for scenario in busy {
+        tally.note(&scenario_name(scenario), || play(scenario));
     }
     tally.note("control: demo --without-sync dies", || must_die().map(Outcome::Passed));
     let Tally { passed, failed, ignored, .. } = tally;
@@ -132,6 +140,17 @@ fn must_live(fault: &str) -> Result<String> {
     );
     anyhow::ensure!(facts["good"] == true && number("before") > 200, "{text}");
     Ok(text)
+}
+
+fn scenario_name(scenario: Scenario) -> String {
+    format!("run {}", scenario.name())
+}
+
+fn play(scenario: Scenario) -> Result<Outcome> {
+    if scenario.needs_root() && !nix::unistd::geteuid().is_root() {
+        return Ok(Outcome::Ignored("it needs root".into()));
+    }
+    must_be_good(&scenario.name()).map(Outcome::Passed)
 }
 
 fn must_be_good(scenario: &str) -> Result<String> {

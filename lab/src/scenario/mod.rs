@@ -94,6 +94,16 @@ impl Scenario {
     pub fn needs_root(self) -> bool {
         matches!(self, Scenario::Frr | Scenario::Heartbeat | Scenario::Pacemaker)
     }
+
+    /// It measures no time and loads nothing: another one may run beside it.
+    pub fn mostly_waits(self) -> bool {
+        matches!(self, Scenario::Idle | Scenario::Stream | Scenario::Heartbeat | Scenario::Pacemaker)
+    }
+
+    /// As it is named on the command line.
+    pub fn name(self) -> String {
+        self.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned())
+    }
 }
 
 /// Longest wait for anything.
