@@ -342,12 +342,13 @@ impl Replica {
 
     /// When [`Replica::handle_timeout`] wants to be called next. Too early or twice does no harm.
     pub fn poll_timeout(&self, now: Instant) -> Instant {
-        let mut next = self.alive_due;
+        // Before the first dump is complete nothing is said, however late it is (10).
+        let mut next = if self.dumped { self.alive_due } else { now + self.settings.alive };
         let mut consider = |at: Instant| next = next.min(at);
         for peer in self.peers.values().filter(|peer| !peer.lost) {
             consider(peer.heard + self.settings.lost_after);
         }
-        if self.peers.is_empty() && self.starting {
+        if self.peers.is_empty() && self.starting && self.dumped {
             consider(self.listening + self.settings.lost_after);
         }
         if self.group.receiver.has_gap() {

@@ -83,7 +83,7 @@ impl World {
         if !faults || self.rng.u32(0..4) != 0 {
             self.choose_events(x);
         }
-        self.send(x);
+        self.send_until_asleep(x)?;
         let node = &mut self.nodes[x];
         if let Some(replica) = &node.replica {
             if replica.owner() {
@@ -243,11 +243,26 @@ impl World {
         replica.handle_answers_end(&answered, now);
     }
 
-    fn send(&mut self, x: usize) {
+    /// A daemon goes to sleep when nothing is left to do, at the latest after some turns.
+    fn send_until_asleep(&mut self, x: usize) -> Result<(), Violation> {
+        let now = self.now;
+        for _ in 0..4 {
+            let all_sent = self.send(x);
+            let Some(replica) = &mut self.nodes[x].replica else { return Ok(()) };
+            if !all_sent || replica.waiting() > 0 || replica.poll_timeout(now) > now {
+                return Ok(());
+            }
+            replica.handle_timeout(now);
+        }
+        Err("it has nothing to do, and does not sleep".to_owned())
+    }
+
+    /// Whether nothing is left to send.
+    fn send(&mut self, x: usize) -> bool {
         let now = self.now;
         for _ in 0..32 {
-            let Some(replica) = &mut self.nodes[x].replica else { return };
-            let Some(mut datagram) = replica.poll_datagram(now) else { return };
+            let Some(replica) = &mut self.nodes[x].replica else { return true };
+            let Some(mut datagram) = replica.poll_datagram(now) else { return true };
             let lost = self.partition || self.rng.u32(0..100) < self.loss;
             if lost || self.nodes[1 - x].replica.is_none() {
                 self.totals.lost += 1;
@@ -269,6 +284,7 @@ impl World {
                 self.nodes[1 - x].inbox.push((now + Duration::from_millis(jitter), datagram.clone()));
             }
         }
+        false
     }
 
     /// Somebody on the wire keeps datagrams and sends them again, now or much later.
