@@ -50,7 +50,7 @@ pub struct Arguments {
     /// Only these loads.
     #[arg(value_enum)]
     loads: Vec<Load>,
-    /// Times that the short loads are measured (events, packets, buffer, elsewhere); the others once. What is told is the median.
+    /// Times that the short loads are measured (events, packets, limits, buffer, elsewhere); the others once. What is told is the median.
     #[arg(long, default_value_t = 5)]
     rounds: u32,
     /// Entries that are created, changed and ended.
@@ -105,7 +105,9 @@ impl Load {
     }
 
     fn rounds(self, asked: u32) -> u32 {
-        if matches!(self, Load::Events | Load::Packets | Load::Buffer | Load::Elsewhere) { asked } else { 1 }
+        let short =
+            [Load::Events, Load::Packets, Load::Limits, Load::Buffer, Load::Elsewhere].contains(&self);
+        if short { asked } else { 1 }
     }
 
     /// Buckets of the kernels, which share one hash: one for each tuple, at most.
