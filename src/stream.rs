@@ -12,7 +12,7 @@ const REORDER: usize = 1024;
 /// Accounted on top of a datagram's bytes.
 const DATAGRAM_OVERHEAD: usize = 64;
 
-/// The owner's end: numbers datagrams and keeps the last ones, the same bytes, for nacks.
+/// The owner's end: numbers datagrams and keeps those that somebody may still miss, the same bytes, for nacks.
 pub struct Sender {
     last: u64,
     /// Datagrams and when they were sent.
@@ -48,6 +48,14 @@ impl Sender {
         self.ring_bytes += datagram.len() + DATAGRAM_OVERHEAD;
         self.ring.push_back((now, datagram));
         while self.ring_bytes > self.limit {
+            let Some((_, dropped)) = self.ring.pop_front() else { break };
+            self.ring_bytes -= dropped.len() + DATAGRAM_OVERHEAD;
+        }
+    }
+
+    /// Nobody will ask for what came before this number.
+    pub fn forget_before(&mut self, sequence: u64) {
+        while self.oldest() < sequence {
             let Some((_, dropped)) = self.ring.pop_front() else { break };
             self.ring_bytes -= dropped.len() + DATAGRAM_OVERHEAD;
         }
@@ -181,6 +189,25 @@ mod tests {
         assert_eq!(sender.get(3), Some(&[3u8; 4][..]));
         assert_eq!(sender.get(5), Some(&[5u8; 4][..]));
         assert_eq!(sender.get(6), None);
+    }
+
+    #[test]
+    #[expect(clippy::disallowed_methods, reason = "any instant will do")]
+    fn what_all_have_makes_room() {
+        let now = Instant::now();
+        let mut sender = Sender::new(3 * (4 + DATAGRAM_OVERHEAD));
+        for number in 1..=3u8 {
+            sender.push(vec![number; 4], now);
+        }
+        sender.forget_before(3);
+        assert_eq!((sender.oldest(), sender.last()), (3, 3));
+        assert_eq!((sender.get(2), sender.get(3)), (None, Some(&[3u8; 4][..])));
+        sender.push(vec![4; 4], now);
+        sender.push(vec![5; 4], now);
+        assert_eq!(sender.oldest(), 3, "room for three");
+        // Who claims to have what was never sent.
+        sender.forget_before(u64::MAX);
+        assert_eq!((sender.oldest(), sender.last(), sender.next()), (6, 5, 6));
     }
 
     #[test]

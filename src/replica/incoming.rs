@@ -169,6 +169,11 @@ impl Replica {
                 peer.equal_since = None;
             }
         }
+        // Who is lost may come back and miss what the others have: with the ring gone, its digest tells.
+        let followers = self.peers.values().filter(|peer| !peer.lost);
+        if let Some(applied) = followers.filter_map(|peer| peer.next).min() {
+            self.sender.forget_before(applied);
+        }
     }
 
     /// The owner whose stream this node follows.
