@@ -87,6 +87,8 @@ bitflags! {
         const ASKED = 1 << 29;
         /// Something else is wanted of the kernel since it was asked.
         const OVERTAKEN = 1 << 30;
+        /// Its reply tuple is not the one that was sent.
+        const REWRITTEN = 1 << 31;
     }
 }
 

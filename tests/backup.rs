@@ -8,7 +8,6 @@ use ctsync::ctnetlink::codec::Incoming;
 use ctsync::entry::{Entry, Expectation, Rare};
 use ctsync::reconcile::Op;
 use ctsync::replica::{Refill, Replica, Role};
-use ctsync::wire::{self, Body};
 use nix::errno::Errno;
 
 #[path = "common/mod.rs"]
@@ -450,31 +449,4 @@ fn a_child_outlives_its_master() {
     assert_eq!((view.orphans, view.failed), (0, 0));
     assert!(view.failures.contains(&("no-master", 1)), "{:?}", view.failures);
     assert_eq!(pair.backup.entries().filter(|(_, installed)| *installed).count(), 1);
-}
-
-/// The oldest datagram that an owner keeps, and the last one it has sent, as its next sign of life says.
-fn kept(pair: &mut Pair) -> (u64, u64) {
-    pair.now += Duration::from_millis(300);
-    let sent = std::iter::from_fn(|| pair.owner.poll_datagram(pair.now));
-    let alives = sent.filter_map(|datagram| match wire::parse(&datagram).unwrap() {
-        (_, Body::Alive(alive)) => Some((alive.oldest, alive.last)),
-        _ => None,
-    });
-    alives.last().unwrap()
-}
-
-#[test]
-fn what_the_backup_has_is_not_kept_for_it() {
-    let mut pair = Pair::start(100);
-    let (oldest, last) = kept(&mut pair);
-    assert_eq!(oldest, last + 1);
-    // It is lost on the way; the alive that tells of it, too.
-    pair.owner.handle_event(Incoming::New(entry(200, 1)), pair.now);
-    let lost = std::iter::from_fn(|| pair.owner.poll_datagram(pair.now)).count();
-    assert_eq!(lost, 1);
-    assert_eq!(kept(&mut pair), (last + 1, last + 1));
-    pair.run(1000);
-    assert_eq!(pair.backup.counters().nacks, 1);
-    assert_eq!((pair.owner.counters().resent, pair.backup.counters().repairs), (1, 0));
-    assert_eq!(kept(&mut pair), (last + 2, last + 1));
 }

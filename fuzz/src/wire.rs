@@ -37,6 +37,7 @@ fn message_round_trip(message: &Message<'_>) {
     let mut bytes = Vec::new();
     match message {
         Message::Put { entry, birth, .. } => return entry_round_trip(entry, *birth),
+        Message::Change { key, birth, changed } => wire::emit_change(&mut bytes, *key, *birth, changed),
         Message::Destroy { key, birth } => wire::emit_destroy(&mut bytes, *key, *birth),
         Message::Sums { node: node @ Node { .. }, sums } => wire::emit_sums(&mut bytes, *node, sums),
         Message::List { bucket, last, lines } => {

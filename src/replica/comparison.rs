@@ -294,7 +294,8 @@ impl Replica {
                     self.note_fetched(key, Some(entry));
                 }
                 Ok(Message::Destroy { key, .. }) => self.note_fetched(key, None),
-                Err(_) => {
+                // A change is no answer.
+                Ok(Message::Change { .. }) | Err(_) => {
                     self.counters.unusable += 1;
                     return;
                 }

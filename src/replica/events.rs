@@ -179,6 +179,12 @@ impl Replica {
         let owner = self.group.owner;
         let Some(slot) = self.table.get_mut(id) else { return };
         let present = slot.flags.contains(Flags::PRESENT);
+        if let Told::Updated(entry) | Told::Exists(entry) = &told
+            && present
+            && slot.entry().reply != entry.reply
+        {
+            slot.flags |= Flags::REWRITTEN;
+        }
         match told {
             Told::Created(entry) => {
                 slot.set_entry(entry);

@@ -10,7 +10,9 @@ use crate::digest::{Digester, Sums};
 use crate::entry::Entry;
 use crate::stream::Place;
 use crate::table::{Flags, SlotId};
-use crate::wire::{self, Alive, Body, Claim, Header, Incarnation, Message, Messages, NodeId, StreamHead};
+use crate::wire::{
+    self, Alive, Body, Changed, Claim, Header, Incarnation, Message, Messages, NodeId, StreamHead,
+};
 
 /// A gap is nacked again after this long.
 const NACK_AGAIN: Duration = Duration::from_millis(20);
@@ -318,7 +320,7 @@ impl Replica {
         hashes.clear();
         hashes.extend(all.iter().map(|message| match message {
             Message::Put { entry, .. } => self.key_hash(&entry.key()),
-            Message::Destroy { key, .. } => *key,
+            Message::Change { key, .. } | Message::Destroy { key, .. } => *key,
             Message::Sums { .. } | Message::List { .. } => 0,
         }));
         self.table.touch(&hashes);
@@ -331,6 +333,7 @@ impl Replica {
                     }
                     self.apply_put(*hash, entry, birth);
                 }
+                Message::Change { key, birth, changed } => self.apply_change(key, birth, changed),
                 Message::Destroy { key, birth } => self.apply_destroy(key, birth),
                 Message::Sums { node, sums } => self.apply_sums(node, &sums, now),
                 Message::List { bucket, last, lines } => self.apply_list(bucket, last, lines, now),
@@ -371,6 +374,16 @@ impl Replica {
         });
         if !settled {
             self.want_kernel(id, false);
+        }
+    }
+
+    /// Who has taken the stream up lately may not have the entry yet: what it asks for tells of the change, too.
+    fn apply_change(&mut self, key: u64, birth: u16, changed: Changed) {
+        let slot = self.table.find_hash(key).and_then(|id| self.table.get(id));
+        let held = slot.filter(|slot| slot.flags.contains(Flags::PRESENT) && slot.birth == birth);
+        if let Some(slot) = held {
+            let entry = changed.applied_to(&slot.entry());
+            self.apply_put(key, entry, birth);
         }
     }
 

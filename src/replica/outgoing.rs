@@ -6,8 +6,8 @@ use super::{Job, Replica, Role};
 use crate::digest::{BUCKETS, LEVELS, bucket_range};
 use crate::table::{Flags, Slot, SlotId};
 use crate::wire::{
-    self, Alive, Body, HEADER, LIST_HEAD, LISTED_SIZE, Listed, Message, Messages, STREAM_HEAD, StreamHead,
-    packed,
+    self, Alive, Body, Changed, HEADER, LIST_HEAD, LISTED_SIZE, Listed, Message, Messages, STREAM_HEAD,
+    StreamHead, packed,
 };
 
 /// Room that a put of an entry needs at most, or a destroy.
@@ -213,8 +213,14 @@ impl Replica {
         if !repair && slot.sent == content && slot.sent_birth == slot.birth {
             return;
         }
+        let known = slot.sent != 0 && slot.sent_birth == slot.birth && !slot.flags.contains(Flags::REWRITTEN);
         slot.sent_birth = slot.birth;
-        wire::emit_put(messages, &slot.entry(), slot.birth, repair);
+        slot.flags -= Flags::REWRITTEN;
+        let entry = slot.entry();
+        match Changed::of(&entry).filter(|_| known && !repair) {
+            Some(changed) => wire::emit_change(messages, slot.key_hash, slot.birth, &changed),
+            None => wire::emit_put(messages, &entry, slot.birth, repair),
+        }
         self.counters.repaired_out += u64::from(repair);
         self.count_as(id, content);
     }

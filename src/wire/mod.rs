@@ -9,6 +9,7 @@
 pub mod packed;
 pub mod reader;
 
+pub use packed::Changed;
 pub use reader::{Reader, WireError};
 
 /// "CT".
@@ -165,6 +166,15 @@ pub enum Message<'a> {
         /// Sent because a repair asked for it.
         repair: bool,
     },
+    /// The entry whose put went before is this now, in what packets and rules change.
+    Change {
+        /// Hash of its key.
+        key: u64,
+        /// Its birth stamp.
+        birth: u16,
+        /// What it is now.
+        changed: Changed,
+    },
     /// The entry is gone.
     Destroy {
         /// Hash of its key.
@@ -287,6 +297,7 @@ const TAG_SUMS: u8 = 3;
 const TAG_LIST: u8 = 4;
 const TAG_LIST_LAST: u8 = 5;
 const TAG_PUT_REPAIR: u8 = 6;
+const TAG_CHANGE: u8 = 7;
 
 const WANT_SUMS: u8 = 1;
 const WANT_SUBTREE: u8 = 2;
@@ -545,6 +556,14 @@ pub fn emit_put(out: &mut Vec<u8>, entry: &crate::entry::Entry, birth: u16, repa
     packed::emit_entry(out, entry, birth);
 }
 
+/// Appends a change of an entry whose put went before.
+pub fn emit_change(out: &mut Vec<u8>, key: u64, birth: u16, changed: &Changed) {
+    out.push(TAG_CHANGE);
+    out.extend_from_slice(&key.to_be_bytes());
+    out.extend_from_slice(&birth.to_be_bytes());
+    changed.emit(out);
+}
+
 /// Appends a destroy.
 pub fn emit_destroy(out: &mut Vec<u8>, key: u64, birth: u16) {
     out.push(TAG_DESTROY);
@@ -600,6 +619,10 @@ impl<'a> Messages<'a> {
             tag @ (TAG_PUT | TAG_PUT_REPAIR) => {
                 let (entry, birth) = packed::parse_entry(reader)?;
                 Message::Put { entry, birth, repair: tag == TAG_PUT_REPAIR }
+            }
+            TAG_CHANGE => {
+                let (key, birth) = (reader.u64()?, reader.u16()?);
+                Message::Change { key, birth, changed: Changed::parse(reader)? }
             }
             TAG_DESTROY => Message::Destroy { key: reader.u64()?, birth: reader.u16()? },
             TAG_SUMS => {

@@ -89,9 +89,7 @@ pub fn emit_canonical(out: &mut Vec<u8>, entry: &Entry) {
         | flag(MARK, mark.is_some())
         | flag(TCP, entry.tcp.is_some())
         | flag(MASTER, entry.master.is_some())
-        | flag(SEEN_REPLY, entry.status.contains(Status::SeenReply))
-        | flag(ASSURED, entry.status.contains(Status::Assured))
-        | flag(EXPECTED, entry.status.contains(Status::Expected))
+        | status_bits(entry.status)
         | flag(RARE, rare.is_some());
     out.extend_from_slice(&bits.to_be_bytes());
     emit_tuple(out, &entry.orig);
@@ -114,12 +112,7 @@ pub fn emit_canonical(out: &mut Vec<u8>, entry: &Entry) {
         out.extend_from_slice(&mark.to_be_bytes());
     }
     if let Some(tcp) = &entry.tcp {
-        // Flags take three bits each: one byte for both sides.
-        let flags =
-            (tcp.flags_orig & TcpInfo::CARRIED_FLAGS) << 4 | (tcp.flags_reply & TcpInfo::CARRIED_FLAGS);
-        // Scales are at most 14 (RFC 7323, 2.3).
-        let scales = (tcp.wscale_orig & 0x0f) << 4 | (tcp.wscale_reply & 0x0f);
-        out.extend_from_slice(&[tcp.state, scales, flags]);
+        emit_tcp(out, tcp);
     }
     if let Some(master) = &entry.master {
         emit_tuple_alone(out, master);
@@ -127,6 +120,25 @@ pub fn emit_canonical(out: &mut Vec<u8>, entry: &Entry) {
     if let Some(rare) = rare {
         emit_rare(out, rare);
     }
+}
+
+fn emit_tcp(out: &mut Vec<u8>, tcp: &TcpInfo) {
+    // Flags take three bits each: one byte for both sides.
+    let flags = (tcp.flags_orig & TcpInfo::CARRIED_FLAGS) << 4 | (tcp.flags_reply & TcpInfo::CARRIED_FLAGS);
+    // Scales are at most 14 (RFC 7323, 2.3).
+    let scales = (tcp.wscale_orig & 0x0f) << 4 | (tcp.wscale_reply & 0x0f);
+    out.extend_from_slice(&[tcp.state, scales, flags]);
+}
+
+fn parse_tcp(reader: &mut Reader<'_>) -> Result<TcpInfo, WireError> {
+    let (state, scales, flags) = (reader.u8()?, reader.u8()?, reader.u8()?);
+    Ok(TcpInfo {
+        state,
+        wscale_orig: scales >> 4,
+        wscale_reply: scales & 0x0f,
+        flags_orig: flags >> 4,
+        flags_reply: flags & 0x0f,
+    })
 }
 
 /// A tuple that is no key of its own message.
@@ -299,21 +311,18 @@ pub fn parse_entry(reader: &mut Reader<'_>) -> Result<(Entry, u16), WireError> {
         }
     }
     let mark = if bits & MARK != 0 { Some(reader.u32()?) } else { None };
-    let tcp = if bits & TCP != 0 {
-        let (state, scales, flags) = (reader.u8()?, reader.u8()?, reader.u8()?);
-        Some(TcpInfo {
-            state,
-            wscale_orig: scales >> 4,
-            wscale_reply: scales & 0x0f,
-            flags_orig: flags >> 4,
-            flags_reply: flags & 0x0f,
-        })
-    } else {
-        None
-    };
+    let tcp = if bits & TCP != 0 { Some(parse_tcp(reader)?) } else { None };
     let master = if bits & MASTER != 0 { Some(Box::new(parse_tuple_alone(reader)?)) } else { None };
     let rare =
         if bits & RARE != 0 { Some(Box::new(parse_rare(reader, bits & EXPECTATION != 0)?)) } else { None };
+    let status = status_of(bits);
+    debug_assert!((CARRIED_STATUS | Status::Confirmed).contains(status));
+    let timeout = parse_timeout(reader)?;
+    let birth = reader.u16()?;
+    Ok((Entry { orig, reply, zone, status, timeout, mark, tcp, master, rare }, birth))
+}
+
+fn status_of(bits: u16) -> Status {
     let mut status = Status::Confirmed;
     for (bit, known) in
         [(SEEN_REPLY, Status::SeenReply), (ASSURED, Status::Assured), (EXPECTED, Status::Expected)]
@@ -322,10 +331,66 @@ pub fn parse_entry(reader: &mut Reader<'_>) -> Result<(Entry, u16), WireError> {
             status |= known;
         }
     }
-    debug_assert!((CARRIED_STATUS | Status::Confirmed).contains(status));
-    let timeout = Some(reader.varint()?).filter(|seconds| *seconds != 0);
-    let birth = reader.u16()?;
-    Ok((Entry { orig, reply, zone, status, timeout, mark, tcp, master, rare }, birth))
+    status
+}
+
+fn status_bits(status: Status) -> u16 {
+    flag(SEEN_REPLY, status.contains(Status::SeenReply))
+        | flag(ASSURED, status.contains(Status::Assured))
+        | flag(EXPECTED, status.contains(Status::Expected))
+}
+
+fn parse_timeout(reader: &mut Reader<'_>) -> Result<Option<u32>, WireError> {
+    Ok(Some(reader.varint()?).filter(|seconds| *seconds != 0))
+}
+
+/// What packets and rules change in an entry without a master and without rare fields.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Changed {
+    status: Status,
+    timeout: Option<u32>,
+    mark: Option<u32>,
+    tcp: Option<TcpInfo>,
+}
+
+impl Changed {
+    /// Of this entry; `None` if it has more than that.
+    pub fn of(entry: &Entry) -> Option<Changed> {
+        let Entry { status, timeout, mark, tcp, .. } = *entry;
+        (entry.master.is_none() && entry.rare.is_none()).then_some(Changed { status, timeout, mark, tcp })
+    }
+
+    /// The entry that this has become.
+    pub fn applied_to(self, entry: &Entry) -> Entry {
+        let Changed { status, timeout, mark, tcp } = self;
+        let Entry { orig, reply, zone, .. } = *entry;
+        Entry { orig, reply, zone, status, timeout, mark, tcp, master: None, rare: None }
+    }
+
+    /// Presence bits (u16, those of an entry), mark, TCP, timeout.
+    pub fn emit(&self, out: &mut Vec<u8>) {
+        let mark = self.mark.filter(|mark| *mark != 0);
+        let bits = flag(MARK, mark.is_some()) | flag(TCP, self.tcp.is_some()) | status_bits(self.status);
+        out.extend_from_slice(&bits.to_be_bytes());
+        if let Some(mark) = mark {
+            out.extend_from_slice(&mark.to_be_bytes());
+        }
+        if let Some(tcp) = &self.tcp {
+            emit_tcp(out, tcp);
+        }
+        put_varint(out, self.timeout.unwrap_or(0));
+    }
+
+    /// Reads what [`Changed::emit`] wrote.
+    pub fn parse(reader: &mut Reader<'_>) -> Result<Changed, WireError> {
+        let bits = reader.u16()?;
+        if bits & !(MARK | TCP | SEEN_REPLY | ASSURED | EXPECTED) != 0 {
+            return Err(WireError::Undefined("presence bit of a change"));
+        }
+        let mark = if bits & MARK != 0 { Some(reader.u32()?) } else { None };
+        let tcp = if bits & TCP != 0 { Some(parse_tcp(reader)?) } else { None };
+        Ok(Changed { status: status_of(bits), timeout: parse_timeout(reader)?, mark, tcp })
+    }
 }
 
 fn parse_key_fields(reader: &mut Reader<'_>, bits: u16) -> Result<(Tuple, u16), WireError> {

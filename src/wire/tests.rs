@@ -141,6 +141,26 @@ proptest! {
     }
 
     #[test]
+    fn a_change_makes_of_an_entry_what_it_is_now(before in entry(), after in entry(), key: u64, birth: u16) {
+        let after = Entry { orig: before.orig, reply: before.reply, zone: before.zone, ..after };
+        let changed = Changed::of(&after);
+        prop_assert_eq!(changed.is_none(), after.master.is_some() || after.rare.is_some());
+        if let Some(changed) = changed {
+            let mut bytes = Vec::new();
+            emit_change(&mut bytes, key, birth, &changed);
+            let mut whole = Vec::new();
+            emit_put(&mut whole, &after, birth, false);
+            prop_assert!(bytes.len() < whole.len());
+            let mut messages = Messages::new(&bytes);
+            let Some(Ok(Message::Change { key: arrived, birth: stamp, changed })) = messages.next() else {
+                panic!("it cannot be read");
+            };
+            prop_assert_eq!((arrived, stamp, messages.next()), (key, birth, None));
+            prop_assert_eq!(changed.applied_to(&before), after);
+        }
+    }
+
+    #[test]
     fn no_entry_needs_more_room_than_is_kept_for_it(entry in entry()) {
         let mut bytes = Vec::new();
         emit_put(&mut bytes, &entry, 1, false);

@@ -1,0 +1,116 @@
+//! What an owner sends of its changes, and what it keeps of that.
+
+#![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test may panic")]
+
+use std::time::Duration;
+
+use ctsync::ctnetlink::codec::Incoming;
+use ctsync::entry::Entry;
+use ctsync::wire::{self, Body, Message, Messages};
+
+#[path = "common/mod.rs"]
+mod common;
+
+use common::entry;
+use common::pair::Pair;
+
+/// What the owner has to tell now, by the names of its messages; the backup hears it if it is to.
+fn told(pair: &mut Pair, arrives: bool) -> Vec<&'static str> {
+    let mut told = Vec::new();
+    while let Some(datagram) = pair.owner.poll_datagram(pair.now) {
+        if let (_, Body::Stream(_, messages)) = wire::parse(&datagram).unwrap() {
+            told.extend(Messages::new(messages).map(|message| match message.unwrap() {
+                Message::Put { .. } => "put",
+                Message::Change { .. } => "change",
+                Message::Destroy { .. } => "destroy",
+                Message::Sums { .. } | Message::List { .. } => "repair",
+            }));
+        }
+        if arrives {
+            pair.backup.handle_datagram(&datagram, pair.now);
+        }
+    }
+    told
+}
+
+/// The two hold the same, and no repair was needed for it.
+fn assert_alike(pair: &Pair) {
+    let [owner, backup] = [&pair.owner, &pair.backup].map(|replica| {
+        let mut all: Vec<String> = replica.entries().map(|(entry, _)| format!("{entry:?}")).collect();
+        all.sort_unstable();
+        all
+    });
+    assert_eq!(owner, backup);
+    assert_eq!(pair.backup.view(pair.now).root, pair.owner.view(pair.now).root);
+    assert_eq!(pair.backup.counters().repairs, 0);
+}
+
+#[test]
+fn a_change_is_told_without_the_tuples() {
+    let mut pair = Pair::start(3);
+    let changed = Entry { timeout: Some(30), ..entry(1, 7) };
+    pair.owner.handle_event(Incoming::Update(changed), pair.now);
+    assert_eq!(told(&mut pair, true), ["change"]);
+    assert_alike(&pair);
+    // Ended and made again between two datagrams: another one.
+    pair.owner.handle_event(Incoming::Destroy(entry(1, 7)), pair.now);
+    pair.owner.handle_event(Incoming::New(entry(1, 8)), pair.now);
+    assert_eq!(told(&mut pair, true), ["put"]);
+    assert_alike(&pair);
+}
+
+/// Events were lost, and the kernel shows another connection under the same key: what a change leaves out differs.
+#[test]
+fn another_translation_is_told_whole() {
+    let mut pair = Pair::start(3);
+    let mut other = entry(1, 1);
+    other.reply.dst = [192, 0, 2, 1].into();
+    pair.owner.handle_event(Incoming::Update(other.clone()), pair.now);
+    assert_eq!(told(&mut pair, true), ["put"]);
+    assert_alike(&pair);
+    other.mark = Some(9);
+    pair.owner.handle_event(Incoming::Update(other), pair.now);
+    assert_eq!(told(&mut pair, true), ["change"]);
+    assert_alike(&pair);
+}
+
+/// A backup that lost the put cannot use the change: the stream goes on when it has both.
+#[test]
+fn a_change_waits_for_what_it_changes() {
+    let mut pair = Pair::start(3);
+    pair.owner.handle_event(Incoming::New(entry(9, 1)), pair.now);
+    assert_eq!(told(&mut pair, false), ["put"]);
+    pair.owner.handle_event(Incoming::Update(entry(9, 2)), pair.now);
+    assert_eq!(told(&mut pair, true), ["change"]);
+    assert_eq!(pair.backup.entries().count(), 3);
+    pair.run(100);
+    assert_eq!(pair.backup.entries().count(), 4);
+    assert_alike(&pair);
+}
+
+/// The oldest datagram that an owner keeps, and the last one it has sent, as its next sign of life says.
+fn kept(pair: &mut Pair) -> (u64, u64) {
+    pair.now += Duration::from_millis(300);
+    let sent = std::iter::from_fn(|| pair.owner.poll_datagram(pair.now));
+    let alives = sent.filter_map(|datagram| match wire::parse(&datagram).unwrap() {
+        (_, Body::Alive(alive)) => Some((alive.oldest, alive.last)),
+        _ => None,
+    });
+    alives.last().unwrap()
+}
+
+#[test]
+fn what_the_backup_has_is_not_kept_for_it() {
+    let mut pair = Pair::start(100);
+    let (oldest, last) = kept(&mut pair);
+    assert_eq!(oldest, last + 1);
+    // It is lost on the way; the alive that tells of it, too.
+    pair.owner.handle_event(Incoming::New(entry(200, 1)), pair.now);
+    let lost = std::iter::from_fn(|| pair.owner.poll_datagram(pair.now)).count();
+    assert_eq!(lost, 1);
+    assert_eq!(kept(&mut pair), (last + 1, last + 1));
+    pair.run(1000);
+    assert_eq!(pair.backup.counters().nacks, 1);
+    assert_eq!((pair.owner.counters().resent, pair.backup.counters().repairs), (1, 0));
+    assert_eq!(kept(&mut pair), (last + 2, last + 1));
+}
