@@ -206,7 +206,7 @@ impl Replica {
         self.release(id);
     }
 
-    /// Put an entry into the stream; without need only when a repair asked for it.
+    /// Put an entry into the stream, without its tuples where they have gone before; without need only when a repair asked for it.
     fn emit_put(&mut self, id: SlotId, messages: &mut Vec<u8>, repair: bool) {
         let content = self.content_hash(id);
         let Some(slot) = self.table.get_mut(id) else { return };
