@@ -2,7 +2,7 @@
 //! the stage, for what a replica says.
 
 use ctsync::entry::Entry;
-use ctsync::wire::{self, Body, Message, Messages, Node, Reader, packed};
+use ctsync::wire::{self, Body, Changed, Message, Messages, Node, Reader, packed};
 
 /// Bytes of a name in an alive; longer ones are cut when written.
 const NAME: usize = 64;
@@ -37,7 +37,7 @@ fn message_round_trip(message: &Message<'_>) {
     let mut bytes = Vec::new();
     match message {
         Message::Put { entry, birth, .. } => return entry_round_trip(entry, *birth),
-        Message::Change { key, birth, changed } => wire::emit_change(&mut bytes, *key, *birth, changed),
+        Message::Change { key, birth, changed } => return change_round_trip(*key, *birth, changed),
         Message::Destroy { key, birth } => wire::emit_destroy(&mut bytes, *key, *birth),
         Message::Sums { node: node @ Node { .. }, sums } => wire::emit_sums(&mut bytes, *node, sums),
         Message::List { bucket, last, lines } => {
@@ -47,6 +47,19 @@ fn message_round_trip(message: &Message<'_>) {
         }
     }
     assert_eq!(Messages::new(&bytes).next(), Some(Ok(message.clone())));
+}
+
+/// As of an entry: what it means has one form.
+fn change_round_trip(key: u64, birth: u16, changed: &Changed) {
+    let mut bytes = Vec::new();
+    wire::emit_change(&mut bytes, key, birth, changed);
+    let again = Messages::new(&bytes).next();
+    let Some(Ok(Message::Change { key: arrived, birth: stamp, changed: again })) = again else {
+        panic!("{again:?} of {changed:?}")
+    };
+    let mut twice = Vec::new();
+    wire::emit_change(&mut twice, arrived, stamp, &again);
+    assert_eq!((arrived, stamp, twice), (key, birth, bytes), "{changed:?}");
 }
 
 /// An entry may come in bytes that nobody would write; what it means has one form, on every node.

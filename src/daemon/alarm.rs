@@ -32,3 +32,43 @@ impl Alarm {
         Ok(())
     }
 }
+
+#[cfg(test)]
+#[expect(clippy::disallowed_methods, reason = "this one is about the real clock")]
+mod tests {
+    use super::*;
+
+    const SOON: Duration = Duration::from_millis(20);
+    const LATE: Duration = Duration::from_secs(60);
+
+    /// How long it took to ring; `None`: given up before.
+    async fn rings(alarm: &mut Alarm, ahead: Duration, patience: Duration) -> Option<Duration> {
+        let began = Instant::now();
+        let rung = tokio::time::timeout(patience, alarm.at(began + ahead, ahead)).await;
+        rung.ok().map(|result| {
+            assert!(result.is_ok());
+            began.elapsed()
+        })
+    }
+
+    #[tokio::test]
+    async fn it_rings_when_it_is_time_and_once() -> io::Result<()> {
+        let mut alarm = Alarm::new()?;
+        for _ in 0..2 {
+            assert!(rings(&mut alarm, SOON, LATE).await.is_some_and(|took| took >= SOON && took < LATE / 2));
+        }
+        Ok(())
+    }
+
+    #[tokio::test]
+    async fn the_earlier_deadline_of_two_counts() -> io::Result<()> {
+        let mut alarm = Alarm::new()?;
+        assert_eq!(rings(&mut alarm, LATE, SOON).await, None, "it has been asked for, and dropped");
+        assert!(rings(&mut alarm, SOON, LATE).await.is_some_and(|took| took >= SOON && took < LATE / 2));
+        // One that has moved away rings too early, and after that when it is time.
+        assert_eq!(rings(&mut alarm, SOON, SOON / 4).await, None);
+        assert!(rings(&mut alarm, LATE, LATE).await.is_some_and(|took| took < LATE / 2));
+        assert_eq!(rings(&mut alarm, LATE, SOON).await, None);
+        Ok(())
+    }
+}

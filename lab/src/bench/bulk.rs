@@ -113,6 +113,7 @@ pub(super) async fn growth(work: &Work<'_>, figures: &mut Figures) -> Result<()>
         there = size;
         let before = [work.spent(1)?, work.spent(2)?];
         let heard = work.heard();
+        let began = now();
         let created = load::create(&net, FRESH, EVENTS)?;
         // Spread over the table, as traffic is.
         let step = (size / EVENTS).max(1);
@@ -123,6 +124,7 @@ pub(super) async fn growth(work: &Work<'_>, figures: &mut Figures) -> Result<()>
             changed += load::change_spread(&net, (0, step), at_once, mark)?;
         }
         let ended = load::end(&net, FRESH, EVENTS)?;
+        let took = began.elapsed();
         ensure!(
             [created, changed, ended] == [EVENTS; 3],
             "{created}, {changed} and {ended} of {EVENTS} were done"
@@ -130,6 +132,11 @@ pub(super) async fn growth(work: &Work<'_>, figures: &mut Figures) -> Result<()>
         let events = 3 * EVENTS;
         let wanted = Wanted { entries: size.into(), mark: None, heard: heard + u64::from(events) };
         let lacking = work.settle(wanted).await?;
+        if !work.works_on(1) {
+            // What a hot backup asks of its kernel costs at least as much more beside more entries.
+            let each = took.as_secs_f64() * 1e6 / f64::from(events);
+            figures.note(work.subject, growth_row(size, "kernel alone"), each);
+        }
         for (number, name) in [(1, "owner"), (2, "backup")] {
             if work.works_on(number) {
                 let used = work.spent(number)?.all.saturating_sub(before[usize::from(number) - 1].all);

@@ -126,7 +126,7 @@ impl Load {
             Load::Events => subject != Nobody,
             Load::Packets => !matches!(subject, CtsyncKey | Notrack),
             Load::Limits => subject == Nobody,
-            Load::Growth => matches!(subject, NullNapping | CtsyncCold | Ctsync | Ftfw),
+            Load::Growth => matches!(subject, Nobody | NullNapping | CtsyncCold | Ctsync | Ftfw),
             Load::Whole => matches!(subject, Ctsync | CtsyncCold | Ftfw),
             Load::Channel => matches!(subject, Ctsync | Ftfw),
             Load::Takeover | Load::Killed | Load::Gap | Load::Elsewhere => subject == Ctsync,
