@@ -5,8 +5,10 @@
 use std::time::Duration;
 
 use ctsync::ctnetlink::codec::Incoming;
-use ctsync::entry::Entry;
-use ctsync::wire::{self, Body, Message, Messages};
+use ctsync::digest::Digester;
+use ctsync::entry::{Entry, Expectation, Rare};
+use ctsync::filter::Filter;
+use ctsync::wire::{self, Alive, Body, Changed, Header, Message, Messages, StreamHead};
 
 #[path = "common/mod.rs"]
 mod common;
@@ -31,6 +33,17 @@ fn told(pair: &mut Pair, arrives: bool) -> Vec<&'static str> {
         }
     }
     told
+}
+
+/// The owner's next sign of life.
+fn said(pair: &mut Pair) -> (Header, Alive) {
+    pair.now += Duration::from_millis(300);
+    let sent = std::iter::from_fn(|| pair.owner.poll_datagram(pair.now));
+    let alives = sent.filter_map(|datagram| match wire::parse(&datagram).unwrap() {
+        (header, Body::Alive(alive)) => Some((header, alive)),
+        _ => None,
+    });
+    alives.last().unwrap()
 }
 
 /// The two hold the same, and no repair was needed for it.
@@ -88,15 +101,40 @@ fn a_change_waits_for_what_it_changes() {
     assert_alike(&pair);
 }
 
+/// Somebody on an open channel tells of a change that no owner makes: of an expectation, which would be another key afterwards.
+#[test]
+fn an_expectation_is_not_changed() {
+    let mut pair = Pair::start(3);
+    let helped = |own| Rare { helper: Some("ftp".into()), expectation: own, ..Rare::default() }.boxed();
+    let own = Expectation { mask: entry(200, 1).orig, flags: 0, class: 0, function: None, nat: None };
+    let master = Entry { rare: helped(None), ..entry(100, 1) };
+    let child = Entry { master: Some(Box::new(master.orig)), rare: helped(Some(own)), ..entry(200, 1) };
+    let filter = Filter { expect: vec!["ftp".to_owned()], ..pair.owner.filter().clone() };
+    pair.owner.set_filter(filter);
+    for new in [&master, &child] {
+        pair.owner.handle_event(Incoming::New(new.clone()), pair.now);
+    }
+    pair.run(100);
+    assert_alike(&pair);
+    let (header, alive) = said(&mut pair);
+    let key = Digester::new(alive.seed).hash_key(&mut Vec::new(), &child.key());
+    let mut messages = Vec::new();
+    for birth in 0..50 {
+        wire::emit_change(&mut messages, key, birth, &Changed::of(&entry(200, 9)).unwrap());
+    }
+    let head = StreamHead { sequence: alive.last + 1, root: alive.root, ..StreamHead::default() };
+    let mut forged = Vec::new();
+    wire::emit_stream(&mut forged, &header, &head, &messages);
+    let heard = pair.backup.counters().heard;
+    pair.backup.handle_datagram(&forged, pair.now);
+    assert_eq!(pair.backup.counters().heard, heard + 1);
+    assert_alike(&pair);
+}
+
 /// The oldest datagram that an owner keeps, and the last one it has sent, as its next sign of life says.
 fn kept(pair: &mut Pair) -> (u64, u64) {
-    pair.now += Duration::from_millis(300);
-    let sent = std::iter::from_fn(|| pair.owner.poll_datagram(pair.now));
-    let alives = sent.filter_map(|datagram| match wire::parse(&datagram).unwrap() {
-        (_, Body::Alive(alive)) => Some((alive.oldest, alive.last)),
-        _ => None,
-    });
-    alives.last().unwrap()
+    let (_, alive) = said(pair);
+    (alive.oldest, alive.last)
 }
 
 #[test]

@@ -358,6 +358,11 @@ impl Replica {
             }
             None => self.table.insert(hash, entry),
         };
+        self.note_put(id, content, birth);
+    }
+
+    /// The slot has the entry that the owner told.
+    fn note_put(&mut self, id: SlotId, content: u64, birth: u16) {
         let Some(slot) = self.table.get_mut(id) else { return };
         slot.birth = birth;
         let (present, before) = (slot.flags.contains(Flags::PRESENT), slot.sent);
@@ -377,14 +382,17 @@ impl Replica {
         }
     }
 
-    /// Who has taken the stream up lately may not have the entry yet: what it asks for tells of the change, too.
+    /// Who has taken the stream up lately may not have the entry yet: what it asks for tells of the change, too. No owner changes an
+    /// expectation, whose own part is a part of its key.
     fn apply_change(&mut self, key: u64, birth: u16, changed: Changed) {
-        let slot = self.table.find_hash(key).and_then(|id| self.table.get(id));
-        let held = slot.filter(|slot| slot.flags.contains(Flags::PRESENT) && slot.birth == birth);
-        if let Some(slot) = held {
-            let entry = changed.applied_to(&slot.entry());
-            self.apply_put(key, entry, birth);
-        }
+        let Some(id) = self.table.find_hash(key) else { return };
+        let held = self.table.get(id).filter(|slot| {
+            slot.flags.contains(Flags::PRESENT) && slot.birth == birth && !slot.is_expectation()
+        });
+        let Some(entry) = held.map(|slot| changed.applied_to(&slot.entry())) else { return };
+        let content = self.content_of(&entry);
+        self.take_over(id, entry, birth);
+        self.note_put(id, content, birth);
     }
 
     /// What the owner says of a key of which something is known here.
