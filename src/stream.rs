@@ -47,18 +47,19 @@ impl Sender {
         self.last += 1;
         self.ring_bytes += datagram.len() + DATAGRAM_OVERHEAD;
         self.ring.push_back((now, datagram));
-        while self.ring_bytes > self.limit {
-            let Some((_, dropped)) = self.ring.pop_front() else { break };
-            self.ring_bytes -= dropped.len() + DATAGRAM_OVERHEAD;
-        }
+        while self.ring_bytes > self.limit && self.drop_oldest() {}
     }
 
     /// Nobody will ask for what came before this number.
     pub fn forget_before(&mut self, sequence: u64) {
-        while self.oldest() < sequence {
-            let Some((_, dropped)) = self.ring.pop_front() else { break };
-            self.ring_bytes -= dropped.len() + DATAGRAM_OVERHEAD;
-        }
+        while self.oldest() < sequence && self.drop_oldest() {}
+    }
+
+    /// Whether there was one.
+    fn drop_oldest(&mut self) -> bool {
+        let dropped = self.ring.pop_front();
+        self.ring_bytes -= dropped.as_ref().map_or(0, |(_, datagram)| datagram.len() + DATAGRAM_OVERHEAD);
+        dropped.is_some()
     }
 
     /// The bytes sent under a number, while the ring holds them.

@@ -179,12 +179,7 @@ impl Replica {
         let owner = self.group.owner;
         let Some(slot) = self.table.get_mut(id) else { return };
         let present = slot.flags.contains(Flags::PRESENT);
-        if let Told::Updated(entry) | Told::Exists(entry) = &told
-            && present
-            && slot.entry().reply != entry.reply
-        {
-            slot.flags |= Flags::REWRITTEN;
-        }
+        let mut rewritten = false;
         match told {
             Told::Created(entry) => {
                 slot.set_entry(entry);
@@ -193,12 +188,18 @@ impl Replica {
                 slot.flags |= Flags::INSTALLED;
             }
             Told::Updated(entry) if present => {
-                slot.change_entry(|mine| mine.merge(entry));
+                slot.change_entry(|mine| {
+                    rewritten = mine.reply != entry.reply;
+                    mine.merge(entry);
+                });
                 slot.flags |= Flags::INSTALLED;
             }
             Told::Updated(entry) | Told::Exists(entry) => {
                 if present {
-                    slot.change_entry(|mine| mine.replace(entry));
+                    slot.change_entry(|mine| {
+                        rewritten = mine.reply != entry.reply;
+                        mine.replace(entry);
+                    });
                 } else {
                     slot.set_entry(entry);
                     self.births = self.births.wrapping_add(1);
@@ -218,6 +219,9 @@ impl Replica {
             }
         }
         slot.flags -= Flags::STRAY | Flags::REPLACE;
+        if rewritten {
+            slot.flags |= Flags::REWRITTEN;
+        }
         self.clear_failure(id);
         self.set_present(id, true);
         self.watch(id);
