@@ -197,7 +197,7 @@ impl Replica {
         if slot.flags.contains(Flags::DIRTY) {
             slot.flags -= Flags::DIRTY;
             if slot.flags.contains(Flags::PRESENT) {
-                self.emit_put(id, messages, false);
+                self.emit_present(id, messages, false);
             } else {
                 wire::emit_destroy(messages, slot.key_hash, slot.sent_birth);
                 self.count_as(id, 0);
@@ -207,7 +207,7 @@ impl Replica {
     }
 
     /// Put an entry into the stream, without its tuples where they have gone before; without need only when a repair asked for it.
-    fn emit_put(&mut self, id: SlotId, messages: &mut Vec<u8>, repair: bool) {
+    fn emit_present(&mut self, id: SlotId, messages: &mut Vec<u8>, repair: bool) {
         let content = self.content_hash(id);
         let Some(slot) = self.table.get_mut(id) else { return };
         if !repair && slot.sent == content && slot.sent_birth == slot.birth {
@@ -268,7 +268,7 @@ impl Replica {
                     if id >= self.table.end() {
                         self.jobs.pop_front();
                     } else if present {
-                        self.emit_put(id, &mut messages, true);
+                        self.emit_present(id, &mut messages, true);
                     }
                 }
                 Job::Buckets(range) => {
@@ -297,7 +297,7 @@ impl Replica {
                     }
                     range.start += 1;
                     for id in ids {
-                        self.emit_put(id, &mut messages, true);
+                        self.emit_present(id, &mut messages, true);
                     }
                 }
             }
@@ -309,7 +309,7 @@ impl Replica {
     fn emit_wanted(&mut self, key: u64, messages: &mut Vec<u8>) {
         match self.table.find_hash(key) {
             Some(id) if self.table.get(id).is_some_and(|slot| slot.flags.contains(Flags::PRESENT)) => {
-                self.emit_put(id, messages, true);
+                self.emit_present(id, messages, true);
             }
             found => {
                 wire::emit_destroy(messages, key, 0);
