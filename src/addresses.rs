@@ -1,15 +1,22 @@
 //! The router's own addresses and the channel's interface, by rtnetlink.
 //!
-//! Called by the daemon: at start for the interface, then whenever an address or a link changes. Decides nothing. The
+//! [`News`] is read by the loop itself, before the events of the same moment: what the kernel ends because an address left
+//! comes after the word that it left. [`Addresses`] lists what there is. Called by the daemon. Decides nothing. The
 //! connection of rtnetlink is the one task that is spawned.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 
-use futures_util::stream::{Stream, StreamExt, TryStreamExt};
-use rtnetlink::packet_route::address::AddressAttribute;
+use futures_util::stream::TryStreamExt;
+use netlink_packet_core::{NetlinkMessage, NetlinkPayload};
+use netlink_sys::{Socket, protocols::NETLINK_ROUTE};
+use nix::errno::Errno;
+use nix::sys::socket::{MsgFlags, recv};
+use rtnetlink::packet_route::RouteNetlinkMessage;
+use rtnetlink::packet_route::address::{AddressAttribute, AddressMessage};
 use rtnetlink::packet_route::link::{LinkAttribute, LinkFlags, State};
-use rtnetlink::{Handle, MulticastGroup, new_multicast_connection};
+use rtnetlink::{Handle, new_connection};
 use thiserror::Error;
 
 /// rtnetlink failed, or the interface is not there.
@@ -33,7 +40,7 @@ pub enum AddressError {
 }
 
 /// What the channel needs of its interface.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Interface {
     /// Index.
     pub index: u32,
@@ -41,6 +48,8 @@ pub struct Interface {
     pub mtu: usize,
     /// First IPv4 address.
     pub address: Option<Ipv4Addr>,
+    /// It is set up, and has a carrier.
+    pub works: bool,
 }
 
 /// An address of this router.
@@ -50,28 +59,134 @@ pub struct Held {
     pub address: IpAddr,
     /// The interface that it is on.
     pub interface: String,
+    /// That interface's index.
+    pub index: u32,
     /// That interface is operationally up.
     pub works: bool,
 }
 
-/// Watches the addresses, and the links that they are on.
+/// What the kernel says of addresses and links when it changes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Change {
+    /// An address was removed.
+    Removed(IpAddr),
+    /// An interface was set down, or is gone: its index.
+    Down(u32),
+    /// Anything else: to be looked at.
+    Other,
+}
+
+// enum rtnetlink_groups
+const RTNLGRP_LINK: u32 = 1;
+const RTNLGRP_IPV4_IFADDR: u32 = 5;
+const RTNLGRP_IPV6_IFADDR: u32 = 9;
+
+/// The kernel's word of each change, as it comes.
+pub struct News {
+    socket: Socket,
+    buffer: Vec<u8>,
+}
+
+impl News {
+    /// Begin to hear.
+    ///
+    /// # Errors
+    /// The socket cannot be made.
+    pub fn open() -> Result<News, AddressError> {
+        let open = || {
+            let mut socket = Socket::new(NETLINK_ROUTE)?;
+            socket.bind_auto()?;
+            socket.set_non_blocking(true)?;
+            for group in [RTNLGRP_LINK, RTNLGRP_IPV4_IFADDR, RTNLGRP_IPV6_IFADDR] {
+                socket.add_membership(group)?;
+            }
+            Ok(News { socket, buffer: vec![0; 32 * 1024] })
+        };
+        open().map_err(AddressError::Open)
+    }
+
+    /// Everything that waits, in its order.
+    pub fn read(&mut self) -> Vec<Change> {
+        let mut all = Vec::new();
+        loop {
+            match recv(self.socket.as_raw_fd(), &mut self.buffer, MsgFlags::MSG_DONTWAIT) {
+                Ok(length) => parse_news(self.buffer.get(..length).unwrap_or_default(), &mut all),
+                Err(Errno::EINTR) => {}
+                // What was lost is found by looking at everything.
+                Err(Errno::ENOBUFS) => all.push(Change::Other),
+                Err(_) => return all,
+            }
+        }
+    }
+}
+
+impl AsRawFd for News {
+    fn as_raw_fd(&self) -> RawFd {
+        self.socket.as_raw_fd()
+    }
+}
+
+impl AsFd for News {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
+fn parse_news(mut bytes: &[u8], all: &mut Vec<Change>) {
+    while let Ok(message) = NetlinkMessage::<RouteNetlinkMessage>::deserialize(bytes) {
+        let length = (message.header.length as usize).next_multiple_of(4);
+        if length == 0 {
+            return;
+        }
+        all.push(match message.payload {
+            NetlinkPayload::InnerMessage(RouteNetlinkMessage::DelAddress(gone)) => {
+                own_address(&gone).map_or(Change::Other, Change::Removed)
+            }
+            NetlinkPayload::InnerMessage(RouteNetlinkMessage::DelLink(link)) => {
+                Change::Down(link.header.index)
+            }
+            NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewLink(link))
+                if !link.header.flags.contains(LinkFlags::Up) =>
+            {
+                Change::Down(link.header.index)
+            }
+            _ => Change::Other,
+        });
+        bytes = bytes.get(length..).unwrap_or_default();
+        if bytes.is_empty() {
+            return;
+        }
+    }
+}
+
+/// On a link between two, the other attribute is the far end's.
+fn own_address(message: &AddressMessage) -> Option<IpAddr> {
+    let own = |attribute: &AddressAttribute| match attribute {
+        AddressAttribute::Local(address) => Some(*address),
+        _ => None,
+    };
+    let only = |attribute: &AddressAttribute| match attribute {
+        AddressAttribute::Address(address) => Some(*address),
+        _ => None,
+    };
+    let local = message.attributes.iter().find_map(own);
+    local.or_else(|| message.attributes.iter().find_map(only))
+}
+
+/// Lists addresses, and the links that they are on.
 pub struct Addresses {
     handle: Handle,
-    changes: Box<dyn Stream<Item = ()> + Unpin>,
 }
 
 impl Addresses {
-    /// Start watching.
-    pub fn watch() -> Result<Addresses, AddressError> {
-        let groups = [MulticastGroup::Link, MulticastGroup::Ipv4Ifaddr, MulticastGroup::Ipv6Ifaddr];
-        let (connection, handle, messages) = new_multicast_connection(&groups).map_err(AddressError::Open)?;
+    /// A connection to ask by.
+    ///
+    /// # Errors
+    /// The socket cannot be made.
+    pub fn open() -> Result<Addresses, AddressError> {
+        let (connection, handle, _) = new_connection().map_err(AddressError::Open)?;
         tokio::spawn(connection);
-        Ok(Addresses { handle, changes: Box::new(messages.map(|_| ())) })
-    }
-
-    /// Wait for a change.
-    pub async fn changed(&mut self) -> Option<()> {
-        self.changes.next().await
+        Ok(Addresses { handle })
     }
 
     /// All addresses of this router, virtual ones included.
@@ -97,18 +212,8 @@ impl Addresses {
         let mut answers = self.handle.address().get().execute();
         while let Some(message) = answers.try_next().await.map_err(failed)? {
             let (interface, works) = links.get(&message.header.index).cloned().unwrap_or_default();
-            // On a link between two, the other attribute is the far end's.
-            let own = |attribute: &AddressAttribute| match attribute {
-                AddressAttribute::Local(address) => Some(*address),
-                _ => None,
-            };
-            let only = |attribute: &AddressAttribute| match attribute {
-                AddressAttribute::Address(address) => Some(*address),
-                _ => None,
-            };
-            let local = message.attributes.iter().find_map(own);
-            if let Some(address) = local.or_else(|| message.attributes.iter().find_map(only)) {
-                all.push(Held { address, interface, works });
+            if let Some(address) = own_address(&message) {
+                all.push(Held { address, interface, index: message.header.index, works });
             }
         }
         Ok(all)
@@ -126,6 +231,7 @@ impl Addresses {
             Err(source) => return Err(failed(source)),
         };
         let index = link.header.index;
+        let works = link.header.flags.contains(LinkFlags::Up | LinkFlags::Running);
         let mtu = link.attributes.iter().find_map(|attribute| match attribute {
             LinkAttribute::Mtu(mtu) => Some(*mtu as usize),
             _ => None,
@@ -139,6 +245,16 @@ impl Addresses {
                 }
             }
         }
-        Ok(Interface { index, mtu: mtu.unwrap_or(1500), address })
+        Ok(Interface { index, mtu: mtu.unwrap_or(1500), address, works })
+    }
+
+    /// The name of an interface by its index, if it is there.
+    pub async fn name_of(&self, index: u32) -> Option<String> {
+        let mut links = self.handle.link().get().match_index(index).execute();
+        let link = links.try_next().await.ok().flatten()?;
+        link.attributes.into_iter().find_map(|attribute| match attribute {
+            LinkAttribute::IfName(name) => Some(name),
+            _ => None,
+        })
     }
 }

@@ -1,7 +1,8 @@
 //! The UDP socket to the peer: multicast on one interface, or unicast to one address.
 //!
-//! Called by the daemon. Datagrams go in and out whole; what they mean is the replica's. Bound to the interface,
-//! so that nothing from elsewhere is heard.
+//! Called by the daemon, which follows the interface: deleted and made again, it is another one, and the channel is opened on
+//! it anew. Datagrams go in and out whole; what they mean is the replica's. Bound to the interface, so that nothing from
+//! elsewhere is heard.
 
 use std::io::{self, IoSliceMut};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -58,39 +59,74 @@ pub enum Received {
     Nothing,
 }
 
-/// The socket and its counters.
+/// The channel, its socket while it has one, and its counters.
 pub struct Channel {
-    socket: UdpSocket,
+    interface: String,
     target: SocketAddr,
-    /// Bytes of its receive buffer, by the kernel's counting.
-    buffer: usize,
+    multicast: Option<Ipv4Addr>,
+    listen: SocketAddr,
+    /// Bytes of its socket buffers.
+    room: usize,
+    open: Option<Open>,
     /// Counters since start.
     pub traffic: Traffic,
 }
 
+/// The socket, and what it was opened on: deleted and made again, an interface is another one.
+struct Open {
+    socket: UdpSocket,
+    index: u32,
+    address: Option<Ipv4Addr>,
+    /// Bytes of its receive buffer, by the kernel's counting.
+    buffer: usize,
+}
+
 impl Channel {
-    /// Open the channel that the configuration names. `index` and `address` are the interface's.
-    pub fn open(config: &Config, index: u32, address: Option<Ipv4Addr>) -> Result<Channel, ChannelError> {
+    /// The channel that the configuration names, not open yet.
+    pub fn new(config: &Config) -> Channel {
+        let multicast = config.peer.is_none().then_some(config.mcast_group);
+        let target = config.peer.map_or(SocketAddr::from((config.mcast_group, config.port)), |peer| {
+            SocketAddr::from((peer, config.port))
+        });
+        let any: IpAddr =
+            if target.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+        let listen = if config.peer.is_some() { config.listen_address.unwrap_or(any) } else { any };
+        Channel {
+            interface: config.interface.clone(),
+            target,
+            multicast,
+            listen: SocketAddr::from((listen, config.port)),
+            room: config.sync_queue,
+            open: None,
+            traffic: Traffic::default(),
+        }
+    }
+
+    /// Take the channel up on the interface as it is now. `index` and `address` are the interface's.
+    ///
+    /// # Errors
+    /// What cannot be done; the channel is closed then.
+    pub fn open_on(&mut self, index: u32, address: Option<Ipv4Addr>) -> Result<(), ChannelError> {
+        // Two sockets on one port would share what comes.
+        self.open = None;
         let failed = |what: &'static str| {
-            let interface = config.interface.clone();
+            let interface = self.interface.clone();
             move |source: io::Error| ChannelError { what, interface, source }
         };
-        let multicast = SocketAddr::from((config.mcast_group, config.port));
-        let target = config.peer.map_or(multicast, |peer| SocketAddr::from((peer, config.port)));
-        let domain = if target.is_ipv4() { Domain::IPV4 } else { Domain::IPV6 };
+        let domain = if self.target.is_ipv4() { Domain::IPV4 } else { Domain::IPV6 };
         let socket = Socket::new(domain, Type::DGRAM, Some(Protocol::UDP)).map_err(failed("open"))?;
         socket.set_nonblocking(true).map_err(failed("set up"))?;
         // A successor starts while its predecessor's socket closes.
         socket.set_reuse_address(true).map_err(failed("set up"))?;
-        socket.bind_device(Some(config.interface.as_bytes())).map_err(failed("bind to"))?;
+        socket.bind_device(Some(self.interface.as_bytes())).map_err(failed("bind to"))?;
         // Beyond the system's limit where we may, else up to it.
-        if setsockopt(&socket, sockopt::RcvBufForce, &config.sync_queue).is_err() {
-            let _ = setsockopt(&socket, sockopt::RcvBuf, &config.sync_queue);
+        if setsockopt(&socket, sockopt::RcvBufForce, &self.room).is_err() {
+            let _ = setsockopt(&socket, sockopt::RcvBuf, &self.room);
         }
-        if setsockopt(&socket, sockopt::SndBufForce, &config.sync_queue).is_err() {
-            let _ = setsockopt(&socket, sockopt::SndBuf, &config.sync_queue);
+        if setsockopt(&socket, sockopt::SndBufForce, &self.room).is_err() {
+            let _ = setsockopt(&socket, sockopt::SndBuf, &self.room);
         }
-        if target.is_ipv4() {
+        if self.target.is_ipv4() {
             setsockopt(&socket, sockopt::Ipv4RecvTtl, &true)
                 .map_err(|error| failed("set up")(error.into()))?;
             socket.set_ttl_v4(HOP_LIMIT).map_err(failed("set up"))?;
@@ -99,11 +135,9 @@ impl Channel {
                 .map_err(|error| failed("set up")(error.into()))?;
             socket.set_unicast_hops_v6(HOP_LIMIT).map_err(failed("set up"))?;
         }
-        let any: IpAddr =
-            if target.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
-        if config.peer.is_none() {
+        if let Some(group) = &self.multicast {
             socket
-                .join_multicast_v4_n(&config.mcast_group, &InterfaceIndexOrAddress::Index(index))
+                .join_multicast_v4_n(group, &InterfaceIndexOrAddress::Index(index))
                 .map_err(failed("join the multicast group of"))?;
             socket
                 .set_multicast_if_v4(&address.unwrap_or(Ipv4Addr::UNSPECIFIED))
@@ -111,27 +145,56 @@ impl Channel {
             socket.set_multicast_ttl_v4(HOP_LIMIT).map_err(failed("set up"))?;
             socket.set_multicast_loop_v4(false).map_err(failed("set up"))?;
         }
-        let listen = if config.peer.is_some() { config.listen_address.unwrap_or(any) } else { any };
-        socket.bind(&SocketAddr::from((listen, config.port)).into()).map_err(failed("bind"))?;
+        socket.bind(&self.listen.into()).map_err(failed("bind"))?;
         let buffer = socket.recv_buffer_size().map_err(failed("set up"))?;
         let socket = UdpSocket::from_std(socket.into()).map_err(failed("register"))?;
-        Ok(Channel { socket, target, buffer, traffic: Traffic::default() })
+        self.open = Some(Open { socket, index, address, buffer });
+        Ok(())
+    }
+
+    /// The interface is gone: nothing comes and nothing goes.
+    pub fn close(&mut self) {
+        self.open = None;
+    }
+
+    /// The index of the interface that it is open on.
+    pub fn index(&self) -> Option<u32> {
+        self.open.as_ref().map(|open| open.index)
+    }
+
+    /// Whether it is open on this interface as it is now. Multicast leaves by the address that the interface had.
+    pub fn is_on(&self, index: u32, address: Option<Ipv4Addr>) -> bool {
+        let same = |open: &Open| open.index == index && (self.multicast.is_none() || open.address == address);
+        self.open.as_ref().is_some_and(same)
+    }
+
+    /// Where peers are expected.
+    pub fn place(&self) -> String {
+        let kind = if self.multicast.is_some() { "multicast" } else { "unicast" };
+        format!("{}, {kind} {}, UDP port {}", self.interface, self.target.ip(), self.target.port())
     }
 
     /// Wait until something can be read.
     pub async fn readable(&self) -> io::Result<()> {
-        self.socket.readable().await
+        match &self.open {
+            Some(open) => open.socket.readable().await,
+            None => std::future::pending().await,
+        }
     }
 
     /// Wait until something can be sent.
     pub async fn writable(&self) -> io::Result<()> {
-        self.socket.writable().await
+        match &self.open {
+            Some(open) => open.socket.writable().await,
+            None => std::future::pending().await,
+        }
     }
 
     /// The next datagram that waits.
     pub fn receive(&mut self, buffer: &mut [u8]) -> Received {
+        let Some(open) = &self.open else { return Received::Nothing };
         // The kernel is asked, not the runtime: that knows only what was there when the loop last slept.
-        match receive_with_hop_limit(self.socket.as_raw_fd(), buffer) {
+        match receive_with_hop_limit(open.socket.as_raw_fd(), buffer) {
             Ok((length, hop_limit)) => {
                 self.traffic.received += 1;
                 self.traffic.bytes_received += length as u64;
@@ -139,7 +202,7 @@ impl Channel {
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 // The runtime is told, so that it waits for the next one.
-                let _ = self.socket.try_io(Interest::READABLE, || io::Result::<()>::Err(error));
+                let _ = open.socket.try_io(Interest::READABLE, || io::Result::<()>::Err(error));
                 Received::Nothing
             }
             Err(_) => {
@@ -152,13 +215,17 @@ impl Channel {
 
     /// Datagrams that can wait here at once, at most.
     pub fn capacity(&self) -> usize {
-        self.buffer / LEAST_DATAGRAM
+        self.open.as_ref().map_or(0, |open| open.buffer / LEAST_DATAGRAM)
     }
 
     /// Send a datagram. False: the socket is full, try again when it is writable. Other errors are counted and
     /// count as loss, which the stream repairs.
     pub fn send(&mut self, datagram: &[u8]) -> bool {
-        match self.socket.try_send_to(datagram, self.target) {
+        let sent = match &self.open {
+            Some(open) => open.socket.try_send_to(datagram, self.target),
+            None => Err(io::ErrorKind::NotConnected.into()),
+        };
+        match sent {
             Ok(length) => {
                 self.traffic.sent += 1;
                 self.traffic.bytes_sent += length as u64;
@@ -174,7 +241,7 @@ impl Channel {
 
     /// Whether datagrams go to a multicast group.
     pub fn is_multicast(&self) -> bool {
-        self.target.ip().is_multicast()
+        self.multicast.is_some()
     }
 }
 

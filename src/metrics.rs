@@ -25,6 +25,7 @@ use crate::channel::Traffic;
 use crate::config::MetricsAddress;
 use crate::replica::view::{PeerView, View};
 use crate::replica::{Changes, Counters, Refused, Role};
+use crate::verdict::Verdict;
 
 /// Scrapers served at once; the next one waits in the listen queue.
 const SCRAPERS: usize = 16;
@@ -55,6 +56,8 @@ impl Default for Timings {
 /// Everything that is told, at one moment.
 #[derive(Debug)]
 pub struct Snapshot {
+    /// This node's name.
+    pub node: String,
     /// The failover groups.
     pub groups: Vec<GroupSnapshot>,
     /// The channel's.
@@ -76,6 +79,8 @@ pub struct GroupSnapshot {
     pub name: String,
     /// The replica's state.
     pub view: View,
+    /// Would a failover lose something?
+    pub verdict: Verdict,
     /// Its counters.
     pub counters: Counters,
     /// Changes of the role, by the one that they led to.
@@ -144,6 +149,7 @@ fn without_suffix_rules(open: &str) -> String {
 
 impl Collector for Snapshot {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        self.encode_verdict(&mut encoder)?;
         self.encode_state(&mut encoder)?;
         self.encode_peers(&mut encoder)?;
         self.encode_counters(&mut encoder)?;
@@ -202,11 +208,14 @@ fn size(count: usize) -> f64 {
     u32::try_from(count).map_or(f64::MAX, f64::from)
 }
 
+/// The protocol's version, as a label.
+const PROTOCOL: &str = "1";
+const _: () = assert!(crate::wire::VERSION == 1, "the label says so");
+
 /// Name, meaning, and how a value is read.
 type Read<T> = (&'static str, &'static str, fn(&T) -> f64);
 
-const STATE: [Read<View>; 20] = [
-    ("protected", "A failover now would lose nothing", |view| flag(view.protected)),
+const STATE: [Read<View>; 19] = [
     ("ready", "This node could take over without loss, or owns the group", |view| flag(view.ready)),
     ("degraded", "Entries are held that this kernel refuses", |view| flag(view.failed > 0)),
     ("owner", "This node owns the failover group", |view| flag(view.owner)),
@@ -258,6 +267,53 @@ impl Snapshot {
         self.groups.iter().flat_map(move |group| {
             read(group).into_iter().map(|sample| (vec![("group", group.name.as_str())], sample))
         })
+    }
+
+    fn encode_verdict(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        let about = ("protected", "A failover now would lose nothing");
+        let samples = self.of_groups(|group| [ConstGauge::new(flag(group.verdict.protected))]);
+        family(encoder, about, MetricType::Gauge, samples)?;
+        let reasons = self.of_groups(|group| &group.verdict.reasons).map(|(mut labels, reason)| {
+            labels.push(("reason", reason.finding.word));
+            (labels, reason.seconds as f64)
+        });
+        // One word may stand for two things, on both routers, say.
+        let mut longest: Vec<(Labels<'_>, f64)> = Vec::new();
+        for (labels, seconds) in reasons {
+            match longest.iter_mut().find(|(known, _)| *known == labels) {
+                Some((_, known)) => *known = known.max(seconds),
+                None => longest.push((labels, seconds)),
+            }
+        }
+        let about = (
+            "unprotected_seconds",
+            "Why a failover now would lose something, and for how long that has been so",
+        );
+        let samples = longest.into_iter().map(|(labels, seconds)| (labels, ConstGauge::new(seconds)));
+        family(encoder, about, MetricType::Gauge, samples)?;
+        let roles = self.of_groups(|group| {
+            Role::ALL.map(|role| (role.word(), ConstGauge::new(flag(group.view.role == role))))
+        });
+        let samples = roles.map(|(mut labels, (role, value))| {
+            labels.push(("role", role));
+            (labels, value)
+        });
+        family(encoder, ("role", "1 for the role that this node has"), MetricType::Gauge, samples)?;
+        let peers = self.of_groups(|group| &group.view.peers).flat_map(|(labels, peer)| {
+            Role::ALL.map(|role| {
+                let mut labels = labels.clone();
+                labels.extend([("peer", peer.name.as_str()), ("role", role.word())]);
+                (labels, ConstGauge::new(flag(peer.alive && peer.role == role)))
+            })
+        });
+        family(encoder, ("peer_role", "1 for the role that the peer has"), MetricType::Gauge, peers)?;
+        let build = vec![
+            ("version", env!("CARGO_PKG_VERSION")),
+            ("protocol", PROTOCOL),
+            ("node", self.node.as_str()),
+        ];
+        let about = ("info", "This daemon's build");
+        family(encoder, about, MetricType::Gauge, [(build, ConstGauge::new(1.0))])
     }
 
     fn encode_state(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
@@ -364,6 +420,11 @@ pub fn named_counters(counters: &Counters) -> Vec<(&'static str, &'static str, u
         ),
         ("claims", "Times this node claimed its group", counters.claims),
         ("yields", "Times this node yielded its group", counters.yields),
+        (
+            "held_back_ends",
+            "Ends held back because an address that left this node caused them",
+            counters.held_back,
+        ),
         ("shown_changes_lost", "Changes that `ctsync events` could not show", counters.unshown),
     ];
     all.extend(refused);
@@ -393,6 +454,9 @@ fn refused_words(why: Refused) -> (&'static str, &'static str) {
             ("misdirected_datagrams", "Datagrams for another run, or for a role that this node does not have")
         }
         Refused::Far => ("far_datagrams", "Datagrams that came through a router"),
+        Refused::OtherGroup => {
+            ("other_group_datagrams", "Datagrams of another failover group under this one's number")
+        }
     }
 }
 

@@ -4,10 +4,10 @@
 //! Called by the daemon for its log and for `status`. Pure: the settings are read by the daemon, and the peer's come with
 //! its alives.
 
+use crate::facts::KernelSettings;
 use crate::reconcile::Failure;
 use crate::replica::nearly_full;
 use crate::replica::view::View;
-use crate::wire::KernelSettings;
 
 /// One sentence for each thing that an operator should change; none when all is well.
 pub fn remarks(own: &KernelSettings, in_use: u32, view: &View) -> Vec<String> {
@@ -26,7 +26,8 @@ pub fn remarks(own: &KernelSettings, in_use: u32, view: &View) -> Vec<String> {
         ));
     }
     for peer in view.peers.iter().filter(|peer| peer.alive && !peer.name.is_empty()) {
-        let (name, theirs) = (&peer.name, &peer.kernel);
+        let Some(kernel) = &peer.kernel else { continue };
+        let (name, theirs) = (&peer.name, &kernel.settings);
         // 0 is no limit.
         let smaller = own.max > 0 && (theirs.max == 0 || own.max < theirs.max);
         if smaller {
@@ -78,15 +79,16 @@ pub fn remarks(own: &KernelSettings, in_use: u32, view: &View) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::wire::KernelTold;
 
     #[test]
     fn a_good_pair_needs_no_word_and_each_flaw_has_its_own() {
-        let good = KernelSettings { max: 1000, loose: false, events: true, timestamps: false };
+        let good = KernelSettings { max: 1000, events: true, ..KernelSettings::default() };
         let view = |theirs: KernelSettings, labels: u64| View {
             peers: vec![crate::replica::view::PeerView {
                 name: "router2".into(),
                 alive: true,
-                kernel: theirs,
+                kernel: Some(KernelTold { settings: theirs, ..KernelTold::default() }),
                 ..Default::default()
             }],
             failures: vec![(Failure::LabelsUnused.word(), labels)],

@@ -29,60 +29,112 @@ pub struct RoleError {
     source: io::Error,
 }
 
+/// What keepalived said: a sync group or an instance changed its state.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Told(pub Subject, pub Role);
+
 /// The read end of keepalived's `vrrp_notify_fifo`.
 pub struct NotifyFifo {
     path: PathBuf,
     pipe: pipe::Receiver,
+    /// Somebody held the other end when last looked.
+    held: bool,
+    /// It was made again under somebody who held the one before.
+    replaced: bool,
     partial: Vec<u8>,
-}
-
-/// What keepalived said.
-#[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Told {
-    /// A sync group or an instance changed its state.
-    Role(Subject, Role),
-    /// keepalived closed the FIFO: it is gone.
-    Gone,
 }
 
 impl NotifyFifo {
     /// Open the FIFO, making it if it is missing.
+    ///
+    /// # Errors
+    /// It cannot be made or opened, or is something else.
     pub fn open(path: &Path) -> Result<NotifyFifo, RoleError> {
-        let failed = |what| move |source: io::Error| RoleError { what, path: path.to_owned(), source };
-        match nix::unistd::mkfifo(path, Mode::S_IRUSR | Mode::S_IWUSR) {
-            Ok(()) | Err(Errno::EEXIST) => {}
-            Err(errno) => return Err(failed("make the notify FIFO")(errno.into())),
-        }
-        let pipe = pipe::OpenOptions::new().open_receiver(path).map_err(failed("open the notify FIFO"))?;
-        Ok(NotifyFifo { path: path.to_owned(), pipe, partial: Vec::new() })
+        let pipe = open_fifo(path)?;
+        Ok(NotifyFifo { path: path.to_owned(), pipe, held: false, replaced: false, partial: Vec::new() })
     }
 
     /// Wait until something can be read.
+    ///
+    /// # Errors
+    /// The runtime's.
     pub async fn readable(&self) -> io::Result<()> {
         self.pipe.readable().await
     }
 
-    /// Everything said since the last call, in order.
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Somebody, keepalived, holds the other end open.
+    pub fn is_held(&self) -> bool {
+        self.held
+    }
+
+    /// The FIFO was replaced under a keepalived that wrote into the one before, and has not opened this one.
+    pub fn is_replaced(&self) -> bool {
+        self.replaced && !self.held
+    }
+
+    /// Everything said since the last call, in order. The kernel is asked, not the runtime, so that it is also seen whether
+    /// somebody holds the other end.
+    ///
+    /// # Errors
+    /// It cannot be read, or not be opened again.
     pub fn read(&mut self) -> Result<Vec<Told>, RoleError> {
         let mut told = Vec::new();
         let mut buffer = [0; 4096];
         loop {
-            match self.pipe.try_read(&mut buffer) {
+            match nix::unistd::read(&self.pipe, &mut buffer) {
                 Ok(0) => {
-                    told.push(Told::Gone);
-                    // A fresh open is silent until the next writer comes.
-                    self.partial.clear();
-                    *self = NotifyFifo::open(&self.path)?;
+                    if std::mem::take(&mut self.held) {
+                        self.partial.clear();
+                        // A fresh open is silent until the next writer comes.
+                        self.pipe = open_fifo(&self.path)?;
+                    }
+                    self.wait_for_more();
                     return Ok(told);
                 }
-                Ok(length) => self.take(buffer.get(..length).unwrap_or_default(), &mut told),
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(told),
-                Err(source) => {
-                    let path = self.path.clone();
+                Ok(length) => {
+                    self.held = true;
+                    self.take(buffer.get(..length).unwrap_or_default(), &mut told);
+                }
+                Err(Errno::EAGAIN) => {
+                    self.held = true;
+                    self.replaced = false;
+                    self.wait_for_more();
+                    return Ok(told);
+                }
+                Err(Errno::EINTR) => {}
+                Err(errno) => {
+                    let (path, source) = (self.path.clone(), errno.into());
                     return Err(RoleError { what: "read the notify FIFO", path, source });
                 }
             }
         }
+    }
+
+    /// The runtime is told that nothing is left, so that it waits.
+    fn wait_for_more(&self) {
+        let _ = self.pipe.try_io(|| io::Result::<()>::Err(io::ErrorKind::WouldBlock.into()));
+    }
+
+    /// Whether the path still leads to the FIFO that is read here; if not, it is made again. True: it was.
+    ///
+    /// # Errors
+    /// It cannot be made again; tried again at the next look.
+    pub fn look(&mut self) -> Result<bool, RoleError> {
+        let ours = nix::sys::stat::fstat(&self.pipe).map(|stat| (stat.st_dev, stat.st_ino));
+        let there = nix::sys::stat::stat(&self.path).map(|stat| (stat.st_dev, stat.st_ino));
+        if ours == there {
+            return Ok(false);
+        }
+        self.pipe = open_fifo(&self.path)?;
+        self.replaced |= self.held;
+        self.held = false;
+        self.partial.clear();
+        Ok(true)
     }
 
     fn take(&mut self, bytes: &[u8], told: &mut Vec<Told>) {
@@ -96,11 +148,18 @@ impl NotifyFifo {
             }
             let line = String::from_utf8_lossy(&self.partial).into_owned();
             self.partial.clear();
-            if let Some((subject, role)) = parse_line(&line) {
-                told.push(Told::Role(subject, role));
-            }
+            told.extend(parse_line(&line).map(|(subject, role)| Told(subject, role)));
         }
     }
+}
+
+fn open_fifo(path: &Path) -> Result<pipe::Receiver, RoleError> {
+    let failed = |what| move |source: io::Error| RoleError { what, path: path.to_owned(), source };
+    match nix::unistd::mkfifo(path, Mode::S_IRUSR | Mode::S_IWUSR) {
+        Ok(()) | Err(Errno::EEXIST) => {}
+        Err(errno) => return Err(failed("make the notify FIFO")(errno.into())),
+    }
+    pipe::OpenOptions::new().open_receiver(path).map_err(failed("open the notify FIFO"))
 }
 
 /// `GROUP "name" STATE priority` or `INSTANCE ...`, keepalived.conf(5), vrrp_notify_fifo. Other lines tell nothing.
@@ -134,6 +193,9 @@ impl TrackFile {
     }
 
     /// Say whether this node may be elected; writes only what changes.
+    ///
+    /// # Errors
+    /// It cannot be written; tried again at the next call.
     pub fn set(&mut self, fit: bool) -> Result<(), RoleError> {
         if self.written == Some(fit) {
             return Ok(());
@@ -146,6 +208,17 @@ impl TrackFile {
         })?;
         self.written = Some(fit);
         Ok(())
+    }
+
+    /// Whether the file still says what was written last; if not, the next [`TrackFile::set`] writes it again.
+    pub fn look(&mut self) -> bool {
+        let Some(fit) = self.written else { return true };
+        let wanted = if fit { FIT } else { UNFIT };
+        let same = std::fs::read(&self.path).is_ok_and(|found| found == wanted.as_bytes());
+        if !same {
+            self.written = None;
+        }
+        same
     }
 }
 
@@ -170,5 +243,60 @@ mod tests {
         ] {
             assert_eq!(parse_line(line), told, "{line}");
         }
+    }
+
+    fn open_writer(path: &Path) -> std::fs::File {
+        std::fs::OpenOptions::new().read(true).write(true).open(path).unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_fifo_knows_who_holds_it_and_what_was_replaced() {
+        use std::io::Write;
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("fifo");
+        let mut fifo = NotifyFifo::open(&path).unwrap();
+        assert_eq!((fifo.read().unwrap(), fifo.is_held()), (Vec::new(), false), "nobody yet");
+        let mut writer = open_writer(&path);
+        assert_eq!((fifo.read().unwrap(), fifo.is_held()), (Vec::new(), true), "it is silent");
+        writer.write_all(b"GROUP \"SYNC\" MASTER 200\nGROUP \"SY").unwrap();
+        let told = Told(Subject::SyncGroup("SYNC".into()), Role::Primary);
+        assert_eq!(fifo.read().unwrap(), std::slice::from_ref(&told));
+        assert!(!fifo.look().unwrap(), "it is the same");
+        drop(writer);
+        assert_eq!((fifo.read().unwrap(), fifo.is_held()), (Vec::new(), false));
+        let mut writer = open_writer(&path);
+        writer.write_all(b"GROUP \"SYNC\" MASTER 200\n").unwrap();
+        assert_eq!(
+            (fifo.read().unwrap(), fifo.is_held()),
+            (vec![told.clone()], true),
+            "half a line is forgotten"
+        );
+
+        std::fs::remove_file(&path).unwrap();
+        assert!(fifo.look().unwrap(), "made again");
+        writer.write_all(b"GROUP \"SYNC\" BACKUP 200\n").unwrap();
+        assert_eq!((fifo.read().unwrap(), fifo.is_held(), fifo.is_replaced()), (Vec::new(), false, true));
+        let mut writer = open_writer(&path);
+        writer.write_all(b"GROUP \"SYNC\" MASTER 200\n").unwrap();
+        assert_eq!((fifo.read().unwrap(), fifo.is_held(), fifo.is_replaced()), (vec![told], true, false));
+
+        drop(directory);
+        assert!(fifo.look().is_err() && fifo.look().is_err(), "its directory is gone");
+        std::fs::create_dir(path.parent().unwrap()).unwrap();
+        assert!(fifo.look().unwrap());
+        std::fs::remove_dir_all(path.parent().unwrap()).unwrap();
+    }
+
+    #[test]
+    fn a_track_file_that_was_changed_is_written_again() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("track");
+        let mut track = TrackFile::new(&path);
+        track.set(false).unwrap();
+        assert!(track.look());
+        std::fs::remove_file(&path).unwrap();
+        assert!(!track.look());
+        track.set(false).unwrap();
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), UNFIT);
     }
 }

@@ -35,6 +35,13 @@ impl fmt::Debug for Key {
 }
 
 impl Key {
+    /// A few letters that tell keys apart and tell nothing of the key: the same on every router.
+    pub fn fingerprint(&self) -> String {
+        let hash = blake3::derive_key("ctsync 2026-11 fingerprint of a key", &self.0);
+        let [a, b, c, d, ..] = hash;
+        format!("{a:02x}{b:02x}-{c:02x}{d:02x}")
+    }
+
     /// Derives the keys of the runs of one group of nodes.
     fn of_group(&self, node_group: u32) -> RunKeys {
         let mut begun = blake3::Hasher::new_derive_key("ctsync 2026-11 channel, one run");

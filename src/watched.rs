@@ -11,11 +11,13 @@ use nix::sys::time::TimeSpec;
 use nix::sys::timerfd::{ClockId, Expiration, TimerFd, TimerFlags, TimerSetTimeFlags};
 use tokio::io::unix::AsyncFd;
 
+use crate::addresses::News;
 use crate::ctnetlink::socket::EventSocket;
 
 /// Types that own their descriptor from open to drop and never replace it.
 trait KeepsDescriptor: AsRawFd {}
 impl KeepsDescriptor for EventSocket {}
+impl KeepsDescriptor for News {}
 impl KeepsDescriptor for Timer {}
 
 /// timerfd_create(2), on the clock of [`std::time::Instant`].
@@ -45,6 +47,11 @@ fn watch<T: KeepsDescriptor>(watched: T) -> io::Result<AsyncFd<T>> {
 /// Watch the event socket.
 pub fn watch_events(socket: EventSocket) -> io::Result<AsyncFd<EventSocket>> {
     watch(socket)
+}
+
+/// Watch the word of addresses and links.
+pub fn watch_news(news: News) -> io::Result<AsyncFd<News>> {
+    watch(news)
 }
 
 /// A timer that is not set.

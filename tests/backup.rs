@@ -180,7 +180,7 @@ fn what_ends_during_a_reset_stays_ended() {
 #[test]
 fn an_owner_with_a_deaf_backup_is_not_protected() {
     let mut pair = Pair::start(5);
-    assert!(pair.owner.view(pair.now).protected);
+    assert!(common::protected(&pair.owner, pair.now));
     pair.owner.handle_event(Incoming::New(entry(100, 1)), pair.now);
     for _ in 0..300 {
         pair.now += Duration::from_millis(10);
@@ -195,7 +195,10 @@ fn an_owner_with_a_deaf_backup_is_not_protected() {
         }
     }
     let view = pair.owner.view(pair.now);
-    assert!(view.peers[0].alive && !view.peers[0].ready && !view.protected, "{view:?}");
+    assert!(
+        view.peers[0].alive && !view.peers[0].ready && !common::protected(&pair.owner, pair.now),
+        "{view:?}"
+    );
     assert_eq!(view.equal_for, None, "{view:?}");
     assert!(!pair.backup.view(pair.now).ready && pair.backup.gate_open(), "alone, it may still be elected");
 }
@@ -260,13 +263,13 @@ fn a_narrow_channel_is_not_flooded() {
         pair.owner.handle_event(Incoming::Update(entry(19_999, mark)), pair.now);
     }
     assert_eq!(pair.owner.view(pair.now).unsent, waiting);
-    assert!(pair.owner.view(pair.now).protected, "for a moment");
+    assert!(common::protected(&pair.owner, pair.now), "for a moment");
     pair.now += Duration::from_secs(1);
     pair.backup.handle_timeout(pair.now);
     for datagram in said(&mut pair.backup, pair.now) {
         pair.owner.handle_datagram(&datagram, pair.now);
     }
-    assert!(!pair.owner.view(pair.now).protected, "what waits would be lost");
+    assert!(!common::protected(&pair.owner, pair.now), "what waits would be lost");
     for datagram in under_way {
         pair.backup.handle_datagram(&datagram, pair.now);
     }
@@ -395,7 +398,11 @@ fn a_nearly_full_table_takes_assured_entries_first() {
         assert_eq!(pair.batches(), [[Op::Destroy, Op::Create]], "the assured one alone");
         let view = pair.backup.view(pair.now);
         assert_eq!((view.failed, held(&pair)), (3, 3));
-        assert!(view.failures.contains(&("table-full", 3)) && !view.protected, "{:?}", view.failures);
+        assert!(
+            view.failures.contains(&("table-full", 3)) && !common::protected(&pair.backup, pair.now),
+            "{:?}",
+            view.failures
+        );
         pair.run(1000);
         assert_eq!(held(&pair), 3, "no loop");
         if take_over {
@@ -441,7 +448,7 @@ fn a_child_outlives_its_master() {
     let absent = Errno::ENOENT as i32;
     assert_eq!(pair.batch(&[(Op::Create, absent)]).len(), 1);
     let view = pair.backup.view(pair.now);
-    assert_eq!((view.orphans, view.failed, view.protected), (1, 1, false));
+    assert_eq!((view.orphans, view.failed, common::protected(&pair.backup, pair.now)), (1, 1, false));
     pair.run(2000);
     assert_eq!(pair.backup.view(pair.now).orphans, 1, "its master may still come");
     pair.run(2000);

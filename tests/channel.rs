@@ -16,7 +16,9 @@ fn channel(peer: &str, port: u16) -> Channel {
             "failover-mechanism": {{"manual": {{"group": "G"}}}}}}"#
     );
     let config = config::parse(Path::new("config.json"), &text).unwrap().config;
-    Channel::open(&config, 1, None).unwrap()
+    let mut channel = Channel::new(&config);
+    channel.open_on(1, None).unwrap();
+    channel
 }
 
 async fn next(channel: &mut Channel) -> Received {

@@ -132,15 +132,19 @@ fn keys_are_read_in_their_order() {
 
 /// A machine with eth0, eth1 and (without an IPv4 address) eth2, keepalived and heartbeat configured.
 fn machine(case: &str) -> Machine {
-    const KEEPALIVED: &str = "global_defs {\n  vrrp_notify_fifo /run/ctsync/vrrp.fifo\n}\n\
+    const KEEPALIVED: &str = "global_defs {\n  vrrp_notify_fifo /run/ctsync/vrrp.fifo\n  fifo_write_vrrp_states_on_reload\n}\n\
         vrrp_track_file ctsync {\n  file /run/ctsync/vrrp.track\n  weight 1\n}\n\
         vrrp_sync_group SYNC {\n  group { WAN LAN }\n  sync_group_tracking_weight\n  track_file { ctsync weight 1 }\n}\n\
-        vrrp_sync_group UNWEIGHTED {\n  group { WAN }\n  track_file {\n    ctsync weight 1\n  }\n}\n";
+        vrrp_sync_group UNWEIGHTED {\n  group { WAN }\n  track_file {\n    ctsync weight 1\n  }\n}\n\
+        vrrp_sync_group HIGHEST {\n  group { TOP }\n  sync_group_tracking_weight\n  track_file { ctsync weight 1 }\n}\n\
+        vrrp_instance TOP {\n  priority 255\n}\n";
     let running = case != "vrrp-not-running.json" && case != "cluster-not-running.json";
     let keepalived = if case == "keepalived-unreadable.json" {
         Err(std::io::ErrorKind::PermissionDenied.into())
     } else {
-        Ok(KEEPALIVED.to_owned())
+        let left_out =
+            if case == "states-on-reload.json" { "fifo_write_vrrp_states_on_reload" } else { "\0" };
+        Ok(KEEPALIVED.replace(left_out, ""))
     };
     let programs = if running { vec!["keepalived".to_owned(), "heartbeat".to_owned()] } else { vec![] };
     Machine {

@@ -171,7 +171,7 @@ fn different_keys_or_a_key_on_one_side_only_keep_them_apart() {
         ];
         let expected = [two != [0; 0] && one != [0; 0], one.is_empty(), two.is_empty()];
         assert_eq!(refused.map(|count| count > 0), expected, "{one:?} {two:?}");
-        assert!(!pair.owner.view(pair.now).protected);
+        assert!(!common::protected(&pair.owner, pair.now));
     }
 }
 
@@ -344,7 +344,10 @@ fn only_the_owner_is_followed() {
         wire::emit_body(&mut datagram, &stranger, body);
         pair.backup.handle_datagram(&datagram, pair.now);
     };
-    say(&mut pair, &Body::Alive(wire::Alive { turn: 1, ..wire::Alive::default() }));
+    say(
+        &mut pair,
+        &Body::Alive(wire::Alive { turn: 1, told_group: "manual G".into(), ..wire::Alive::default() }),
+    );
     let asked = std::iter::from_fn(|| pair.backup.poll_datagram(pair.now)).find_map(|datagram| {
         match wire::parse(&datagram) {
             Ok((header, Body::Challenge { nonce, .. })) => Some((header.incarnation, nonce)),

@@ -51,7 +51,7 @@ fn a_claim_does_not_wait_for_what_an_earlier_one_has_to_look_at() {
     pair.now += Duration::from_millis(1500);
     take_over(&mut pair.backup, pair.now);
     assert!(pair.backup.handle_hearing(true), "a dump is due");
-    assert!(!pair.backup.view(pair.now).protected);
+    assert!(!common::protected(&pair.backup, pair.now));
     // One that fails is due again, and is not waited for either.
     assert!(pair.backup.poll_dump());
     pair.backup.handle_dump_end(false, pair.now);

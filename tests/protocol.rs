@@ -8,9 +8,10 @@ use std::path::Path;
 
 use ctsync::digest::Digester;
 use ctsync::entry::{Entry, Expectation, Key, L4, Rare, Status, TcpInfo, Tuple, proto};
+use ctsync::facts::{Asked, Evidence, KernelSettings, Mover, Role, Rules, Seat};
 use ctsync::seal::{Key as SealKey, Seal};
 use ctsync::wire::{
-    self, Alive, Body, Claim, GroupId, Header, Incarnation, KernelSettings, Listed, Messages, Node, NodeId,
+    self, Alive, Body, Claim, GroupId, Header, Incarnation, KernelTold, Listed, Messages, Node, NodeId,
     StreamHead, Want, packed,
 };
 
@@ -100,6 +101,7 @@ fn body(body: &Body<'_>) -> Vec<u8> {
 fn alive() -> Alive {
     Alive {
         name: "router1".into(),
+        told_group: "vrrp SYNC".into(),
         last: 7,
         oldest: 3,
         turn: 12,
@@ -107,15 +109,32 @@ fn alive() -> Alive {
         group: GroupId(0),
         claim: Claim { epoch: 2, node: HEADER.sender },
         owner: true,
-        primary: true,
         survived: false,
         fresh: false,
         ready: true,
+        role: Role::Primary,
+        seat: Seat { evidence: Evidence::Told, mover: Mover::Present, addresses: 2, here: 2 },
+        longest: 1452,
         seed: SEED,
         root: 0x0102_0304_0506_0708,
         count: 1,
         next: 0,
-        kernel: KernelSettings { max: 262_144, loose: false, events: true, timestamps: false },
+        kernel: Some(KernelTold {
+            settings: KernelSettings {
+                max: 262_144,
+                loose: false,
+                events: true,
+                timestamps: false,
+                rules: Rules {
+                    asked: Asked::KNOWN | Asked::TRACKS4 | Asked::TRACKS6 | Asked::NAT4,
+                    helpers: 1,
+                    timeout_policies: 0,
+                },
+                timeouts: [432_000, 30, 120, 30, 30, 600, 180, 210],
+            },
+            refused: 0,
+            bound: 3,
+        }),
     }
 }
 

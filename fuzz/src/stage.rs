@@ -11,7 +11,8 @@ use ctsync::entry::{Entry, L4, Status, TcpInfo, Tuple, proto};
 use ctsync::filter::Filter;
 use ctsync::replica::{Counters, Replica, Restored, Role, Settings};
 use ctsync::seal::{Key, Seal};
-use ctsync::wire::{self, HEADER, Header, Incarnation, KernelSettings, NodeId};
+use ctsync::facts::KernelSettings;
+use ctsync::wire::{self, HEADER, Header, Incarnation, NodeId};
 
 use crate::kernel::Kernel;
 
@@ -108,6 +109,7 @@ impl Stage {
             name: format!("router{}", side.number()),
             node: side.header().sender,
             node_group: 0,
+            told_group: String::new(),
             keys: keys.clone(),
             incarnation: side.header().incarnation,
             secret: side.number().into(),

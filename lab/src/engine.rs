@@ -6,9 +6,10 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use ctsync::daemon::node_id;
+use ctsync::facts::KernelSettings;
 use ctsync::filter::Filter;
 use ctsync::replica::{Replica, Restored, Role, Settings};
-use ctsync::wire::{Incarnation, KernelSettings};
+use ctsync::wire::Incarnation;
 
 /// Started, told that it is primary, its (empty) kernel read. It owns the group once it has heard of no other owner.
 pub fn primary(name: &str, run: u128, began: Instant) -> Result<Replica> {
@@ -16,6 +17,7 @@ pub fn primary(name: &str, run: u128, began: Instant) -> Result<Replica> {
         name: name.to_owned(),
         node: node_id(name),
         node_group: 0,
+        told_group: "vrrp SYNC".into(),
         keys: Vec::new(),
         incarnation: Incarnation(run),
         secret: run,

@@ -41,11 +41,20 @@ pub struct Vrrp {
     pub grouped: bool,
     /// The IPv6 addresses have instances of their own.
     pub native6: bool,
+    /// `fifo_write_vrrp_states_on_reload`.
+    pub tells_on_reload: bool,
 }
 
 impl Default for Vrrp {
     fn default() -> Vrrp {
-        Vrrp { version: 3, unicast: false, preempt: true, grouped: true, native6: false }
+        Vrrp {
+            version: 3,
+            unicast: false,
+            preempt: true,
+            grouped: true,
+            native6: false,
+            tells_on_reload: true,
+        }
     }
 }
 
@@ -137,6 +146,8 @@ pub struct Router {
     pub node: Node,
     pub told: Description,
     options: Options,
+    /// Where its `/etc/keepalived` is seen from outside.
+    keepalived_directory: Option<PathBuf>,
 }
 
 impl Router {
@@ -156,7 +167,9 @@ impl Router {
         ] {
             node.net.sysctl(name, value)?;
         }
-        Ok(Router { node, told, options: options.clone() })
+        let keepalived = options.mover == Mover::Keepalived;
+        let keepalived_directory = keepalived.then(|| node.own("/etc/keepalived")).transpose()?;
+        Ok(Router { node, told, options: options.clone(), keepalived_directory })
     }
 
     /// The state policy and NAT as nftables rules: from here on connections are tracked.
@@ -264,6 +277,8 @@ impl Router {
         }
         let config = self.config_path();
         std::fs::write(&config, self.config())?;
+        // It is there before either runs, as on a real router.
+        self.write_keepalived()?;
         if let Some(key) = &self.options.key {
             self.write_key(key)?;
         }
@@ -335,6 +350,9 @@ impl Router {
         let mut text = format!("global_defs {{\n  vrrp_version {}\n", vrrp.version);
         if self.tells_role() {
             text += "  vrrp_notify_fifo /run/ctsync/vrrp.fifo\n";
+            if vrrp.tells_on_reload {
+                text += "  fifo_write_vrrp_states_on_reload\n";
+            }
         }
         text += "}\n";
         let trackers = if vrrp.grouped { self.told.sync_groups.len().max(1) } else { 1 };
@@ -483,14 +501,11 @@ impl Router {
 
     /// Start keepalived; ctsync must have made its files.
     pub fn start_keepalived(&mut self) -> Result<()> {
-        let path = self.keepalived_path();
-        std::fs::write(&path, self.keepalived())?;
+        self.write_keepalived()?;
         let arguments = [
             "--dont-fork",
             "--log-console",
             "--log-detail",
-            "--use-file",
-            &path,
             "--pid",
             "/run/keepalived.pid",
             "--vrrp_pid",
@@ -499,9 +514,10 @@ impl Router {
         self.node.start("keepalived", "keepalived", &arguments)
     }
 
-    /// keepalived's configuration file.
-    pub fn keepalived_path(&self) -> String {
-        self.node.directory.join("keepalived.conf").to_string_lossy().into_owned()
+    /// keepalived's configuration file, where it looks by itself.
+    pub fn write_keepalived(&self) -> Result<()> {
+        let Some(own) = &self.keepalived_directory else { return Ok(()) };
+        Ok(std::fs::write(own.join("keepalived.conf"), self.keepalived())?)
     }
 
     /// Where the daemon's control socket is seen from outside.

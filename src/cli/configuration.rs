@@ -12,9 +12,6 @@ use serde_json::json;
 use super::{Cli, ConfigVerb, To, pretty, print};
 use crate::config::{self, Loaded, Machine, Refused};
 
-/// Where keepalived looks by itself.
-const KEEPALIVED: &str = "/etc/keepalived/keepalived.conf";
-
 pub(super) fn run(verb: ConfigVerb) -> Result<ExitCode> {
     match verb {
         ConfigVerb::Check { file, system, keepalived, form } => {
@@ -69,7 +66,7 @@ fn look(file: &Path, system: bool, keepalived: Option<&Path>) -> Result<Option<M
         }],
     };
     if system {
-        let machine = Machine::look_closely(keepalived.unwrap_or(Path::new(KEEPALIVED)));
+        let machine = Machine::look_closely(keepalived.unwrap_or(Path::new(config::KEEPALIVED_CONF)));
         return machine.map(Some).map_err(unreadable);
     }
     Ok(keepalived.map(Machine::with_keepalived))

@@ -411,9 +411,7 @@ async fn status(daemon: &Daemon, group: Option<&str>, form: Form) -> Result<Exit
     }
     print(&if form.json { pretty(&value)? } else { show::status(&value) })?;
     let further = value["groups"].as_array().into_iter().flatten();
-    let protected = std::iter::once(&value)
-        .chain(further)
-        .all(|group| group.pointer("/state/protected").and_then(Value::as_bool) == Some(true));
+    let protected = std::iter::once(&value).chain(further).all(|group| group["protected"] == true);
     Ok(if protected { ExitCode::SUCCESS } else { ExitCode::from(EXIT_UNPROTECTED) })
 }
 

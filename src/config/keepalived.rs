@@ -1,6 +1,7 @@
 //! keepalived's side of the `vrrp` mechanism: the fragments to write, and whether a configuration has them.
 
 use std::fmt::Write;
+use std::net::IpAddr;
 use std::path::Path;
 
 use super::mistake::{Mistake, nearest};
@@ -31,13 +32,55 @@ pub fn fragments(config: &Config) -> Option<String> {
             }
         };
     }
-    Some(format!("global_defs {{\n    vrrp_notify_fifo {fifo}\n}}\n{groups}"))
+    Some(format!(
+        "global_defs {{\n    vrrp_notify_fifo {fifo}\n    \
+         # Without it a reload of keepalived tells nobody which role it has.\n    \
+         fifo_write_vrrp_states_on_reload\n}}\n{groups}"
+    ))
 }
 
 /// A statement: its words, and what its braces hold.
 struct Statement {
     words: Vec<String>,
     below: Vec<Statement>,
+}
+
+/// keepalived's own default.
+pub const KEEPALIVED_CONF: &str = "/etc/keepalived/keepalived.conf";
+
+/// The virtual addresses that a keepalived configuration moves for a group; none when it does not name the group.
+pub fn virtual_addresses(subject: &Subject, text: &str) -> Vec<IpAddr> {
+    let statements = parse(text);
+    let named = |name: &'static str| statements.iter().filter(move |statement| word(statement, 0) == name);
+    let members: Vec<&str> = match subject {
+        Subject::Instance(name) => vec![name],
+        Subject::SyncGroup(name) => named("vrrp_sync_group")
+            .filter(|group| word(group, 1) == name)
+            .flat_map(|group| &group.below)
+            .filter(|line| word(line, 0) == "group")
+            .flat_map(|line| &line.below)
+            .flat_map(|line| line.words.iter().map(String::as_str))
+            .collect(),
+    };
+    let lists = ["virtual_ipaddress", "virtual_ipaddress_excluded"];
+    let mut all: Vec<IpAddr> = named("vrrp_instance")
+        .filter(|instance| members.contains(&word(instance, 1)))
+        .flat_map(|instance| &instance.below)
+        .filter(|list| lists.contains(&word(list, 0)))
+        .flat_map(|list| &list.below)
+        .filter_map(|line| word(line, 0).split('/').next()?.parse().ok())
+        .collect();
+    all.sort_unstable();
+    all.dedup();
+    all
+}
+
+/// What a keepalived configuration lacks for a group, in sentences; nothing is said of one that is read in parts.
+pub fn keepalived_remarks(mechanism: &Mechanism, file: &Path, text: &str) -> Vec<String> {
+    if parse(text).iter().any(|statement| word(statement, 0).starts_with("include")) {
+        return Vec::new();
+    }
+    check(mechanism, file, text).into_iter().map(|(_, mistake)| mistake.to_string()).collect()
 }
 
 /// What is missing in a keepalived configuration, and where below the mechanism's place that is written.
@@ -68,6 +111,28 @@ pub(super) fn check(mechanism: &Mechanism, file: &Path, text: &str) -> Vec<(&'st
             .map_or("no vrrp_notify_fifo".to_owned(), |fifo| format!("`vrrp_notify_fifo {fifo}`"));
         let mistake = Mistake::NotifyFifo { file: file.to_owned(), found, expected: notify_fifo.clone() };
         missing.push(("/vrrp/notify-fifo", mistake));
+    }
+    let tells_on_reload = named("global_defs")
+        .flat_map(|defs| &defs.below)
+        .any(|line| word(line, 0) == "fifo_write_vrrp_states_on_reload");
+    if !tells_on_reload {
+        missing.push(("/vrrp", Mistake::StatesOnReload { file: file.to_owned() }));
+    }
+    let member = |instance: &Statement| match subject {
+        Subject::Instance(name) => word(instance, 1) == name,
+        Subject::SyncGroup(_) => statement
+            .below
+            .iter()
+            .filter(|line| word(line, 0) == "group")
+            .flat_map(|line| &line.below)
+            .any(|line| line.words.iter().any(|name| name == word(instance, 1))),
+    };
+    let highest = |instance: &&Statement| {
+        instance.below.iter().any(|line| word(line, 0) == "priority" && word(line, 1) == "255")
+    };
+    for instance in named("vrrp_instance").filter(|instance| member(instance)).filter(highest) {
+        let (file, instance) = (file.to_owned(), word(instance, 1).to_owned());
+        missing.push(("/vrrp", Mistake::HighestPriority { file, instance }));
     }
     let tracked: Vec<&str> = named("track_file")
         // What it was called before 2.0.20.

@@ -82,6 +82,19 @@ impl Mechanism {
         }
     }
 
+    /// As peers are told it: nodes of one group have the same.
+    pub fn identity(&self) -> String {
+        let kind = match self {
+            Mechanism::Vrrp { .. } => "vrrp",
+            Mechanism::Cluster { .. } => "cluster",
+            Mechanism::Vip { .. } => "vip",
+            Mechanism::Manual { .. } => "manual",
+        };
+        // A name of 64 bytes, which is the most, would not fit whole; what is cut off tells nobody apart any more.
+        let name: String = self.group().chars().take(48).collect();
+        format!("{kind} {name}")
+    }
+
     /// As `show conntrack-sync status` prints it.
     pub fn told(&self) -> String {
         match self {

@@ -634,6 +634,24 @@ pub enum Mistake {
         /// The group.
         group: String,
     },
+    /// keepalived would not tell its roles again after a reload.
+    #[error(
+        "{file}: global_defs lacks fifo_write_vrrp_states_on_reload: after a reload keepalived tells nobody which role it has"
+    )]
+    StatesOnReload {
+        /// keepalived's configuration.
+        file: PathBuf,
+    },
+    /// keepalived ignores tracked weights of an address owner (RFC 9568, 8.3.2).
+    #[error(
+        "{file}: vrrp_instance {instance} has priority 255: keepalived ignores the track file then; 254 is the highest that works"
+    )]
+    HighestPriority {
+        /// keepalived's configuration.
+        file: PathBuf,
+        /// The instance.
+        instance: String,
+    },
 }
 
 /// The candidate that was probably meant.

@@ -30,7 +30,9 @@ use serde_json::{Map, Value as Json};
 
 use crate::entry::proto;
 
-pub use keepalived::fragments as keepalived_fragments;
+pub use keepalived::{
+    KEEPALIVED_CONF, fragments as keepalived_fragments, keepalived_remarks, virtual_addresses,
+};
 pub use keys::read_keys;
 pub use machine::{Machine, check_machine};
 pub use mechanism::{FurtherGroup, Mechanism, Subject};

@@ -60,6 +60,15 @@ impl<P: 'static> ControlServer<P> {
         Ok(ControlServer { listener: listen(path, 0o660)?, steps: FuturesUnordered::new() })
     }
 
+    /// The socket's path leads nowhere any more: listen there anew. Clients that are being answered go on.
+    ///
+    /// # Errors
+    /// As [`ControlServer::open`].
+    pub fn listen_again(&mut self, path: &Path) -> io::Result<()> {
+        self.listener = listen(path, 0o660)?;
+        Ok(())
+    }
+
     /// What a client does next.
     pub async fn next(&mut self) -> Heard<P> {
         loop {

@@ -1,23 +1,28 @@
 //! One failover group of this node: its engine, who tells its role, what of it outlives the daemon, what became of it.
 //!
 //! Each group has a whole engine of its own, with its own table, stream, epoch and digest; they share the daemon's
-//! sockets. An entry is in one group only. Called by the daemon's loop.
+//! sockets. An entry is in one group only. Who is believed about its role is the witness's affair, whether it is protected the
+//! judge's. Called by the daemon's loop.
 
 use std::collections::VecDeque;
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use super::operator::verdict;
+use super::trouble::Trouble;
 use super::{DaemonError, clock, local_time, rfc3339, start};
 use crate::addresses::Held;
-use crate::config::{Config, FurtherGroup, Mechanism};
+use crate::config::{self, Config, FurtherGroup, Mechanism};
 use crate::control::Reply;
+use crate::facts::{Evidence, Mover};
 use crate::replica::{Compared, FenceReport, Replica, Role};
 use crate::role::TrackFile;
 use crate::runstate::RunState;
 use crate::seal::Key;
+use crate::verdict::{Around, Judge, Verdict};
+use crate::witness::{Belief, Teller, Witness};
 
 /// Transitions that are remembered.
 const TRANSITIONS: usize = 16;
@@ -28,12 +33,14 @@ const TRANSITIONS: usize = 16;
 pub(super) enum Cause {
     /// A line in the notify FIFO.
     Keepalived,
-    /// keepalived closed its FIFO.
+    /// keepalived closed its FIFO and did not open it again.
     KeepalivedGone,
     /// `ctsync notify`: a script, a cluster's agent, the operator.
     Notify,
-    /// Virtual addresses came, went, or their interface did.
+    /// Virtual addresses came, went, or their interface did; or the role was never told, or they contradict it.
     Address,
+    /// Nobody tells any more, and the addresses show nothing.
+    Nobody,
 }
 
 impl Cause {
@@ -42,10 +49,18 @@ impl Cause {
             Cause::Keepalived => "keepalived said so",
             Cause::KeepalivedGone => "keepalived is gone",
             Cause::Notify => "ctsync notify",
-            Cause::Address => "the virtual addresses",
+            Cause::Address => "the virtual addresses show it",
+            Cause::Nobody => "nobody tells, and the virtual addresses show nothing",
         }
     }
+
+    fn teller(self) -> Teller {
+        if self == Cause::Notify { Teller::Operator } else { Teller::Mechanism }
+    }
 }
+
+/// Between two judgements that nobody asked for.
+const JUDGED: Duration = Duration::from_millis(100);
 
 /// A change of the role, and what came of it.
 #[derive(Clone, Serialize)]
@@ -87,10 +102,22 @@ pub(super) struct Group {
     pub compared: Option<Compared>,
     /// Roles told and not yet taken.
     told: VecDeque<(Role, Cause)>,
+    witness: Witness,
+    believed: Belief,
+    /// The addresses that a failover of the group moves, as far as is known.
+    pub virtual_addresses: Vec<IpAddr>,
+    judged_by: Judge,
+    verdict: Verdict,
+    judged: Instant,
+    /// What keeps the election from hearing of readiness, and what keeps `/run` from being written.
+    pub track_trouble: Trouble,
+    state_trouble: Trouble,
     /// When the role became primary, until the fence that follows is reported.
     told_primary: Option<Instant>,
-    /// Role, ownership and readiness as last logged.
-    pub shown: Option<(Role, bool, &'static str)>,
+    /// Ownership and readiness as last logged.
+    shown: Option<(bool, &'static str)>,
+    /// The verdict as last logged.
+    shown_verdict: Option<(bool, String)>,
 }
 
 /// What all groups of a daemon have in common.
@@ -114,15 +141,33 @@ impl Group {
             Mechanism::Vrrp { track_file, .. } => Some(TrackFile::new(track_file)),
             Mechanism::Cluster { .. } | Mechanism::Vip { .. } | Mechanism::Manual { .. } => None,
         };
+        let now = clock();
         let mut settings = start::settings(config, *mtu, &state)?;
         settings.node_group = further.map_or(config.node_group, |group| start::group_number(config, group));
-        settings.restored.role = start::check_role(&mechanism, settings.restored.role, held);
+        settings.told_group = mechanism.identity();
         settings.keys = keys.to_vec();
+        let virtual_addresses = known_addresses(&mechanism);
+        let mut witness = Witness::new(mechanism.notify_fifo().is_some(), settings.restored.role, now);
+        let (known, here) = count_here(&mechanism, &virtual_addresses, held);
+        witness.note_addresses(known, here);
+        let believed = witness.judge(now);
+        let told = believed.evidence == Evidence::Told;
+        settings.restored.role = told.then_some(believed.role);
         let local = held.iter().map(|held| held.address).collect();
+        let mut replica = Replica::new(settings, start::filter(config, local), now);
+        if believed.evidence == Evidence::Addresses {
+            tracing::warn!(
+                group = name,
+                role = believed.role.word(),
+                "role: the virtual addresses show it, and nobody has told"
+            );
+            replica.suppose_role(believed.role, now);
+        }
+        replica.set_virtual_addresses(virtual_addresses.iter().copied().collect());
         Ok(Group {
             name,
             mechanism,
-            replica: Replica::new(settings, start::filter(config, local), clock()),
+            replica,
             state,
             track,
             last_fence: None,
@@ -130,8 +175,17 @@ impl Group {
             transitions_by_role: [0; Role::ALL.len()],
             compared: None,
             told: VecDeque::new(),
+            witness,
+            believed,
+            virtual_addresses,
+            judged_by: Judge::default(),
+            verdict: Verdict::default(),
+            judged: now,
+            track_trouble: Trouble::default(),
+            state_trouble: Trouble::default(),
             told_primary: None,
             shown: None,
+            shown_verdict: None,
         })
     }
 
@@ -159,11 +213,14 @@ impl Group {
     }
 
     /// What `status` shows of the group.
-    pub fn status(&self, now: Instant) -> Value {
+    pub fn status(&mut self, around: &Around, now: Instant) -> Value {
+        let verdict = self.judge(around, now);
         let view = self.replica.view(now);
         json!({
             "group": self.name,
-            "verdict": verdict(&view),
+            "verdict": verdict.verdict,
+            "protected": verdict.protected,
+            "reasons": verdict.reasons,
             "failover-mechanism": self.mechanism.told(),
             "mechanism-group": self.mechanism.group(),
             "owner": self.replica.owner_name(),
@@ -176,44 +233,142 @@ impl Group {
         })
     }
 
-    /// The mechanism `vip`: the addresses tell the role.
+    /// Addresses or links changed, or may have.
     pub fn look_at_addresses(&mut self, held: &[Held]) {
-        let Mechanism::Vip { address, interface, any, .. } = &self.mechanism else { return };
-        let role = role_by_address(address, interface.as_deref(), *any, held);
-        let last = self.told.back().map_or(self.replica.role(), |(role, _)| *role);
-        if role != last {
-            self.tell(role, Cause::Address);
+        let local: Vec<IpAddr> = held.iter().map(|held| held.address).collect();
+        self.replica.handle_returned(&local);
+        self.replica.handle_addresses(local.into_iter().collect());
+        let (known, here) = count_here(&self.mechanism, &self.virtual_addresses, held);
+        self.witness.note_addresses(known, here);
+        if let Mechanism::Vip { .. } = &self.mechanism {
+            let role = if here == known { Role::Primary } else { Role::Backup };
+            let last = self.told.back().map_or(self.replica.role(), |(role, _)| *role);
+            if role != last {
+                self.tell(role, Cause::Address);
+            }
         }
     }
 
-    /// Take the roles told. Channel and event socket have been read in this turn.
+    /// keepalived's configuration may name other addresses than before.
+    pub fn look_at_mechanism(&mut self) {
+        let known = known_addresses(&self.mechanism);
+        if known != self.virtual_addresses {
+            self.replica.set_virtual_addresses(known.iter().copied().collect());
+            self.virtual_addresses = known;
+        }
+    }
+
+    /// Whether somebody holds keepalived's FIFO open.
+    pub fn note_fifo(&mut self, held: bool, now: Instant) {
+        self.witness.note_fifo(held, now);
+    }
+
+    /// Take the roles told, or what is to be believed without. Channel and event socket have been read in this turn.
     pub fn take_roles(&mut self, now: Instant) {
         while let Some((role, cause)) = self.told.pop_front() {
-            let before = self.replica.role();
-            if role != before {
-                tracing::info!(
-                    group = self.name,
-                    from = before.word(),
-                    to = role.word(),
-                    "role: {}",
-                    cause.word()
-                );
-                if let Some(count) = self.transitions_by_role.get_mut(role as usize) {
-                    *count += 1;
-                }
-                let at = rfc3339();
-                self.state.note_transition(role, &local_time(), &at);
-                if self.transitions.len() == TRANSITIONS {
-                    self.transitions.pop_front();
-                }
-                let (from, to) = (before.word(), role.word());
-                self.transitions.push_back(Transition { at, from, to, cause, fence: None });
+            self.witness.tell(role, cause.teller());
+            self.take_role(Belief { role, evidence: Evidence::Told }, cause, now);
+        }
+        let belief = self.witness.judge(now);
+        if belief != self.believed {
+            let gone = self.witness.seat(belief.evidence).mover == Mover::Absent;
+            let cause = match belief.evidence {
+                Evidence::Addresses => Cause::Address,
+                Evidence::Nobody if gone => Cause::KeepalivedGone,
+                Evidence::Told | Evidence::Nobody => Cause::Nobody,
+            };
+            self.take_role(belief, cause, now);
+        }
+        self.replica.set_seat(self.witness.seat(self.believed.evidence), now);
+    }
+
+    fn take_role(&mut self, belief: Belief, cause: Cause, now: Instant) {
+        let Belief { role, evidence } = belief;
+        let before = self.replica.role();
+        if role != before {
+            let (from, to) = (before.word(), role.word());
+            if evidence == Evidence::Told {
+                tracing::info!(group = self.name, from, to, "role: {}", cause.word());
+            } else {
+                tracing::warn!(group = self.name, from, to, "role: {}", cause.word());
             }
-            if role == Role::Primary {
-                self.told_primary = Some(clock());
+            if let Some(count) = self.transitions_by_role.get_mut(role as usize) {
+                *count += 1;
             }
+            let at = rfc3339();
+            self.state.note_transition(role, &local_time(), &at);
+            if self.transitions.len() == TRANSITIONS {
+                self.transitions.pop_front();
+            }
+            self.transitions.push_back(Transition { at, from, to, cause, fence: None });
+        }
+        self.believed = belief;
+        if role == Role::Primary {
+            self.told_primary = Some(clock());
+        }
+        if evidence == Evidence::Addresses {
+            self.replica.suppose_role(role, now);
+        } else {
             self.replica.handle_role(role, now);
         }
+    }
+
+    /// The verdict as last judged.
+    pub fn verdict(&self) -> &Verdict {
+        &self.verdict
+    }
+
+    /// Whether the last judgement is older than a moment.
+    pub fn is_judgement_due(&self, now: Instant) -> bool {
+        now >= self.judged + JUDGED
+    }
+
+    /// Would a failover now lose something? The log is told when the verdict changes.
+    pub fn judge(&mut self, around: &Around, now: Instant) -> Verdict {
+        self.judged = now;
+        self.verdict = self.judged_by.judge(&self.replica.view(now), around, now);
+        let Verdict { verdict, protected, reasons } = &self.verdict;
+        // Another number in the same sentence is no news.
+        let kind = verdict.replace(|letter: char| letter.is_ascii_digit() || letter == '.', "");
+        let shown = (*protected, kind);
+        if self.shown_verdict.as_ref() != Some(&shown) {
+            let cures: Vec<&str> = reasons.iter().map(|reason| reason.finding.cure.as_str()).collect();
+            match protected {
+                true => tracing::info!(group = self.name, "{verdict}"),
+                false => tracing::warn!(group = self.name, "{verdict} ({})", cures.join("; ")),
+            }
+            self.shown_verdict = Some(shown);
+        }
+        self.verdict.clone()
+    }
+
+    /// Tell the log, the track file and `/run` what changed. Whether this node is in step.
+    pub fn report(&mut self, now: Instant) -> bool {
+        let readiness = self.replica.readiness(now);
+        let shown = (self.replica.owner(), readiness.word());
+        if self.shown != Some(shown) {
+            let name = &self.name;
+            if self.shown.map(|(owner, _)| owner) == Some(shown.0) {
+                tracing::debug!(group = name, "{}", shown.1);
+            } else {
+                let word =
+                    if shown.0 { "this node owns the group" } else { "this node does not own the group" };
+                tracing::info!(group = name, readiness = shown.1, "{word}");
+            }
+            self.shown = Some(shown);
+        }
+        if let Some(track) = &mut self.track {
+            self.track_trouble.note(track.set(self.replica.gate_open()), "the election hears of readiness");
+        }
+        self.state_trouble.note(self.state.keep(self.replica.persist()), "the role is kept for the next run");
+        while let Some((peer, here)) = self.replica.poll_peer_change() {
+            if here {
+                tracing::info!(group = self.name, peer, "peer heard");
+            } else {
+                tracing::warn!(group = self.name, peer, "peer lost");
+            }
+        }
+        readiness.in_step()
     }
 
     /// Log finished takeovers; how long each took.
@@ -247,18 +402,31 @@ impl Group {
     }
 }
 
-/// Primary while the addresses are here, on an interface that works: FRR's vrrpd leaves a backup its address and takes
-/// the interface down.
-fn role_by_address(wanted: &[std::net::IpAddr], interface: Option<&str>, any: bool, held: &[Held]) -> Role {
-    let here = |address: &std::net::IpAddr| {
-        held.iter().any(|held| {
-            held.address == *address
-                && held.works
-                && interface.is_none_or(|interface| held.interface == interface)
+/// The addresses that a failover moves: as configured, or as keepalived's own configuration has them.
+fn known_addresses(mechanism: &Mechanism) -> Vec<IpAddr> {
+    if let (true, Some(subject)) = (mechanism.addresses().is_empty(), mechanism.subject()) {
+        let text = std::fs::read_to_string(config::KEEPALIVED_CONF).unwrap_or_default();
+        return config::virtual_addresses(subject, &text);
+    }
+    mechanism.addresses().to_vec()
+}
+
+/// How many addresses are known, and how many of them are here. Of the mechanism `vip` only those count that are on an interface
+/// that works: FRR's vrrpd leaves a backup its address and takes the interface down. One is as good as all with `require any`.
+fn count_here(mechanism: &Mechanism, known: &[IpAddr], held: &[Held]) -> (usize, usize) {
+    let is_here = |address: &&IpAddr| {
+        held.iter().filter(|held| held.address == **address).any(|held| match mechanism {
+            Mechanism::Vip { interface, .. } => {
+                held.works && interface.as_ref().is_none_or(|interface| held.interface == *interface)
+            }
+            _ => true,
         })
     };
-    let primary = if any { wanted.iter().any(here) } else { wanted.iter().all(here) };
-    if primary { Role::Primary } else { Role::Backup }
+    let here = known.iter().filter(is_here).count();
+    match mechanism {
+        Mechanism::Vip { any: true, .. } => (1, here.min(1)),
+        _ => (known.len(), here),
+    }
 }
 
 #[cfg(test)]
@@ -270,21 +438,31 @@ mod tests {
         let held = |address: &str, interface: &str, works| Held {
             address: address.parse().unwrap(),
             interface: interface.to_owned(),
+            index: 1,
             works,
         };
-        let wanted: Vec<std::net::IpAddr> = vec!["10.0.0.1".parse().unwrap(), "fd00::1".parse().unwrap()];
+        let wanted: Vec<IpAddr> = vec!["10.0.0.1".parse().unwrap(), "fd00::1".parse().unwrap()];
         let both = [held("10.0.0.1", "vrrp4", true), held("fd00::1", "vrrp6", true)];
         let one = [held("10.0.0.1", "vrrp4", true), held("fd00::1", "vrrp6", false)];
-        for (interface, any, held, role) in [
-            (None, false, &both[..], Role::Primary),
-            (None, false, &one, Role::Backup),
-            (None, true, &one, Role::Primary),
-            (Some("vrrp4"), true, &one, Role::Primary),
-            (Some("vrrp6"), true, &one, Role::Backup),
-            (Some("vrrp4"), false, &both, Role::Backup),
-            (None, true, &[], Role::Backup),
+        for (interface, any, held, counted) in [
+            (None, false, &both[..], (2, 2)),
+            (None, false, &one, (2, 1)),
+            (None, true, &one, (1, 1)),
+            (Some("vrrp4"), true, &one, (1, 1)),
+            (Some("vrrp6"), true, &one, (1, 0)),
+            (Some("vrrp4"), false, &both, (2, 1)),
+            (None, true, &[], (1, 0)),
         ] {
-            assert_eq!(role_by_address(&wanted, interface, any, held), role, "{interface:?} any {any}");
+            let mechanism = Mechanism::Vip {
+                group: "vip".into(),
+                address: wanted.clone(),
+                interface: interface.map(str::to_owned),
+                any,
+            };
+            assert_eq!(count_here(&mechanism, &wanted, held), counted, "{interface:?} any {any}");
         }
+        // keepalived's are its own affair: an interface that is down has them all the same.
+        let manual = Mechanism::Manual { group: "G".into(), virtual_address: wanted.clone() };
+        assert_eq!(count_here(&manual, &wanted, &one), (2, 2));
     }
 }

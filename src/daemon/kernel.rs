@@ -16,11 +16,15 @@ use crate::groups::Assignment;
 const EVENTS: usize = 4096;
 impl Daemon {
     pub(super) fn read_events(&mut self, now: Instant) -> Result<(), DaemonError> {
-        let (groups, assignment) = (&mut self.groups, &self.assignment);
         let mut heard = 0;
         while heard < EVENTS {
             let read = self.events.get_mut().read(|event| self.heard.push(event))?;
-            hear_events(groups, assignment, &mut self.heard, now);
+            if self.heard.iter().any(|event| matches!(event, Incoming::Destroy(_))) {
+                // An address that left may have ended them: the word of that is there by now.
+                self.read_news(now);
+            }
+            hear_events(&mut self.groups, &self.assignment, &mut self.heard, now);
+            let groups = &mut self.groups;
             match read {
                 Read::Events(count) => heard += count,
                 Read::Empty => {
@@ -39,7 +43,7 @@ impl Daemon {
         }
         self.pace.note(heard, now);
         // What waits may be any group's.
-        groups.iter_mut().for_each(|group| group.replica.handle_events_waiting());
+        self.groups.iter_mut().for_each(|group| group.replica.handle_events_waiting());
         self.more = true;
         Ok(())
     }

@@ -11,7 +11,9 @@
 //! - `operator`: what operators ask.
 //! - `pace`: how soon events are read.
 //! - `report`: what is told without being asked.
+//! - `surroundings`: addresses, links, files, rules: followed and made again.
 //! - `systemd`: what the service manager is told.
+//! - `trouble`: what goes wrong again and again is told once.
 
 mod alarm;
 mod group;
@@ -21,7 +23,9 @@ mod pace;
 mod report;
 mod requests;
 mod start;
+mod surroundings;
 mod systemd;
+mod trouble;
 
 use std::io;
 use std::path::PathBuf;
@@ -33,21 +37,23 @@ use tokio::io::unix::AsyncFd;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::time::{Interval, interval};
 
-use crate::addresses::{AddressError, Addresses};
-use crate::channel::{Channel, ChannelError, Received};
+use crate::addresses::{AddressError, Addresses, Held, News};
+use crate::channel::{Channel, Received};
 use crate::config::{Config, Loaded};
 use crate::control::{Client, ControlServer, Request};
 use crate::ctnetlink::codec::Incoming;
 use crate::ctnetlink::courier::Courier;
 use crate::ctnetlink::dumper::Dumper;
 use crate::ctnetlink::socket::{Batch, DoorError, EventSocket, RequestSocket};
+use crate::facts::KernelSettings;
 use crate::groups::Assignment;
 use crate::hold::{Hold, HoldError};
 use crate::metrics::{MetricsServer, Scrape, Timings};
-use crate::replica::{Refused, Role};
+use crate::replica::Refused;
 use crate::role::{NotifyFifo, RoleError, Told};
+use crate::ruleset::Ruleset;
 use crate::seal::Key;
-use crate::watched::watch_events;
+use crate::watched::{watch_events, watch_news};
 use crate::wire;
 
 use alarm::Alarm;
@@ -55,6 +61,7 @@ use group::{Cause, Common, Group};
 use operator::{Ongoing, Watcher};
 use pace::Pace;
 use systemd::Watchdog;
+use trouble::Trouble;
 
 pub use start::node_id;
 
@@ -62,8 +69,8 @@ pub use start::node_id;
 const DATAGRAMS_IN: usize = 64;
 /// Datagrams sent in a turn.
 const DATAGRAMS_OUT: usize = 64;
-/// Between two looks at how full the kernel's table is.
-const FILL: Duration = Duration::from_secs(1);
+/// Between two looks at what nobody tells of.
+const LOOK_AROUND: Duration = Duration::from_secs(1);
 /// Between two looks at the kernel's settings.
 const REMARKS: Duration = Duration::from_secs(10);
 /// Between two looks at the addresses that nobody asked for.
@@ -75,9 +82,6 @@ pub enum DaemonError {
     /// The kernel's door.
     #[error(transparent)]
     Door(#[from] DoorError),
-    /// The peer's.
-    #[error(transparent)]
-    Channel(#[from] ChannelError),
     /// The VRRP daemon's.
     #[error(transparent)]
     Role(#[from] RoleError),
@@ -120,8 +124,17 @@ struct Daemon {
     batches: Vec<Batch>,
     dump: Dumper,
     channel: Channel,
+    /// What is wrong with its interface.
+    channel_wrong: Option<String>,
+    /// Its interface has another name now.
+    renamed: Option<String>,
     unsent: Option<Vec<u8>>,
     addresses: Addresses,
+    news: AsyncFd<News>,
+    /// Addresses and the channel's interface are to be looked at.
+    follow_due: bool,
+    /// The addresses as last listed.
+    held: Vec<Held>,
     /// A change of an address that was not heard of, with a full socket, must not be missed for ever.
     look_again: Interval,
     hold: Option<Hold>,
@@ -129,6 +142,11 @@ struct Daemon {
     hold_failed: bool,
     /// keepalived has one for all its groups.
     fifo: Option<NotifyFifo>,
+    fifo_trouble: Trouble,
+    control_trouble: Trouble,
+    ruleset: Ruleset,
+    /// The kernel's settings and rules as last looked at.
+    kernel: KernelSettings,
     control: ControlServer<Ongoing>,
     waiting: Vec<(Client, Request)>,
     watchers: Vec<Watcher>,
@@ -138,13 +156,14 @@ struct Daemon {
     unshown: u64,
     metrics: Option<MetricsServer>,
     timings: Timings,
-    /// Kinds of refused datagrams that have been complained about.
-    complained: [bool; 5],
+    /// Refused datagrams that the log has been told of.
+    complained: Vec<Refused>,
     /// What would make a takeover fail, as last told; and when to look again.
     remarks: Vec<String>,
     remarks_due: Instant,
-    /// When to look how full the kernel's table is.
-    fill_due: Instant,
+    look_due: Instant,
+    /// The time of this turn.
+    now: Instant,
     watchdog: Watchdog,
     alarm: Alarm,
     pace: Pace,
@@ -206,9 +225,12 @@ impl Daemon {
         let control = ControlServer::open(&config.control_socket)
             .map_err(failed(format!("listen on {}", config.control_socket.display())))?;
         start::check_events_enabled();
-        let addresses = Addresses::watch()?;
-        let interface = addresses.interface(&config.interface).await?;
-        let channel = Channel::open(&config, interface.index, interface.address)?;
+        // The word of changes first: what changes while it is listed is heard.
+        let news = News::open()?;
+        let addresses = Addresses::open()?;
+        // An interface that comes late is taken up when it is there.
+        let mtu = addresses.interface(&config.interface).await.map_or(1500, |interface| interface.mtu);
+        let channel = Channel::new(&config);
         let requests = RequestSocket::open()?;
         let events = EventSocket::open(requests.port_id(), config.event_buffer)?;
         if events.buffer_size() < config.event_buffer {
@@ -224,12 +246,14 @@ impl Daemon {
         if keys.is_empty() {
             tracing::warn!("no key is configured: anyone on {} can write to this table", config.interface);
         }
-        let common = Common { config: &config, mtu: interface.mtu, held: &held, keys: &keys };
+        let common = Common { config: &config, mtu, held: &held, keys: &keys };
         let mut groups = vec![Group::open(&common, None)?];
         for further in &config.further {
             groups.push(Group::open(&common, Some(further))?);
         }
         groups.iter_mut().for_each(|group| group.look_at_addresses(&held));
+        let mut ruleset = Ruleset::open().map_err(failed("open a socket to nf_tables"))?;
+        let kernel = start::kernel_settings(ruleset.look());
         let assignment = Assignment::new(config.further.iter().map(|group| group.rules.clone()).collect());
         let metrics = match &config.metrics {
             Some(address) => Some(
@@ -237,7 +261,7 @@ impl Daemon {
             ),
             None => None,
         };
-        Ok(Daemon {
+        let mut daemon = Daemon {
             events: watch_events(events).map_err(failed("register the event socket"))?,
             dump: Dumper::spawn().map_err(failed("start the thread that reads dumps"))?,
             path,
@@ -250,12 +274,21 @@ impl Daemon {
             courier: Courier::spawn().map_err(failed("start the thread that carries requests"))?,
             batches: Vec::new(),
             channel,
+            channel_wrong: None,
+            renamed: None,
             unsent: None,
             addresses,
+            news: watch_news(news).map_err(failed("register the route socket"))?,
+            follow_due: false,
+            held,
             look_again: interval(LOOK_AGAIN),
             hold,
             hold_failed: false,
             fifo,
+            fifo_trouble: Trouble::default(),
+            control_trouble: Trouble::default(),
+            ruleset,
+            kernel,
             control,
             waiting: Vec::new(),
             watchers: Vec::new(),
@@ -263,10 +296,11 @@ impl Daemon {
             unshown: 0,
             metrics,
             timings: Timings::default(),
-            complained: [false; 5],
+            complained: Vec::new(),
             remarks: Vec::new(),
             remarks_due: clock(),
-            fill_due: clock(),
+            look_due: clock(),
+            now: clock(),
             watchdog: Watchdog::from_environment(clock()),
             alarm: Alarm::new().map_err(failed("make a timer"))?,
             pace: Pace::new(clock()),
@@ -275,7 +309,9 @@ impl Daemon {
             answered: Vec::new(),
             more: false,
             unjudged: 0,
-        })
+        };
+        daemon.follow().await;
+        Ok(daemon)
     }
 
     /// Sleep until something happens or a deadline comes. True: stop.
@@ -286,6 +322,9 @@ impl Daemon {
         interrupt: &mut Signal,
         hangup: &mut Signal,
     ) -> Result<bool, DaemonError> {
+        if self.follow_due {
+            self.follow().await;
+        }
         let dumping = self.groups.iter().any(|group| group.replica.dumping());
         let deadlines = self.groups.iter().map(|group| group.replica.poll_timeout(now));
         let renewal = self.hold.as_ref().and_then(Hold::next);
@@ -309,14 +348,10 @@ impl Daemon {
                 ready.map_err(failed("wait for the channel"))?;
             }
             ready = fifo_readable(self.fifo.as_ref()) => ready.map_err(failed("wait for keepalived"))?,
-            _ = self.look_again.tick() => self.look_at_addresses().await,
-            Some(()) = self.addresses.changed() => {
-                self.look_at_addresses().await;
-                // While the interface is gone its last size stands.
-                if let Ok(interface) = self.addresses.interface(&self.config.interface).await {
-                    let datagram = start::datagram(interface.mtu);
-                    self.groups.iter_mut().for_each(|group| group.replica.set_datagram(datagram));
-                }
+            _ = self.look_again.tick() => self.follow_due = true,
+            ready = self.news.readable() => {
+                // Cleared before it is read, as above.
+                ready.map_err(failed("wait for the word of addresses"))?.clear_ready();
             }
             heard = self.control.next() => self.hear(heard, now),
             scrape = scraped(self.metrics.as_mut()) => self.give_metrics(scrape, now),
@@ -334,23 +369,18 @@ impl Daemon {
     }
 
     fn turn(&mut self, now: Instant) -> Result<(), DaemonError> {
+        self.now = now;
         let drained = self.read_channel(now);
         self.read_events(now)?;
         self.read_dump(now)?;
-        self.read_fifo()?;
-        let fill = (now >= self.fill_due).then(|| {
-            self.fill_due = now + FILL;
-            ["nf_conntrack_count", "nf_conntrack_max"].map(start::netfilter_sysctl)
-        });
+        self.read_fifo(now);
+        self.look_around(now);
         for at in 0..self.groups.len() {
             let Some(group) = self.groups.get_mut(at) else { break };
             group.take_roles(now);
             if drained {
                 // Silence is judged only when nothing is left to be heard: a stopped process wakes up to full sockets.
                 group.replica.handle_timeout(now);
-            }
-            if let Some([in_use, max]) = fill {
-                group.replica.handle_fill(in_use, max);
             }
             group.replica.step_takeover(now);
             self.send_requests(at, now)?;
@@ -419,39 +449,22 @@ impl Daemon {
         true
     }
 
-    fn read_fifo(&mut self) -> Result<(), DaemonError> {
-        let Some(fifo) = &mut self.fifo else { return Ok(()) };
-        for told in fifo.read()? {
-            match told {
-                Told::Role(subject, role) => {
-                    let about_it = |group: &&mut Group| group.mechanism.subject() == Some(&subject);
-                    if let Some(group) = self.groups.iter_mut().find(about_it) {
-                        group.tell(role, Cause::Keepalived);
-                    }
-                }
-                Told::Gone => {
-                    tracing::warn!("keepalived is gone: the role is unknown, forwarding goes on");
-                    for group in self.groups.iter_mut().filter(|group| group.mechanism.subject().is_some()) {
-                        group.tell(Role::Unknown, Cause::KeepalivedGone);
-                    }
-                }
+    fn read_fifo(&mut self, now: Instant) {
+        let Some(fifo) = &mut self.fifo else { return };
+        let told = match fifo.read() {
+            Ok(told) => told,
+            // A look at the files makes it again.
+            Err(error) => return self.fifo_trouble.note(Err(error), ""),
+        };
+        let held = fifo.is_held();
+        for Told(subject, role) in told {
+            let about_it = |group: &&mut Group| group.mechanism.subject() == Some(&subject);
+            if let Some(group) = self.groups.iter_mut().find(about_it) {
+                group.tell(role, Cause::Keepalived);
             }
         }
-        Ok(())
-    }
-
-    /// Addresses or links changed, or may have. What was known stands while the kernel does not tell.
-    async fn look_at_addresses(&mut self) {
-        let held = match self.addresses.list().await {
-            Ok(held) => held,
-            Err(error) => {
-                let error = anyhow::Error::new(error);
-                return tracing::warn!("the addresses are looked at again later: {error:#}");
-            }
-        };
-        for group in &mut self.groups {
-            group.replica.handle_addresses(held.iter().map(|held| held.address).collect());
-            group.look_at_addresses(&held);
+        for group in self.groups.iter_mut().filter(|group| group.mechanism.subject().is_some()) {
+            group.note_fifo(held, now);
         }
     }
 

@@ -14,8 +14,10 @@ use crate::metrics::{GroupSnapshot, Scrape, Snapshot, named_counters, render};
 use crate::replica::view::View;
 use crate::replica::{Cache, Changes, Compared, Counters, Refill, Refused};
 use crate::rows::Row;
+use crate::seal::Key;
 use crate::show::{CacheStatistics, Statistics};
 use crate::table::SlotId;
+use crate::verdict::Around;
 
 /// Slots visited for one part of a listing: less than a millisecond of work.
 const SLICE: SlotId = 256;
@@ -295,7 +297,10 @@ impl Daemon {
     /// Everything `status` shows.
     pub(super) fn status(&mut self, now: Instant) -> Value {
         let remarks = self.remarks(now);
-        let mut groups = self.groups.iter().map(|group| group.status(now));
+        let arounds: Vec<Around> = (0..self.groups.len()).map(|at| self.around(at)).collect();
+        let groups: Vec<Value> =
+            self.groups.iter_mut().zip(&arounds).map(|(group, around)| group.status(around, now)).collect();
+        let mut groups = groups.into_iter();
         // The first group's are at the top: most routers have no other.
         let mut status = groups.next().unwrap_or_default();
         for (name, value) in [
@@ -308,6 +313,8 @@ impl Daemon {
             ("holding", json!(self.hold.as_ref().map(Hold::holds))),
             ("remarks", json!(remarks)),
             ("groups", groups.collect()),
+            ("key-fingerprints", json!(self.keys.iter().map(Key::fingerprint).collect::<Vec<_>>())),
+            ("channel", json!(self.channel.place())),
         ] {
             if let Some(object) = status.as_object_mut() {
                 object.insert(name.to_owned(), value);
@@ -371,10 +378,12 @@ impl Daemon {
         let groups = self.groups.iter().map(|group| GroupSnapshot {
             name: group.name.clone(),
             view: group.replica.view(now),
+            verdict: group.verdict().clone(),
             counters: group.replica.counters().clone(),
             transitions: group.transitions_by_role,
         });
         let snapshot = Snapshot {
+            node: self.config.node.clone(),
             groups: groups.collect(),
             traffic: self.channel.traffic,
             timings: self.timings.clone(),
@@ -433,32 +442,4 @@ pub(super) fn tell_compared(all: &[&Compared]) -> Reply {
     }
     let [count, moving, unseen] = sums;
     Reply::Ok(json!({ "peer": with, "count": count, "moving": moving, "unseen": unseen, "differing": pairs }))
-}
-
-/// One line: would a failover now lose something?
-pub(super) fn verdict(view: &View) -> String {
-    let peer = view.peers.iter().find(|peer| peer.alive);
-    let waiting = view.unsent_for.map(|seconds| {
-        format!("{} changes wait for the channel, the oldest for {seconds:.1} s", view.unsent)
-    });
-    match (view.owner, view.protected, peer) {
-        (true, true, Some(peer)) => format!("protected: {} holds {} entries", peer.name, peer.entries),
-        (true, _, Some(peer)) => {
-            let unready = (!peer.ready).then(|| format!("{} is not ready", peer.name));
-            let looking = (!view.hears_new_entries)
-                .then(|| "entries that came up during the takeover are still looked for".to_owned());
-            let reasons: Vec<String> = unready.into_iter().chain(waiting).chain(looking).collect();
-            let none = reasons.is_empty();
-            format!(
-                "NOT protected: {}",
-                if none { "a takeover is under way".into() } else { reasons.join("; ") }
-            )
-        }
-        (true, _, None) => "NOT protected: no peer is heard".to_owned(),
-        (false, true, _) => format!("ready to take over {} entries", view.external),
-        (false, false, _) if view.failed > 0 => {
-            format!("degraded: {} entries cannot be installed", view.failed)
-        }
-        (false, false, _) => view.readiness.to_owned(),
-    }
 }

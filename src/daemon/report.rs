@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use super::operator::tell_compared;
-use super::start::{kernel_settings, netfilter_sysctl};
+use super::start::netfilter_sysctl;
 use super::{Daemon, DaemonError, REMARKS};
 use crate::precheck;
 use crate::replica::Refused;
@@ -12,30 +12,17 @@ impl Daemon {
     /// Tell whoever should know what changed: log, `/run`, track file, waiting clients.
     pub(super) fn report(&mut self, now: Instant) -> Result<(), DaemonError> {
         let mut ready = true;
-        for group in &mut self.groups {
+        for at in 0..self.groups.len() {
+            let Some(group) = self.groups.get_mut(at) else { break };
             for took in group.report_fences() {
                 self.timings.fence.observe(took.as_secs_f64());
             }
-            let readiness = group.replica.readiness(now);
-            ready &= readiness.in_step();
-            let shown = (group.replica.role(), group.replica.owner(), readiness.word());
-            if group.shown.as_ref() != Some(&shown) {
-                let name = &group.name;
-                if group.shown.as_ref().map(|(role, owner, _)| (*role, *owner)) != Some((shown.0, shown.1)) {
-                    tracing::info!(group = name, role = shown.0.word(), owner = shown.1, "{}", shown.2);
-                } else {
-                    tracing::debug!(group = name, "{}", shown.2);
+            ready &= group.report(now);
+            if group.is_judgement_due(now) {
+                let around = self.around(at);
+                if let Some(group) = self.groups.get_mut(at) {
+                    group.judge(&around, now);
                 }
-                group.shown = Some(shown);
-            }
-            if let Some(Err(error)) = group.track.as_mut().map(|track| track.set(group.replica.gate_open())) {
-                tracing::error!(%error, "the election does not hear of this node's readiness; tried again");
-            }
-            if let Err(error) = group.state.keep(group.replica.persist()) {
-                tracing::error!(%error, directory = %self.config.state_directory.display(), "cannot keep state");
-            }
-            while let Some((peer, here)) = group.replica.poll_peer_change() {
-                tracing::info!(group = group.name, peer, "{}", if here { "peer heard" } else { "peer lost" });
             }
         }
         self.complain();
@@ -62,22 +49,20 @@ impl Daemon {
     }
 
     /// What would make a takeover fail, now.
-    pub(super) fn remarks(&mut self, now: Instant) -> Vec<String> {
-        let kernel = kernel_settings();
+    pub(super) fn remarks(&self, now: Instant) -> Vec<String> {
         let in_use = netfilter_sysctl("nf_conntrack_count");
         let mut remarks: Vec<String> = Vec::new();
-        for group in &mut self.groups {
-            group.replica.set_kernel(kernel);
-            for remark in precheck::remarks(&kernel, in_use, &group.replica.view(now)) {
+        for group in &self.groups {
+            for remark in precheck::remarks(&self.kernel, in_use, &group.replica.view(now)) {
                 // Two groups with one peer say the same of its kernel.
                 if !remarks.contains(&remark) {
                     remarks.push(remark);
                 }
             }
         }
-        if self.hold_failed {
-            remarks.push("`hold` holds nothing: its table cannot be changed; see the log".into());
-        }
+        remarks.extend(self.keepalived_remarks());
+        remarks.extend(self.renamed.clone());
+        remarks.extend(self.refused_lately(0).into_iter().map(|(_, sentence)| sentence));
         if self.unreadable() > 0 {
             remarks.push(
                 "messages of the kernel could not be read and were left out: is this kernel newer than this ctsync?"
@@ -117,30 +102,18 @@ impl Daemon {
         }
     }
 
-    /// Datagrams that point to a mistake are refused loudly, once.
+    /// Datagrams that point to a mistake are refused loudly, once each time that it begins.
     fn complain(&mut self) {
-        let refused = |why| self.groups.iter().any(|group| group.replica.counters().refused(why) > 0);
-        let now = [
-            &[Refused::OtherVersion][..],
-            &[Refused::SameName],
-            &[Refused::Unsealed],
-            &[Refused::Unreadable, Refused::Forged],
-            &[Refused::Far],
-        ]
-        .map(|reasons| reasons.iter().any(|why| refused(*why)));
-        let node = &self.config.node;
-        let complaints = [
-            "a peer speaks another version of the protocol; its datagrams are refused".to_owned(),
-            format!("another node is named {node} too; set `node` to different names on both"),
-            "a peer has no key, or somebody forges datagrams: they are refused".to_owned(),
-            "datagrams are sealed under a key that is not here: they are refused; compare the key files"
-                .to_owned(),
-            "datagrams come through a router: they are refused; the channel needs a link of its own"
-                .to_owned(),
-        ];
-        for ((complaint, now), before) in complaints.iter().zip(now).zip(self.complained) {
-            if now && !before {
-                tracing::error!("{complaint}");
+        let mut now: Vec<Refused> = Vec::new();
+        for at in 0..self.groups.len() {
+            for (why, sentence) in self.refused_lately(at) {
+                // Of other pairs on the link there may be any number.
+                if !now.contains(&why) && why != Refused::Foreign {
+                    now.push(why);
+                    if !self.complained.contains(&why) {
+                        tracing::error!("{sentence}");
+                    }
+                }
             }
         }
         self.complained = now;

@@ -3,19 +3,20 @@
 use std::net::IpAddr;
 
 use super::{Daemon, DaemonError, failed};
-use crate::addresses::Held;
-use crate::config::{Config, FurtherGroup, Mechanism};
+use crate::config::{Config, FurtherGroup};
 use crate::digest::Digester;
+use crate::facts::{KernelSettings, Rules, TIMEOUTS};
 use crate::filter::Filter;
-use crate::replica::{Role, Settings, Tunables};
+use crate::replica::{Settings, Tunables};
 use crate::runstate::RunState;
-use crate::wire::{Incarnation, KernelSettings, NodeId};
+use crate::wire::{Incarnation, NodeId};
 
 pub(super) fn settings(config: &Config, mtu: usize, state: &RunState) -> Result<Settings, DaemonError> {
     Ok(Settings {
         name: config.node.clone(),
         node: node_id(&config.node),
         node_group: config.node_group,
+        told_group: String::new(),
         keys: Vec::new(),
         incarnation: Incarnation(random()?),
         secret: random()?,
@@ -31,7 +32,7 @@ pub(super) fn settings(config: &Config, mtu: usize, state: &RunState) -> Result<
         flush_wait: FLUSH_WAIT,
         gate_limit: config.gate_timeout,
         owner_lost: config.owner_lost,
-        kernel: kernel_settings(),
+        kernel: kernel_settings(Rules::default()),
         restored: state.restored(),
     })
 }
@@ -64,26 +65,6 @@ fn random() -> Result<u128, DaemonError> {
     Ok(u128::from_be_bytes(bytes))
 }
 
-/// A remembered role is believed only if the addresses agree: nobody tells it again to a daemon that was dead.
-pub(super) fn check_role(mechanism: &Mechanism, remembered: Option<Role>, held: &[Held]) -> Option<Role> {
-    let addresses = mechanism.addresses();
-    if addresses.is_empty() || matches!(mechanism, Mechanism::Vip { .. }) {
-        return remembered;
-    }
-    let here = addresses.iter().all(|address| held.iter().any(|held| held.address == *address));
-    match remembered {
-        Some(Role::Primary) if !here => {
-            tracing::warn!("the last role was MASTER but the virtual addresses are not here: backup");
-            Some(Role::Backup)
-        }
-        Some(Role::Backup | Role::Fault) if here => {
-            tracing::warn!("the last role was not MASTER but the virtual addresses are here: primary");
-            Some(Role::Primary)
-        }
-        other => other,
-    }
-}
-
 /// Without `nf_conntrack_events` 1 entries older than every listener never report an update or their end.
 pub(super) fn check_events_enabled() {
     const PATH: &str = "/proc/sys/net/netfilter/nf_conntrack_events";
@@ -103,13 +84,15 @@ pub(super) fn netfilter_sysctl(name: &str) -> u32 {
     text.trim().parse().unwrap_or(0)
 }
 
-/// What this kernel is set to now.
-pub(super) fn kernel_settings() -> KernelSettings {
+/// What this kernel is set to now, and its rules.
+pub(super) fn kernel_settings(rules: Rules) -> KernelSettings {
     KernelSettings {
         max: netfilter_sysctl("nf_conntrack_max"),
         loose: netfilter_sysctl("nf_conntrack_tcp_loose") == 1,
         events: netfilter_sysctl("nf_conntrack_events") == 1,
         timestamps: netfilter_sysctl("nf_conntrack_timestamp") == 1,
+        rules,
+        timeouts: TIMEOUTS.map(|name| netfilter_sysctl(&format!("nf_conntrack_{name}"))),
     }
 }
 

@@ -217,7 +217,7 @@ impl Replica {
 
     /// A peer's operator compares: say what is here.
     pub(super) fn handle_look(&mut self, from: Incarnation, wants: &[Want]) {
-        let room = self.settings.datagram - self.seal.overhead() - HEADER - wire::GROUP_HEAD;
+        let room = self.size.now() - self.seal.overhead() - HEADER - wire::GROUP_HEAD;
         for want in wants {
             let Some(credit) = self.look_credit.checked_sub(1) else { return };
             self.look_credit = credit;

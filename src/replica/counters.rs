@@ -75,6 +75,8 @@ pub struct Counters {
     pub claims: u64,
     /// Times this node yielded.
     pub yields: u64,
+    /// Ends held back because an address that left this node caused them.
+    pub held_back: u64,
     /// Changes that nobody who watched could be shown.
     pub unshown: u64,
 }

@@ -9,9 +9,11 @@ use std::time::{Duration, Instant};
 
 use siphasher::sip::SipHasher24;
 
+use super::size::Longest;
 use super::{PEERS, Peer, Replica};
+use crate::facts::{Role, Seat};
 use crate::seal::Replays;
-use crate::wire::{self, Body, Header, Incarnation, KernelSettings, WireError};
+use crate::wire::{self, Body, Header, Incarnation, WireError};
 
 /// A challenge without answer is sent again, and a run is answered again, after this long.
 const CHALLENGE_AGAIN: Duration = Duration::from_millis(50);
@@ -51,11 +53,13 @@ pub enum Refused {
     Misdirected,
     /// It came through a router: its hop limit is not 255 any more (RFC 5082).
     Far,
+    /// Its failover group is another one under our number: two pairs share a link and their `node-group`.
+    OtherGroup,
 }
 
 impl Refused {
     /// All of them, in the order of the counters.
-    pub const ALL: [Refused; 14] = [
+    pub const ALL: [Refused; 15] = [
         Refused::Malformed,
         Refused::OtherVersion,
         Refused::OwnRun,
@@ -70,8 +74,20 @@ impl Refused {
         Refused::Overtaken,
         Refused::Misdirected,
         Refused::Far,
+        Refused::OtherGroup,
     ];
 }
+
+/// What was refused lately: what an operator looks for when nothing is heard.
+#[derive(Default)]
+pub(super) struct Refusals {
+    last: [Option<Instant>; Refused::ALL.len()],
+    /// Who said that its group is another one, and which.
+    stranger: Option<(String, String)>,
+}
+
+/// What was refused longer ago is over.
+const LATELY: Duration = Duration::from_secs(10);
 
 /// New runs of peers, and what they are asked.
 ///
@@ -138,6 +154,24 @@ impl Replica {
         if let Some(counter) = self.counters.refused.get_mut(why as usize) {
             *counter += 1;
         }
+        if let Some(last) = self.refusals.last.get_mut(why as usize) {
+            *last = Some(self.now);
+        }
+    }
+
+    /// Why datagrams have been refused in the last seconds.
+    pub fn refused_lately(&self, now: Instant) -> impl Iterator<Item = Refused> + '_ {
+        let lately = move |at: Instant| now.saturating_duration_since(at) < LATELY;
+        Refused::ALL
+            .into_iter()
+            .zip(self.refusals.last)
+            .filter(move |(_, at)| at.is_some_and(lately))
+            .map(|(why, _)| why)
+    }
+
+    /// The last node that said that its group is another one: its name, and its group.
+    pub fn stranger(&self) -> Option<(&str, &str)> {
+        self.refusals.stranger.as_ref().map(|(name, group)| (name.as_str(), group.as_str()))
     }
 
     fn receive(&mut self, bytes: &[u8], now: Instant) -> Result<(), Refused> {
@@ -192,6 +226,11 @@ impl Replica {
             return Err(Refused::Early);
         }
         self.admit(header, &body, number, now)?;
+        // Sealed it was as long, but for the seal.
+        let length = bytes.len() + self.seal.overhead();
+        if let Some(peer) = self.peers.get_mut(&header.sender) {
+            peer.heard_longest.note(length, now);
+        }
         let heard = self.hear(header, body, bytes, now);
         self.note_equality(now);
         heard
@@ -200,6 +239,12 @@ impl Replica {
     /// Whether a datagram comes from a run of a peer's daemon that has proved itself. A new run is challenged: a
     /// replayed datagram of an old one, which would wedge the stream, cannot answer.
     fn admit(&mut self, header: &Header, body: &Body<'_>, number: u64, now: Instant) -> Result<(), Refused> {
+        if let Body::Alive(alive) = body
+            && alive.told_group != self.presence.told_group
+        {
+            self.refusals.stranger = Some((alive.name.clone(), alive.told_group.clone()));
+            return Err(Refused::OtherGroup);
+        }
         let known = self.peers.get_mut(&header.sender).filter(|peer| peer.incarnation == header.incarnation);
         if let Some(peer) = known {
             peer.heard = now;
@@ -208,6 +253,10 @@ impl Replica {
         }
         match body {
             Body::Proof { to, nonce } if *to == self.settings.incarnation => {
+                if self.peers.len() >= PEERS {
+                    // Who came and went, or pretended to, keeps nobody out.
+                    self.peers.retain(|_, peer| !peer.lost);
+                }
                 let room = self.peers.len() < PEERS || self.peers.contains_key(&header.sender);
                 if !room || *nonce != self.challenges.nonce(header.incarnation) {
                     return Err(Refused::Unproved);
@@ -256,12 +305,16 @@ impl Replica {
             heard: now,
             lost: false,
             owner: false,
-            primary: false,
+            role: Role::Unknown,
+            seat: Seat::default(),
             ready: false,
             count: 0,
             seed: 0,
-            kernel: KernelSettings::default(),
+            kernel: None,
             turn: 0,
+            spoke: now,
+            longest: 0,
+            heard_longest: Longest::new(now),
             next: None,
             moved: now,
             behind: 0,
@@ -272,7 +325,7 @@ impl Replica {
         self.peers.insert(header.sender, peer);
         if self.group.claim.node == header.sender && !self.group.owner {
             self.group.receiver.reset();
-            self.group.root_ok = false;
+            self.fall_out_of_step();
         }
     }
 }

@@ -208,13 +208,9 @@ impl Replica {
                 slot.flags |= Flags::INSTALLED;
             }
             Told::Gone => {
-                slot.flags -= Flags::INSTALLED | Flags::STRAY | Flags::REPLACE;
-                self.set_present(id, false);
-                if present && owner {
-                    self.changes(Cache::Internal, id).destroyed += 1;
-                    self.note_change(id, Cache::Internal, Verb::Destroy);
+                if !self.hold_back(id) {
+                    self.end(id);
                 }
-                self.changed(id);
                 return;
             }
         }
@@ -228,6 +224,20 @@ impl Replica {
         if owner {
             self.changes(Cache::Internal, id).note(present);
             self.note_change(id, Cache::Internal, if present { Verb::Update } else { Verb::New });
+        }
+        self.changed(id);
+    }
+
+    /// The entry has ended here.
+    pub(super) fn end(&mut self, id: SlotId) {
+        let owner = self.group.owner;
+        let Some(slot) = self.table.get_mut(id) else { return };
+        let present = slot.flags.contains(Flags::PRESENT);
+        slot.flags -= Flags::INSTALLED | Flags::STRAY | Flags::REPLACE;
+        self.set_present(id, false);
+        if present && owner {
+            self.changes(Cache::Internal, id).destroyed += 1;
+            self.note_change(id, Cache::Internal, Verb::Destroy);
         }
         self.changed(id);
     }

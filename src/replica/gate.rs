@@ -63,6 +63,8 @@ pub(super) struct Gate {
     progress: (usize, usize, u64),
     progressed: Instant,
     ready: Instant,
+    /// When it was last in step with an owner, or the owner itself.
+    in_step: Option<Instant>,
     was_ready: bool,
     check: Instant,
 }
@@ -76,11 +78,24 @@ const GATE_GRACE: Duration = Duration::from_secs(2);
 
 impl Gate {
     pub(super) fn new(now: Instant) -> Gate {
-        Gate { open: false, progress: (0, 0, 0), progressed: now, ready: now, was_ready: false, check: now }
+        Gate {
+            open: false,
+            progress: (0, 0, 0),
+            progressed: now,
+            ready: now,
+            in_step: None,
+            was_ready: false,
+            check: now,
+        }
     }
 
     pub(super) fn next(&self) -> Instant {
         self.check
+    }
+
+    /// It was in step with another stream.
+    pub(super) fn forget_step(&mut self) {
+        self.in_step = None;
     }
 }
 
@@ -120,6 +135,15 @@ impl Replica {
         Readiness::Ready
     }
 
+    /// Whether this node holds what its owner holds, or did a moment ago: a datagram that was lost and is being sent again is
+    /// no more missing than one on its way.
+    pub(super) fn in_step(&self, now: Instant) -> bool {
+        let readiness = self.readiness(now);
+        let brief = matches!(readiness, Readiness::Behind | Readiness::Installing | Readiness::Differs);
+        let lately = self.gate.in_step.is_some_and(|at| now < at + self.settings.lost_after);
+        readiness.in_step() || (brief && lately)
+    }
+
     /// Look at readiness and progress; what the election may see is [`Replica::gate_open`].
     pub(super) fn judge_gate(&mut self, now: Instant) {
         let readiness = self.readiness(now);
@@ -140,6 +164,9 @@ impl Replica {
             || now >= self.gate.progressed + self.settings.gate_limit;
         if readiness.is_ready() {
             self.gate.ready = now;
+        }
+        if readiness.in_step() {
+            self.gate.in_step = Some(now);
         }
         if std::mem::replace(&mut self.gate.was_ready, readiness.is_ready()) != readiness.is_ready() {
             // The peer's status and its operator want to know at once.

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use super::door::Refused;
 use super::outgoing::ACKNOWLEDGED;
 use super::repair::Repair;
-use super::{Cache, Replica, Verb};
+use super::{Cache, Replica, Role, Verb};
 use crate::digest::{Digester, Sums};
 use crate::entry::Entry;
 use crate::stream::Place;
@@ -16,6 +16,9 @@ use crate::wire::{
 
 /// A gap is nacked again after this long.
 const NACK_AGAIN: Duration = Duration::from_millis(20);
+/// After so many times in vain it is nacked more and more rarely, up to this.
+const PATIENT_NACKS: u32 = 8;
+const NACK_RARELY: Duration = Duration::from_secs(1);
 /// Holes in one nack: fits the smallest datagram.
 const HOLES: usize = 24;
 /// Nacks at once; more holes are for the next time.
@@ -30,6 +33,35 @@ pub(super) struct Nacked {
     known: u64,
     /// When everything is asked for again.
     pub(super) again: Option<Instant>,
+    /// How often that was asked for in a row without anything coming.
+    vain: u32,
+    /// What was expected when it was last asked for.
+    expected: Option<u64>,
+    /// Since when the owner has been saying that it has not sent yet what has been applied here.
+    beyond: Option<Instant>,
+}
+
+impl Nacked {
+    /// Whether it has been so for too long.
+    fn is_beyond(&mut self, beyond: bool, now: Instant, limit: Duration) -> bool {
+        let since = if beyond { Some(*self.beyond.get_or_insert(now)) } else { None };
+        self.beyond = since;
+        since.is_some_and(|since| now >= since + limit)
+    }
+
+    /// Everything that is missing is asked for again now: how much of it. Who gets nothing asks for less, and later.
+    fn begin_again(&mut self, expected: Option<u64>, now: Instant) {
+        self.vain = if self.expected == expected { self.vain.saturating_add(1) } else { 0 };
+        self.expected = expected;
+        self.until = 0;
+        let pause = NACK_AGAIN.saturating_mul(1 << self.vain.saturating_sub(PATIENT_NACKS).min(6));
+        self.again = Some(now + pause.min(NACK_RARELY));
+    }
+
+    /// Nothing has come for some time: one missing datagram at a time is asked for, to see whether anything gets through.
+    fn in_vain(&self) -> bool {
+        self.vain > PATIENT_NACKS
+    }
 }
 
 /// Messages for which there is room at once: what a full datagram of the usual ones holds.
@@ -66,6 +98,7 @@ impl Replica {
             Body::Challenge { to, nonce } if to == ours => {
                 self.queue_body(&Body::Proof { to: header.incarnation, nonce });
                 // Whoever asked waits to hear the rest.
+                self.presence.tell_all();
                 self.alive_now(now);
             }
             Body::Proof { to, .. } if to == ours => {}
@@ -87,7 +120,7 @@ impl Replica {
             if !peer.lost && now >= peer.heard + self.settings.lost_after {
                 peer.lost = true;
                 peer.owner = false;
-                peer.primary = false;
+                peer.role = Role::Unknown;
                 peer.heard_of = false;
                 peer.equal_since = None;
                 self.peer_changes.push_back((peer.name.clone(), false));
@@ -103,7 +136,13 @@ impl Replica {
         let (from, incarnation) = (header.sender, header.incarnation);
         let Alive { claim, owner, .. } = *alive;
         // One that came late, or was kept and sent again by somebody: what it says has been overtaken.
-        if self.peers.get(&from).is_some_and(|peer| alive.turn <= peer.turn) {
+        if let Some(peer) = self.peers.get(&from).filter(|peer| alive.turn <= peer.turn) {
+            if now >= peer.spoke + self.settings.lost_after {
+                // None that would have overtaken these has come for as long as a silent peer counts as alive: somebody
+                // else said it. The run has to prove itself again, and is heard from its next one on.
+                self.peers.remove(&from);
+                self.peer_changes.push_back((alive.name.clone(), false));
+            }
             return Err(Refused::Overtaken);
         }
         let known = self.peers.get_mut(&from).map(|peer| {
@@ -111,15 +150,22 @@ impl Replica {
             peer.heard_of = true;
             peer.name.clone_from(&alive.name);
             peer.owner = owner;
-            peer.primary = alive.primary;
+            peer.role = alive.role;
+            peer.seat = alive.seat;
             peer.ready = alive.ready;
             peer.count = alive.count;
-            peer.kernel = alive.kernel;
+            peer.kernel = alive.kernel.or(peer.kernel);
             peer.turn = alive.turn;
+            peer.spoke = now;
+            peer.longest = alive.longest;
             peer.seed = alive.seed;
             known
         });
         self.note_lag(from, alive, now);
+        let living = self.peers.values().filter(|peer| !peer.lost);
+        if let Some(longest) = living.map(|peer| peer.longest).min() {
+            self.size.note_heard(usize::from(longest));
+        }
         if known == Some(false) {
             self.peer_changes.push_back((alive.name.clone(), true));
         }
@@ -206,7 +252,7 @@ impl Replica {
         self.group.claim = claim;
         self.group.claim_incarnation = owner.then_some(incarnation);
         self.group.receiver.reset();
-        self.group.root_ok = false;
+        self.fall_out_of_step();
         if claim.node != self.settings.node {
             self.survived = false;
             self.truth = false;
@@ -217,18 +263,19 @@ impl Replica {
     fn take_position(&mut self, alive: &Alive, now: Instant) {
         let expected = match self.group.receiver.expected() {
             Some(expected) => expected,
-            None => {
-                self.group.receiver.expect(alive.last + 1);
-                self.group.root_ok = false;
-                alive.last + 1
-            }
+            None => self.take_stream_up(alive),
         };
         self.group.receiver.heard_of(alive.last);
+        // An alive that is late says less than has been applied; one after another does not: a number was forged.
+        let beyond = expected > alive.last + 1;
+        if self.nacked.is_beyond(beyond, now, self.settings.lost_after) {
+            self.group.receiver.reset();
+            self.take_stream_up(alive);
+        }
         if expected < alive.oldest && expected <= alive.last {
             // The ring has moved on. What it still has would be told twice: the digest repairs all that is missing.
             self.counters.lost += alive.oldest - expected;
-            self.group.receiver.expect(alive.last + 1);
-            self.group.root_ok = false;
+            self.take_stream_up(alive);
             self.apply_waiting(now);
         }
         if self.group.receiver.expected() == Some(alive.last + 1) {
@@ -244,16 +291,38 @@ impl Replica {
         }
     }
 
+    /// Go on behind what the owner has sent so far; the digest tells what is missing. The number that comes next.
+    fn take_stream_up(&mut self, alive: &Alive) -> u64 {
+        self.group.receiver.expect(alive.last + 1);
+        self.fall_out_of_step();
+        alive.last + 1
+    }
+
+    /// What this node holds is not known to be what the owner holds any more.
+    pub(super) fn fall_out_of_step(&mut self) {
+        self.group.root_ok = false;
+        self.gate.forget_step();
+    }
+
     /// Nack what is missing, once, and all of it again while it stays missing; send the asks whose turn has come.
     pub(super) fn chase_gap(&mut self, now: Instant) {
         self.chase_repair(now);
         if !self.group.receiver.has_gap() {
-            self.nacked = Nacked::default();
+            self.nacked = Nacked { beyond: self.nacked.beyond, ..Nacked::default() };
             return;
         }
         let Some(to) = self.group.claim_incarnation else { return };
         if self.nacked.again.is_none_or(|at| now >= at) {
-            self.nacked = Nacked { again: Some(now + NACK_AGAIN), until: 0, known: self.nacked.known };
+            self.nacked.begin_again(self.group.receiver.expected(), now);
+        }
+        if self.nacked.in_vain() {
+            let missing = self.group.receiver.expected().filter(|next| self.nacked.until < *next);
+            if let Some(next) = missing {
+                self.nacked.until = u64::MAX;
+                self.counters.nacks += 1;
+                self.queue_body(&Body::Nack { to, holes: vec![(next, next)] });
+            }
+            return;
         }
         for _ in 0..NACKS {
             let unasked = self.group.receiver.holes(self.nacked.until + 1).take(HOLES);
@@ -486,7 +555,7 @@ impl Replica {
         self.seed = seed;
         self.digester = Digester::new(seed);
         self.group.sums = Sums::default();
-        self.group.root_ok = false;
+        self.fall_out_of_step();
         self.repair = Repair::default();
         self.refused.clear();
         self.give_comparison_up();

@@ -16,13 +16,19 @@
 //! - `operator`: what an operator asks for: resets, reloads, listings, live changes.
 //! - `related`: masters, children, helpers.
 //! - `comparison`: where this table and a peer's differ.
+//! - `presence`: what it says of itself in its alives.
+//! - `size`: how long a datagram may be.
+//! - `departed`: addresses that left this node, and what the kernel ends because of that.
+//! - `bound`: entries that can live on this node alone.
 //! - `settings`, `counters`: what it is told at the start; what it counts.
 //!
 //! Called by the daemon and, with a virtual clock and wire, by the simulation. No socket, no runtime, no clock.
 //! Numbers in brackets, (14), are the replication rules that a line implements; `docs/protocol.md` lists them.
 
+mod bound;
 mod comparison;
 mod counters;
+mod departed;
 mod door;
 mod events;
 mod fullness;
@@ -31,10 +37,12 @@ mod hearing;
 mod incoming;
 mod operator;
 mod outgoing;
+mod presence;
 mod related;
 mod repair;
 mod requests;
 mod settings;
+mod size;
 mod takeover;
 mod trim;
 pub mod view;
@@ -45,13 +53,15 @@ use std::time::{Duration, Instant};
 
 use crate::digest::{Digester, Sums, bucket_of};
 use crate::entry::{Entry, Key};
+use crate::facts::Seat;
 use crate::filter::Filter;
 use crate::reconcile::{Op, Standing};
 use crate::seal::{Replays, Seal};
 use crate::stream::{Receiver, Sender};
 use crate::table::{Flags, SlotId, Table};
-use crate::wire::{Claim, GroupId, Header, Incarnation, KernelSettings, NodeId, packed};
+use crate::wire::{Claim, GroupId, Header, Incarnation, KernelTold, NodeId, packed};
 
+pub use crate::facts::Role;
 pub use comparison::{Compared, Differing};
 pub use counters::{Changes, Counters};
 pub use door::Refused;
@@ -60,7 +70,7 @@ pub use gate::Readiness;
 pub use operator::{Cache, Change, Listing, Refill, Tunables, Verb};
 pub use requests::Request;
 pub use settings::{Persist, Restored, Settings};
-pub use takeover::{FenceReport, Role};
+pub use takeover::FenceReport;
 
 /// Peers whose state is kept; more than that on one channel are ignored and counted.
 const PEERS: usize = 8;
@@ -75,14 +85,21 @@ pub(crate) struct Peer {
     heard: Instant,
     lost: bool,
     owner: bool,
-    primary: bool,
+    role: Role,
+    seat: Seat,
     ready: bool,
     count: u32,
     /// What it hashes by.
     seed: u128,
-    kernel: KernelSettings,
-    /// Its last alive.
+    /// Its kernel, once it has told of it.
+    kernel: Option<KernelTold>,
+    /// Its last alive: its number, and when it was heard.
     turn: u32,
+    spoke: Instant,
+    /// The longest datagram of ours that it says it has heard lately, in bytes.
+    longest: u16,
+    /// The longest of its datagrams that was heard here lately.
+    heard_longest: size::Longest,
     /// What it waits for of our stream, if it follows it, and when that last moved.
     next: Option<u64>,
     moved: Instant,
@@ -104,6 +121,8 @@ pub(crate) struct Group {
     role: Role,
     /// Told primary since the last claim or yield.
     want: bool,
+    /// The role is what the addresses show: nobody told it, and it claims nothing from a living primary.
+    supposed: bool,
     sums: Sums,
     /// The digest equals the owner's at the followed position (3).
     root_ok: bool,
@@ -141,7 +160,12 @@ pub struct Replica {
     table: Table,
     group: Group,
     peers: BTreeMap<NodeId, Peer>,
+    presence: presence::Presence,
+    bound: bound::Bound,
+    departed: departed::Departed,
     challenges: door::Challenges,
+    refusals: door::Refusals,
+    size: size::Size,
     /// Answers to strangers that may still be given in this turn.
     answers_left: u32,
     sender: Sender,
@@ -259,6 +283,7 @@ impl Replica {
                 owner: false,
                 role,
                 want: role == Role::Primary,
+                supposed: false,
                 sums: Sums::default(),
                 root_ok: false,
                 root_ok_since: None,
@@ -266,7 +291,12 @@ impl Replica {
                 offers: 0,
             },
             peers: BTreeMap::new(),
+            presence: presence::Presence::new(settings.told_group.clone(), settings.kernel),
+            bound: bound::Bound::new(now),
+            departed: departed::Departed::default(),
             challenges: door::Challenges::new(settings.secret),
+            refusals: door::Refusals::default(),
+            size: size::Size::new(settings.datagram),
             answers_left: door::ANSWERS,
             sender: Sender::new(settings.ring),
             counters: Counters::default(),
@@ -373,7 +403,7 @@ impl Replica {
         }
         consider(self.sweep.next(now));
         self.next_reread().into_iter().chain(self.next_window_step()).for_each(&mut consider);
-        self.next_trim().into_iter().for_each(&mut consider);
+        self.next_trim().into_iter().chain(self.departed.next()).for_each(&mut consider);
         consider(self.gate.next());
         next.max(now)
     }
@@ -390,6 +420,8 @@ impl Replica {
         self.step_windows(now);
         self.judge_owner(now);
         self.run_trim(now);
+        self.judge_departed(now);
+        self.count_bound(now);
         self.step_takeover(now);
         self.judge_gate(now);
         self.chase_comparison(now);
@@ -417,7 +449,7 @@ impl Replica {
     }
 
     fn peer_primary(&self) -> bool {
-        self.peers.values().any(|peer| !peer.lost && peer.primary)
+        self.peers.values().any(|peer| !peer.lost && peer.role == Role::Primary)
     }
 
     /// A living peer has said who owns the group. One that has just proved to be a new run has not yet.

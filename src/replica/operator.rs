@@ -9,7 +9,6 @@ use crate::entry::Entry;
 use crate::filter::Filter;
 use crate::seal::Key;
 use crate::table::{Flags, SlotId};
-use crate::wire::KernelSettings;
 
 /// Changes kept for an operator who watches; past it they are counted and not shown.
 const JOURNAL: usize = 16_384;
@@ -246,11 +245,6 @@ impl Replica {
         }
     }
 
-    /// What this node's kernel is set to now.
-    pub fn set_kernel(&mut self, kernel: KernelSettings) {
-        self.settings.kernel = kernel;
-    }
-
     /// Other keys of the channel from now on, or none.
     pub fn set_keys(&mut self, keys: &[Key]) {
         self.seal.replace_keys(keys);
@@ -258,7 +252,7 @@ impl Replica {
 
     /// Payload bytes of the largest datagram from now on: the interface has another size.
     pub fn set_datagram(&mut self, bytes: usize) {
-        self.settings.datagram = bytes;
+        self.size.set_most(bytes);
     }
 
     /// Whether the channel has a key.

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::{Job, Replica, Role};
+use super::{Job, Replica};
 use crate::digest::{BUCKETS, LEVELS, bucket_range};
 use crate::table::{Flags, Slot, SlotId};
 use crate::wire::{
@@ -61,7 +61,7 @@ impl Replica {
     /// A node whose place does not move holds the others up for as long as a silent one would count as alive.
     pub(super) fn window(&self, now: Instant) -> Window {
         let living = self.peers.values().filter(|peer| !peer.lost);
-        let held = self.settings.ring / (2 * self.settings.datagram);
+        let held = self.settings.ring / (2 * self.size.now());
         let most = held.clamp(LEAST_WINDOW, WINDOW) as u64;
         let (mut followed, mut full) = (false, None);
         for (next, moved) in living.filter_map(|peer| Some((peer.next?, peer.moved))) {
@@ -154,7 +154,7 @@ impl Replica {
     }
 
     fn room(&self) -> usize {
-        self.settings.datagram - self.seal.overhead() - HEADER - STREAM_HEAD
+        self.size.now() - self.seal.overhead() - HEADER - STREAM_HEAD
     }
 
     /// Number it, keep it in the ring, give it out.
@@ -355,8 +355,11 @@ impl Replica {
         let token = if self.group.owner { std::mem::take(&mut self.flush_token) } else { 0 };
         self.alive_turn += 1;
         self.unacknowledged = 0;
+        let heard: Vec<u16> =
+            self.peers.values().filter(|peer| !peer.lost).map(|peer| peer.heard_longest.bytes()).collect();
         let alive = Alive {
             name: self.settings.name.clone(),
+            told_group: self.presence.told_group.clone(),
             turn: self.alive_turn,
             last: self.sender.last(),
             oldest: self.sender.oldest(),
@@ -364,18 +367,23 @@ impl Replica {
             group: self.group.id,
             claim: self.group.claim,
             owner: self.group.owner,
-            primary: self.group.role == Role::Primary,
+            role: self.group.role,
+            seat: self.presence.seat,
+            longest: heard.iter().copied().min().unwrap_or(0),
             survived: self.survived,
             fresh: self.fresh,
-            ready: self.readiness(now).in_step() && !self.backlog(now),
+            ready: self.in_step(now) && !self.backlog(now),
             seed: self.seed,
             root: self.group.sums.root(),
             count: u32::try_from(self.present - self.related.expected).unwrap_or(u32::MAX),
-            kernel: self.settings.kernel,
+            kernel: self.kernel_for_alive(),
             next: if self.group.owner { 0 } else { self.group.receiver.expected().unwrap_or(0) },
         };
         let mut datagram = Vec::new();
         wire::emit_body(&mut datagram, &self.header, &Body::Alive(alive));
+        if let Some(full) = self.size.probe(!heard.is_empty(), now) {
+            datagram.resize(datagram.len().max(full - self.seal.overhead()), 0);
+        }
         datagram
     }
 
@@ -398,6 +406,10 @@ impl Replica {
 
     /// A peer misses these datagrams.
     pub(super) fn handle_nack(&mut self, holes: &[(u64, u64)], now: Instant) {
+        let asked = holes.first().and_then(|(from, _)| Some((*from, self.sender.get(*from)?.len())));
+        if asked.is_some_and(|(from, length)| self.size.doubts(from, length + self.seal.overhead())) {
+            self.sender.forget_before(u64::MAX);
+        }
         let (oldest, last) = (self.sender.oldest(), self.sender.last());
         if holes.iter().any(|(from, _)| *from < oldest) {
             // The ring has moved on: the alive says from where the stream can be taken up.

@@ -14,6 +14,8 @@ use crate::wire::{self, Body, Listed, Node, Want};
 
 /// A repair without progress starts over.
 const REPAIR_STALLED: Duration = Duration::from_millis(500);
+/// ... twice as late each time, so often at most: after 16 s.
+const MOST_DOUBLED: u32 = 5;
 /// Between two asks.
 const ASK_TICK: Duration = Duration::from_millis(1);
 /// Wants in one ask: fits the smallest datagram.
@@ -38,6 +40,8 @@ pub(super) struct Repair {
     list: Vec<Listed>,
     list_bucket: Option<u16>,
     next_ask: Option<Instant>,
+    /// How often it has been begun without anything coming.
+    vain: u32,
 }
 
 impl Repair {
@@ -49,18 +53,27 @@ impl Repair {
     /// An entry that was asked for has come.
     pub(super) fn note_progress(&mut self, now: Instant) {
         self.progress = Some(now);
+        self.vain = 0;
+    }
+
+    /// Nothing has come for long enough that it is begun again; the more often in vain, the later.
+    fn is_stalled(&self, now: Instant) -> bool {
+        let pause = REPAIR_STALLED.saturating_mul(1 << self.vain.min(MOST_DOUBLED));
+        self.progress.is_none_or(|at| now >= at + pause)
     }
 }
 
 impl Replica {
     /// The digest differs at the place where the owner told its own. One that makes progress goes on.
     pub(super) fn begin_repair(&mut self, now: Instant) {
-        let stalled = self.repair.progress.is_none_or(|at| now >= at + REPAIR_STALLED);
-        if self.repair.active && !stalled {
+        if self.repair.active && !self.repair.is_stalled(now) {
             return;
         }
-        if !self.repair.active {
+        if self.repair.active {
+            self.repair.vain += 1;
+        } else {
             self.counters.repairs += 1;
+            self.repair.vain = 0;
         }
         self.repair.active = true;
         self.repair.progress = Some(now);
@@ -122,7 +135,7 @@ impl Replica {
         if !self.repair.active {
             return;
         }
-        self.repair.progress = Some(now);
+        self.repair.note_progress(now);
         let ours = self.group.sums.children(node);
         for (at, (theirs, ours)) in sums.iter().zip(ours).enumerate() {
             if *theirs != ours {
@@ -147,7 +160,7 @@ impl Replica {
         if listed.len() >= LISTED {
             return;
         }
-        self.repair.progress = Some(now);
+        self.repair.note_progress(now);
         let mut theirs: BTreeMap<u64, u64> =
             listed.iter().filter(|line| bucket_of(line.key) == bucket).map(as_pair).collect();
         let ours: Vec<(SlotId, u64, u64)> = self

@@ -350,7 +350,7 @@ impl Replica {
             if self.refused.len() < REFUSALS {
                 self.refused.push_back((slot.key_hash, slot.birth));
             }
-            self.kernel_says(id, Told::Gone);
+            self.end(id);
         }
     }
 

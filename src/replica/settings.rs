@@ -5,8 +5,9 @@
 use std::time::Duration;
 
 use super::Role;
+use crate::facts::KernelSettings;
 use crate::seal::Key as SealKey;
-use crate::wire::{Incarnation, KernelSettings, NodeId};
+use crate::wire::{Incarnation, NodeId};
 
 /// How a replica behaves; fixed for a run.
 #[derive(Clone, Debug)]
@@ -17,6 +18,8 @@ pub struct Settings {
     pub node: NodeId,
     /// Nodes that belong together, and the failover group among theirs.
     pub node_group: u32,
+    /// The failover group by mechanism and name, as peers are told it: `vrrp SYNC`. Nodes of another one are refused.
+    pub told_group: String,
     /// Keys of the channel; the first one seals. None: anyone can write to both tables.
     pub keys: Vec<SealKey>,
     /// This run: 128 random bits.

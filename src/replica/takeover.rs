@@ -2,40 +2,10 @@
 
 use std::time::{Duration, Instant};
 
-use super::{Peer, Persist, Replica};
+use super::{Peer, Persist, Replica, Role};
 use crate::reconcile::Failure;
 use crate::table::{Flags, SlotId};
 use crate::wire::{Body, Claim, Incarnation};
-
-/// A node's role in its failover group, as VRRP (or another mechanism) tells it.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, serde::Serialize, serde::Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Role {
-    /// keepalived MASTER, RFC 9568 Active.
-    Primary,
-    /// keepalived BACKUP, RFC 9568 Backup.
-    Backup,
-    /// keepalived FAULT.
-    Fault,
-    /// Nobody has told, or the one who tells is gone.
-    #[default]
-    Unknown,
-}
-
-impl Role {
-    /// All of them, in their own order.
-    pub const ALL: [Role; 4] = [Role::Primary, Role::Backup, Role::Fault, Role::Unknown];
-
-    /// keepalived's word, as VyOS users know it.
-    pub fn word(self) -> &'static str {
-        match self {
-            Role::Primary => "MASTER",
-            Role::Backup => "BACKUP",
-            Role::Fault => "FAULT",
-            Role::Unknown => "UNKNOWN",
-        }
-    }
-}
 
 /// The work between "you are primary" and "every known entry is installed".
 pub(super) struct Fence {
@@ -112,26 +82,44 @@ impl Replica {
     ///
     /// The caller has read the channel and the event socket empty before: what was received counts.
     pub fn handle_role(&mut self, role: Role, now: Instant) {
-        self.now = now;
-        let before = std::mem::replace(&mut self.group.role, role);
-        let (was, is) = (before == Role::Primary, role == Role::Primary);
+        // Told is more than supposed: it is news, even if it is the same role.
+        let told_before = !std::mem::take(&mut self.group.supposed);
+        let was = self.take_role(role, now) == Role::Primary && told_before;
+        let is = role == Role::Primary;
         if is && !was {
             self.group.want = true;
             self.begin_fence(now);
         } else if is && self.group.owner && self.fence.is_none() {
             self.report_nothing_to_do();
-        } else if !is {
+        }
+        self.step_takeover(now);
+    }
+
+    /// Nobody tells the role, and the virtual addresses show it: as [`Replica::handle_role`], but that nothing is claimed
+    /// from a living primary.
+    pub fn suppose_role(&mut self, role: Role, now: Instant) {
+        self.group.supposed = true;
+        self.group.want = false;
+        self.take_role(role, now);
+        self.step_takeover(now);
+    }
+
+    /// The role before.
+    fn take_role(&mut self, role: Role, now: Instant) -> Role {
+        self.now = now;
+        let before = std::mem::replace(&mut self.group.role, role);
+        if role != Role::Primary {
             self.group.want = false;
             self.fence = None;
-            if was && !self.group.owner {
+            if before == Role::Primary && !self.group.owner {
                 // A primary left conflicts alone; a backup puts the kernel right again (12).
                 self.reconcile_all();
             }
         }
-        if is != was {
+        if role != before {
             self.alive_now(now);
         }
-        self.step_takeover(now);
+        before
     }
 
     fn begin_fence(&mut self, now: Instant) {
@@ -352,6 +340,7 @@ impl Replica {
         self.group.claim_incarnation = None;
         self.group.owner = false;
         self.fence = None;
+        self.departed.forget();
         self.stop_trim();
         self.jobs.clear();
         self.resend.clear();
@@ -430,7 +419,7 @@ impl Replica {
             truth: self.truth && (!self.group.owner || self.fence.is_none()),
             was_owner: self.group.owner || self.late || self.group.offers > 0 || self.was_owner,
             settled: !self.fresh,
-            role: (self.group.role != Role::Unknown).then_some(self.group.role),
+            role: (self.group.role != Role::Unknown && !self.group.supposed).then_some(self.group.role),
         }
     }
 }

@@ -5,11 +5,12 @@ use std::time::Instant;
 
 use serde::Serialize;
 
-use super::{Counters, Readiness, Replica, Role};
+use super::{Counters, Replica, Role};
 use crate::entry::Entry;
+use crate::facts::Seat;
 use crate::reconcile::Failure;
 use crate::table::Flags;
-use crate::wire::{Incarnation, KernelSettings};
+use crate::wire::{Incarnation, KernelTold};
 
 /// A peer, as `status` shows it.
 #[derive(Clone, Debug, Default, Serialize)]
@@ -23,8 +24,10 @@ pub struct PeerView {
     pub silent_ms: u64,
     /// Owns the group.
     pub owner: bool,
-    /// Its mechanism says primary.
-    pub primary: bool,
+    /// Its role.
+    pub role: Role,
+    /// How it knows it, and where its virtual addresses are.
+    pub seat: Seat,
     /// Says it could take over.
     pub ready: bool,
     /// Entries in its table.
@@ -33,8 +36,8 @@ pub struct PeerView {
     pub behind: u64,
     /// For how long the oldest of them had been sent then.
     pub lag_seconds: f64,
-    /// What its kernel is set to.
-    pub kernel: KernelSettings,
+    /// Its kernel, once it has told of it.
+    pub kernel: Option<KernelTold>,
 }
 
 /// The replica's state at one moment.
@@ -45,6 +48,12 @@ pub struct View {
     pub node: String,
     /// Role as last told.
     pub role: Role,
+    /// How it is known, and where the virtual addresses are.
+    pub seat: Seat,
+    /// This node's kernel, as peers are told of it.
+    pub kernel: KernelTold,
+    /// One of the addresses of this router alone to which entries are translated.
+    pub bound_to: Option<std::net::IpAddr>,
     /// Owns the group.
     pub owner: bool,
     /// The highest claim's epoch.
@@ -53,8 +62,12 @@ pub struct View {
     pub ready: bool,
     /// Ready, or why not.
     pub readiness: &'static str,
-    /// A failover to this node, or away from it to its peer, would lose nothing.
-    pub protected: bool,
+    /// ... or was a moment ago: being behind for less than a silent peer counts as alive is what is on its way at any time.
+    pub in_step: bool,
+    /// A takeover is under way.
+    pub fencing: bool,
+    /// Changes have waited for the channel for as long as a peer may be silent.
+    pub backlog: bool,
     /// The gate is open: this node may be elected.
     pub gate_open: bool,
     /// Entries of the group when owned here.
@@ -90,6 +103,10 @@ pub struct View {
     pub sweep_age: f64,
     /// A whole sweep has happened.
     pub swept: bool,
+    /// Bytes of the longest datagram that is sent.
+    pub datagram: usize,
+    /// ... and what the interface carries and the path to the peer does not, if so.
+    pub narrow: Option<usize>,
     /// Digest root.
     pub root: String,
     /// The peers.
@@ -111,7 +128,8 @@ impl Replica {
                 alive: !peer.lost,
                 silent_ms: u64::try_from(since(peer.heard).as_millis()).unwrap_or(u64::MAX),
                 owner: peer.owner,
-                primary: peer.primary,
+                role: peer.role,
+                seat: peer.seat,
                 ready: peer.ready,
                 entries: peer.count,
                 behind: peer.behind,
@@ -119,24 +137,21 @@ impl Replica {
                 kernel: peer.kernel,
             })
             .collect();
-        let protected = match readiness {
-            Readiness::Owner => {
-                let followed = peers.iter().any(|peer| peer.alive && peer.ready);
-                followed && self.fence.is_none() && !self.backlog(now) && !self.may_lack()
-            }
-            Readiness::Ready => self.failed == 0,
-            _ => false,
-        };
         let failures =
             Failure::ALL.iter().zip(self.counters.failures).map(|(reason, count)| (reason.word(), count));
         View {
             node: self.settings.name.clone(),
             role: self.group.role,
+            seat: self.presence.seat,
+            kernel: self.own_kernel(),
+            bound_to: self.bound.address(),
             owner: self.group.owner,
             epoch: self.group.claim.epoch,
             ready: readiness.in_step(),
             readiness: readiness.word(),
-            protected,
+            in_step: self.in_step(now),
+            fencing: self.fencing(),
+            backlog: self.backlog(now),
             gate_open: self.gate_open(),
             internal: if self.group.owner { entries } else { 0 },
             external: if self.group.owner { 0 } else { entries },
@@ -154,6 +169,8 @@ impl Replica {
             equal_for: self.equal_since().map(|at| since(at).as_secs_f64()),
             sweep_age: self.sweep.completed.map_or(since(self.listening), since).as_secs_f64(),
             swept: self.sweep.completed.is_some(),
+            datagram: self.size.now(),
+            narrow: self.size.narrow(),
             root: format!("{:016x}", self.group.sums.root()),
             peers,
         }

@@ -1,15 +1,17 @@
 //! Datagram <-> messages: the native protocol, version 1. `docs/protocol.md` has the layout.
 //!
-//! `message` has what a body is made of, [`packed`] the entries in it, [`reader`] the checked reads. Called by the replica;
+//! `alive` has the signs of life, `message` what other bodies are made of, [`packed`] the entries in it, [`reader`] the checked reads. Called by the replica;
 //! never touches a socket, never decides what a message means. Received bytes never panic: what does not parse is an error with its reason.
 //!
 //! With a key everything behind the header is sealed ([`crate::seal`]); every answer names the incarnation that it is
 //! for.
 
+mod alive;
 mod message;
 pub mod packed;
 pub mod reader;
 
+pub use alive::{Alive, KernelTold};
 pub use message::{
     LIST_HEAD, LISTED_SIZE, Listed, Message, Messages, emit_change, emit_destroy, emit_list, emit_put,
     emit_sums, listed,
@@ -69,58 +71,6 @@ pub struct StreamHead {
     pub sequence: u64,
     /// Digest root of the group that holds after this datagram.
     pub root: u64,
-}
-
-/// What a node's kernel is set to, as far as it decides over a takeover.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, serde::Serialize)]
-pub struct KernelSettings {
-    /// `nf_conntrack_max`; 0: no limit.
-    pub max: u32,
-    /// `nf_conntrack_tcp_loose`.
-    pub loose: bool,
-    /// `nf_conntrack_events` is 1.
-    pub events: bool,
-    /// `nf_conntrack_timestamp`.
-    pub timestamps: bool,
-}
-
-/// "I am here", every alive interval and at every change of a claim.
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
-pub struct Alive {
-    /// The node's configured name, for people.
-    pub name: String,
-    /// Last sequence number used in the stream, 0 for none.
-    pub last: u64,
-    /// Oldest sequence number still in the ring; `last + 1` when the ring is empty.
-    pub oldest: u64,
-    /// Counts the alives of a run: one that was overtaken says nothing any more.
-    pub turn: u32,
-    /// The token of the flush that this answers, 0 for none.
-    pub token: u32,
-    /// The group.
-    pub group: GroupId,
-    /// The highest claim known.
-    pub claim: Claim,
-    /// The sender owns the group.
-    pub owner: bool,
-    /// The sender's VRRP (or other mechanism) says primary.
-    pub primary: bool,
-    /// "My kernel table is the truth": it survived a restart of the daemon that owned the group.
-    pub survived: bool,
-    /// "My kernel table is new": it has not been in step with a peer's since boot.
-    pub fresh: bool,
-    /// The sender would be fit to take over.
-    pub ready: bool,
-    /// What the sender's keys and contents are hashed by.
-    pub seed: u128,
-    /// Digest root after `last`.
-    pub root: u64,
-    /// Entries in the sender's table.
-    pub count: u32,
-    /// On a backup: the number of the owner's stream that it applies next, 0 when it follows none.
-    pub next: u64,
-    /// The sender's kernel.
-    pub kernel: KernelSettings,
 }
 
 /// What a backup asks its owner for, to repair a difference.
@@ -279,34 +229,7 @@ pub fn emit_body(out: &mut Vec<u8>, header: &Header, body: &Body<'_>) {
         Body::Stream(head, messages) => emit_stream(out, header, head, messages),
         Body::Alive(alive) => {
             emit_header(out, header, KIND_ALIVE);
-            let name = alive.name.as_bytes();
-            let length = name.len().min(64);
-            out.push(u8::try_from(length).unwrap_or(64));
-            out.extend_from_slice(name.get(..length).unwrap_or_default());
-            out.extend_from_slice(&alive.last.to_be_bytes());
-            out.extend_from_slice(&alive.oldest.to_be_bytes());
-            out.extend_from_slice(&alive.turn.to_be_bytes());
-            out.extend_from_slice(&alive.token.to_be_bytes());
-            out.push(alive.group.0);
-            out.extend_from_slice(&alive.claim.epoch.to_be_bytes());
-            out.extend_from_slice(&alive.claim.node.0.to_be_bytes());
-            let kernel = &alive.kernel;
-            let flags = [
-                alive.owner,
-                alive.primary,
-                alive.survived,
-                alive.fresh,
-                alive.ready,
-                kernel.loose,
-                kernel.events,
-                kernel.timestamps,
-            ];
-            out.push(flags.iter().enumerate().fold(0, |bits, (at, set)| bits | u8::from(*set) << at));
-            out.extend_from_slice(&alive.seed.to_be_bytes());
-            out.extend_from_slice(&alive.root.to_be_bytes());
-            out.extend_from_slice(&alive.count.to_be_bytes());
-            out.extend_from_slice(&alive.next.to_be_bytes());
-            out.extend_from_slice(&kernel.max.to_be_bytes());
+            alive.emit(out);
         }
         Body::Nack { to, holes } => {
             emit_header(out, header, KIND_NACK);
@@ -424,7 +347,7 @@ pub fn parse(bytes: &[u8]) -> Result<(Header, Body<'_>), WireError> {
             let (group, sequence) = (GroupId(reader.u8()?), parse_count(&mut reader)?);
             Body::Stream(StreamHead { group, sequence, root: reader.u64()? }, reader.rest())
         }
-        KIND_ALIVE => Body::Alive(parse_alive(&mut reader)?),
+        KIND_ALIVE => Body::Alive(Alive::parse(&mut reader)?),
         KIND_NACK => {
             let to = Incarnation(reader.u128()?);
             let mut holes = Vec::with_capacity(reader.rest().len() / 16);
@@ -460,36 +383,6 @@ pub fn parse(bytes: &[u8]) -> Result<(Header, Body<'_>), WireError> {
 
 fn parse_count(reader: &mut Reader<'_>) -> Result<u64, WireError> {
     Some(reader.u64()?).filter(|count| *count < UNCOUNTED).ok_or(WireError::Undefined("count"))
-}
-
-fn parse_alive(reader: &mut Reader<'_>) -> Result<Alive, WireError> {
-    let length = usize::from(reader.u8()?);
-    let name = String::from_utf8_lossy(reader.bytes(length)?).into_owned();
-    let (last, oldest) = (parse_count(reader)?, parse_count(reader)?);
-    let (turn, token) = (reader.u32()?, reader.u32()?);
-    let group = GroupId(reader.u8()?);
-    let claim = Claim { epoch: parse_count(reader)?, node: NodeId(reader.u64()?) };
-    let flags = reader.u8()?;
-    let bit = |at: u8| flags & (1 << at) != 0;
-    Ok(Alive {
-        name,
-        last,
-        oldest,
-        turn,
-        token,
-        group,
-        claim,
-        owner: bit(0),
-        primary: bit(1),
-        survived: bit(2),
-        fresh: bit(3),
-        ready: bit(4),
-        seed: reader.u128()?,
-        root: reader.u64()?,
-        count: reader.u32()?,
-        next: parse_count(reader)?,
-        kernel: KernelSettings { max: reader.u32()?, loose: bit(5), events: bit(6), timestamps: bit(7) },
-    })
 }
 
 #[cfg(test)]

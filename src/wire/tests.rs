@@ -5,6 +5,7 @@ use crate::entry::{
     DccpInfo, Entry, Expectation, Key, L4, LABELS, NAME, Rare, SctpInfo, SeqAdj, Status, Synproxy, TcpInfo,
     Tuple,
 };
+use crate::facts::{Asked, Evidence, KernelSettings, Mover, Role, Rules, Seat};
 
 fn address(v6: bool) -> BoxedStrategy<std::net::IpAddr> {
     if v6 {
@@ -237,14 +238,31 @@ fn every_body_comes_back() {
         ready: true,
         root: 0xdead_beef,
         count: 223,
-        kernel: KernelSettings { max: 262_144, loose: true, events: false, timestamps: true },
+        told_group: "vrrp SYNC".into(),
+        role: Role::Fault,
+        seat: Seat { evidence: Evidence::Addresses, mover: Mover::Absent, addresses: 3, here: 1 },
+        longest: 1452,
+        kernel: Some(KernelTold {
+            settings: KernelSettings {
+                max: 262_144,
+                loose: true,
+                events: false,
+                timestamps: true,
+                rules: Rules { asked: Asked::KNOWN | Asked::NAT6, helpers: 0x2001, timeout_policies: 2 },
+                timeouts: [1, 2, 3, 4, 5, 6, 7, u32::MAX],
+            },
+            refused: 7,
+            bound: 8,
+        }),
         ..Alive::default()
     };
+    let quiet = Alive { kernel: None, ..alive.clone() };
     let node = Node { level: 3, index: 0xabc };
     let wants = vec![Want::Sums(node), Want::Subtree(node), Want::List(65535), Want::Key(u64::MAX)];
     let (to, group) = (Incarnation(42), GroupId(0));
     for body in [
         Body::Alive(alive),
+        Body::Alive(quiet),
         Body::Nack { to, holes: vec![(1, 9), (12, 12)] },
         Body::Ask { to, group, wants },
         Body::Offer { to, group, messages: b"x" },

@@ -7,10 +7,12 @@ pub mod pair;
 use std::time::{Duration, Instant};
 
 use ctsync::entry::{Entry, L4, Status, Tuple, proto};
+use ctsync::facts::{Evidence, KernelSettings, Seat};
 use ctsync::filter::Filter;
 use ctsync::replica::{Replica, Restored, Role, Settings};
 use ctsync::seal::Key;
-use ctsync::wire::{Incarnation, KernelSettings, NodeId};
+use ctsync::verdict::{self, Around};
+use ctsync::wire::{Incarnation, NodeId};
 
 /// Any moment.
 #[expect(clippy::disallowed_methods, reason = "the virtual clock has to begin somewhere")]
@@ -35,6 +37,7 @@ pub fn another_run(number: u64, run: u64, role: Role, hot: bool, keys: Vec<Key>,
         name: format!("router{number}"),
         node: NodeId(number),
         node_group: 0,
+        told_group: "manual G".into(),
         keys,
         incarnation: Incarnation(random),
         secret: random,
@@ -59,7 +62,13 @@ pub fn another_run(number: u64, run: u64, role: Role, hot: bool, keys: Vec<Key>,
     assert!(replica.poll_dump());
     replica.handle_dump_end(true, now);
     replica.handle_role(role, now);
+    replica.set_seat(Seat { evidence: Evidence::Told, ..Seat::default() }, now);
     replica
+}
+
+/// A failover now would lose nothing, as far as this node knows.
+pub fn protected(replica: &Replica, now: Instant) -> bool {
+    verdict::findings(&replica.view(now), &Around::default()).is_empty()
 }
 
 /// A UDP connection from port `number`.

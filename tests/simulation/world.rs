@@ -4,10 +4,11 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use std::time::{Duration, Instant};
 
 use ctsync::entry::{Entry, Expectation, Key, L4, Rare, Status, TcpInfo, Tuple, proto};
+use ctsync::facts::KernelSettings;
 use ctsync::filter::Filter;
 use ctsync::replica::{Persist, Replica, Restored, Role, Settings};
 use ctsync::seal::Key as SealKey;
-use ctsync::wire::{Incarnation, KernelSettings, NodeId};
+use ctsync::wire::{Incarnation, NodeId};
 use fastrand::Rng;
 
 use crate::kernel::{Kernel, ghost};
@@ -216,6 +217,7 @@ impl World {
             name: node.name.into(),
             node: NodeId(x as u64 + 1),
             node_group: 0,
+            told_group: String::new(),
             keys: self.keys.clone(),
             incarnation,
             secret,

@@ -99,8 +99,9 @@ impl Owner {
 /// A daemon's loop, without a kernel.
 async fn own(file: &std::path::Path, run: u128, ordered: &Receiver<Order>) -> Result<()> {
     let config = config::read(file)?.config;
-    let interface = Addresses::watch()?.interface(&config.interface).await?;
-    let mut channel = Channel::open(&config, interface.index, interface.address)?;
+    let interface = Addresses::open()?.interface(&config.interface).await?;
+    let mut channel = Channel::new(&config);
+    channel.open_on(interface.index, interface.address)?;
     let mut replica = engine::primary(&config.node, run, now())?;
     let mut buffer = vec![0; 65_536];
     let mut telling: Option<(Told, u32, Instant)> = None;

@@ -135,8 +135,8 @@ fn piped(pair: &Pair) -> Result<String> {
 
 fn keepalived(pair: &Pair) -> Result<String> {
     let router = pair.topology.router(1)?;
-    let (config, keepalived) = (router.config_path(), router.keepalived_path());
-    let out = pair.typed(1, &["config", "check", &config, "--keepalived", &keepalived], 0)?;
+    let (config, keepalived) = (router.config_path(), ctsync::config::KEEPALIVED_CONF);
+    let out = pair.typed(1, &["config", "check", &config, "--keepalived", keepalived], 0)?;
     let without = router.node.directory.join("without.conf");
     let text = std::fs::read_to_string(&keepalived)?.replace("sync_group_tracking_weight\n", "\n");
     std::fs::write(&without, text)?;

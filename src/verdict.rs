@@ -1,0 +1,546 @@
+//! Would a failover this moment lose something? A pure function of what this node knows of itself and of what its peers
+//! have told, in sentences with their cures.
+//!
+//! Called by the daemon for `status`, its log and its metrics. [`findings`] says what is wrong now; [`Judge`] gives what
+//! belongs to every handover a moment, and takes an alarm back only when it has been over for a while. `docs/verdict.md` has
+//! the table, and `tests/verdict.rs` a case for each of its rows. No socket, no clock.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use serde::Serialize;
+
+use crate::facts::{Asked, Evidence, HELPERS, Mover, Role, Seat, TIMEOUTS};
+use crate::replica::Refused;
+use crate::replica::view::{PeerView, View};
+use crate::wire::KernelTold;
+
+/// A role, its addresses and the ownership of a group change one after the other: that they disagree for so long is a
+/// handover.
+const HANDOVER: Duration = Duration::from_secs(3);
+/// A peer that has just been heard tells of its kernel within so long.
+const INTRODUCTION: Duration = Duration::from_secs(2);
+/// An alarm is over when it has not been seen for so long.
+const ALL_CLEAR: Duration = Duration::from_secs(1);
+
+/// What the daemon sees beside its engine.
+#[derive(Clone, PartialEq, Eq, Debug, Default)]
+pub struct Around {
+    /// How the group is named to `ctsync notify`.
+    pub group: String,
+    /// keepalived's notify FIFO; `None`: another mechanism.
+    pub fifo: Option<String>,
+    /// It was replaced, and whoever held the old one writes into nothing.
+    pub fifo_replaced: bool,
+    /// Why keepalived does not hear of this node's readiness.
+    pub track_file: Option<String>,
+    /// The channel's interface, and what is wrong with it.
+    pub channel: Option<String>,
+    /// `hold` is configured and holds nothing.
+    pub hold_failed: bool,
+    /// Where peers are expected: `eth0, 225.0.0.50, UDP 3780`.
+    pub channel_at: String,
+    /// Why datagrams have been refused lately, in the order of [`Refused::ALL`]; what the log says of each.
+    pub refused: Vec<(Refused, String)>,
+}
+
+/// Something that would make a failover lose connections, or that leaves nobody knowing whether it would.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+pub struct Finding {
+    /// A word that stays, for programs.
+    pub word: &'static str,
+    /// What is the case, on which router.
+    pub what: String,
+    /// What to do.
+    pub cure: String,
+    #[serde(skip)]
+    patience: Duration,
+}
+
+/// One node of a pair, as it is known.
+struct Side<'a> {
+    name: &'a str,
+    here: bool,
+    role: Role,
+    seat: Seat,
+    kernel: Option<&'a KernelTold>,
+}
+
+impl<'a> Side<'a> {
+    fn own(view: &'a View) -> Side<'a> {
+        Side { name: "this router", here: true, role: view.role, seat: view.seat, kernel: Some(&view.kernel) }
+    }
+
+    fn of(peer: &'a PeerView) -> Side<'a> {
+        Side { name: &peer.name, here: false, role: peer.role, seat: peer.seat, kernel: peer.kernel.as_ref() }
+    }
+
+    fn asks(&self, what: Asked) -> bool {
+        self.kernel.is_some_and(|kernel| kernel.settings.rules.asked.contains(what))
+    }
+
+    /// Where a command has to be typed.
+    fn place(&self) -> String {
+        if self.here { "here".into() } else { format!("on {}", self.name) }
+    }
+}
+
+/// Everything that is wrong now.
+pub fn findings(view: &View, around: &Around) -> Vec<Finding> {
+    let mut all = own_findings(view, around);
+    let alive: Vec<&PeerView> = view.peers.iter().filter(|peer| peer.alive).collect();
+    if view.owner {
+        // Of several peers the fittest would be elected.
+        let with = alive.iter().map(|peer| as_owner(view, peer, around)).min_by_key(Vec::len);
+        all.extend(with.unwrap_or_else(|| vec![nobody_heard(view, around)]));
+    } else if let Some(owner) = alive.iter().find(|peer| peer.owner) {
+        let (owner, own) = (Side::of(owner), Side::own(view));
+        all.extend(between(&owner, &own, peer_entries(view), around));
+    } else {
+        all.extend(fitness(&Side::own(view), around));
+        if alive.is_empty() {
+            all.push(nobody_heard(view, around));
+        }
+    }
+    all
+}
+
+fn finding(word: &'static str, what: String, cure: impl Into<String>) -> Finding {
+    Finding { word, what, cure: cure.into(), patience: Duration::ZERO }
+}
+
+fn patient(patience: Duration, finding: Finding) -> Finding {
+    Finding { patience, ..finding }
+}
+
+fn peer_entries(view: &View) -> u32 {
+    view.peers.iter().filter(|peer| peer.alive && peer.owner).map(|peer| peer.entries).max().unwrap_or(0)
+}
+
+/// What this node alone knows.
+fn own_findings(view: &View, around: &Around) -> Vec<Finding> {
+    let mut all = Vec::new();
+    if let Some(wrong) = &around.channel {
+        all.push(finding(
+            "channel",
+            wrong.clone(),
+            "bring the interface up; ctsync takes the channel up again by itself",
+        ));
+    }
+    if around.hold_failed {
+        all.push(finding(
+            "hold",
+            "`hold` holds nothing: its table cannot be changed".into(),
+            "see the log; it needs the program nft and CAP_NET_ADMIN",
+        ));
+    }
+    if let Some(why) = &around.track_file {
+        all.push(finding(
+            "track-file",
+            format!("keepalived does not hear whether this router is ready: {why}"),
+            "make the directory writable again; ctsync writes the file again by itself",
+        ));
+    }
+    if view.owner {
+        if view.fencing {
+            all.push(finding("takeover", "a takeover is under way".into(), "wait"));
+        }
+        if view.backlog {
+            let seconds = view.unsent_for.unwrap_or_default();
+            all.push(finding(
+                "backlog",
+                format!("{} changes wait for the channel, the oldest for {seconds:.1} s", view.unsent),
+                "the channel is too narrow or loses too much: look at its interface's counters",
+            ));
+        }
+        if !view.hears_new_entries {
+            all.push(finding(
+                "looking",
+                "entries that came up during the takeover are still looked for".into(),
+                "wait",
+            ));
+        }
+    } else if !view.in_step && !view.readiness.starts_with("alone") {
+        all.push(finding(
+            "not-ready",
+            view.readiness.to_owned(),
+            "wait; `ctsync wait-ready` returns when it is over",
+        ));
+    }
+    if view.failed > 0 {
+        all.push(finding(
+            "entries-refused",
+            format!("{} entries cannot be installed", view.failed),
+            "`ctsync show conntrack-sync cache external --wide` names them and why",
+        ));
+    }
+    all
+}
+
+/// This node owns the group: what is wrong with it and this peer.
+fn as_owner(view: &View, peer: &PeerView, around: &Around) -> Vec<Finding> {
+    let mut all = Vec::new();
+    let name = &peer.name;
+    if peer.owner {
+        all.push(patient(
+            HANDOVER,
+            finding(
+                "two-owners",
+                format!("this router and {name} both own the group"),
+                "each hears the other's claim and one yields within a second: look at the log of both",
+            ),
+        ));
+    }
+    if !peer.ready {
+        let cure = format!("`ctsync status` on {name} says what it waits for");
+        all.push(finding("peer-not-ready", format!("{name} is not ready"), cure));
+    }
+    if let Some(kernel) = peer.kernel.filter(|kernel| kernel.refused > 0) {
+        all.push(finding(
+            "entries-refused-there",
+            format!("{} entries cannot be installed on {name}", kernel.refused),
+            format!("`ctsync show conntrack-sync cache external --wide` on {name} names them and why"),
+        ));
+    }
+    let entries = u32::try_from(view.internal).unwrap_or(u32::MAX);
+    all.extend(between(&Side::own(view), &Side::of(peer), entries, around));
+    all
+}
+
+/// An owner and the node that would take over from it.
+fn between(owner: &Side<'_>, standby: &Side<'_>, entries: u32, around: &Around) -> Vec<Finding> {
+    let mut all = fitness(standby, around);
+    all.extend(authority(owner, standby, around));
+    for side in [owner, standby] {
+        all.extend(addresses(side));
+    }
+    let (Some(one), Some(two)) = (owner.kernel, standby.kernel) else {
+        let silent = if owner.kernel.is_none() { owner } else { standby };
+        all.push(patient(
+            INTRODUCTION,
+            finding(
+                "peer-untold",
+                format!("{} has not said what its kernel is set to", silent.name),
+                "wait; if it stays, the two builds differ",
+            ),
+        ));
+        return all;
+    };
+    all.extend(rules(owner, standby));
+    all.extend(settings(owner.name, &one.settings, standby, &two.settings, entries));
+    if one.bound > 0 {
+        all.push(finding(
+            "bound",
+            format!(
+                "{} entries are translated to an address of {} alone and end with it",
+                one.bound, owner.name
+            ),
+            "translate to a virtual address (`snat to` it instead of `masquerade`), or name the address in ignore-address",
+        ));
+    }
+    all
+}
+
+/// Could this node be elected?
+fn fitness(side: &Side<'_>, around: &Around) -> Vec<Finding> {
+    let (name, place) = (side.name, side.place());
+    if side.seat.mover == Mover::Absent {
+        return vec![absent(side, around)];
+    }
+    let tell = if around.fifo.is_some() {
+        format!(
+            "`systemctl reload keepalived` {place}, with fifo_write_vrrp_states_on_reload in its global_defs"
+        )
+    } else {
+        format!("`ctsync notify backup {}` {place}, or what your cluster tells it with", around.group)
+    };
+    match (side.role, side.seat.evidence) {
+        (Role::Fault, _) => vec![finding(
+            "role-fault",
+            format!("{name} cannot be elected: its role is FAULT"),
+            format!("an interface or a script that keepalived tracks {place} fails: its log names it"),
+        )],
+        (Role::Unknown, _) => {
+            vec![finding("role-unknown", format!("{name} does not know its role"), tell)]
+        }
+        (Role::Backup, Evidence::Addresses | Evidence::Nobody) => vec![finding(
+            "role-never-told",
+            format!("nobody has told {name} its role: whether it can be elected is not known"),
+            tell,
+        )],
+        (Role::Backup, Evidence::Told) | (Role::Primary, _) => Vec::new(),
+    }
+}
+
+fn absent(side: &Side<'_>, around: &Around) -> Finding {
+    let (name, place) = (side.name, side.place());
+    let fifo = around.fifo.as_deref().unwrap_or("its notify FIFO");
+    if side.here && around.fifo_replaced {
+        return finding(
+            "fifo-replaced",
+            format!(
+                "{fifo} was replaced while keepalived held it: keepalived writes into a file that is gone"
+            ),
+            "`systemctl restart keepalived`; in ctsync's unit RuntimeDirectoryPreserve=yes prevents it",
+        );
+    }
+    finding(
+        "mover-absent",
+        format!("{name} cannot be elected: no keepalived holds {fifo} open"),
+        format!(
+            "start keepalived {place}; if it runs, its global_defs lack `vrrp_notify_fifo {fifo}`, or it holds a file \
+             that was replaced: restart it"
+        ),
+    )
+}
+
+/// Who is primary, and does it own the group?
+fn authority(owner: &Side<'_>, standby: &Side<'_>, around: &Around) -> Vec<Finding> {
+    let found = match (owner.role, standby.role) {
+        (Role::Primary, Role::Primary) => finding(
+            "two-primaries",
+            format!("{} and {} are both primary", owner.name, standby.name),
+            "their VRRP does not hear each other, or an address stayed behind when keepalived died: `ip address` on both",
+        ),
+        (Role::Primary, _) => return Vec::new(),
+        (_, Role::Primary) => finding(
+            "primary-not-owner",
+            format!("{} is primary, and {} still owns the group", standby.name, owner.name),
+            "look at the log of both: the claim does not get through",
+        ),
+        _ if owner.seat.mover == Mover::Absent => absent(owner, around),
+        (role, _) => finding(
+            "nobody-primary",
+            format!("nobody is primary: {} owns the group and its role is {}", owner.name, role.word()),
+            "start what moves the addresses, or tell the role: `ctsync status` shows both nodes' roles",
+        ),
+    };
+    vec![patient(HANDOVER, found)]
+}
+
+/// Do a node's addresses fit its role?
+fn addresses(side: &Side<'_>) -> Option<Finding> {
+    let Seat { addresses, here, .. } = side.seat;
+    let (name, place) = (side.name, side.place());
+    let found = match side.role {
+        Role::Primary if here < addresses => finding(
+            "addresses-missing",
+            format!("{name} is primary and has {here} of {addresses} virtual addresses"),
+            format!("`ip address` {place}: somebody removed one, or an interface is down"),
+        ),
+        Role::Backup | Role::Fault | Role::Unknown if addresses > 0 && here == addresses => finding(
+            "addresses-left",
+            format!("{name} has the virtual addresses and its role is {}", side.role.word()),
+            format!(
+                "restart keepalived {place}: what it says does not arrive, or it died and left them behind"
+            ),
+        ),
+        _ => return None,
+    };
+    Some(patient(HANDOVER, found))
+}
+
+/// Does the standby's kernel track and translate what the owner's does?
+fn rules(owner: &Side<'_>, standby: &Side<'_>) -> Vec<Finding> {
+    if !owner.asks(Asked::KNOWN) || !standby.asks(Asked::KNOWN) {
+        return Vec::new();
+    }
+    let tracking = Asked::TRACKS4 | Asked::TRACKS6;
+    let any =
+        |side: &Side<'_>| side.kernel.is_some_and(|kernel| kernel.settings.rules.asked.intersects(tracking));
+    if !any(owner) && !any(standby) {
+        return vec![finding(
+            "nothing-tracked",
+            "no rule on either router asks for connection tracking: there is nothing to synchronise".into(),
+            "load the ruleset on both; a state policy such as `ct state established accept` switches tracking on",
+        )];
+    }
+    let mut all = Vec::new();
+    for (what, bit) in [
+        ("connection tracking of IPv4", Asked::TRACKS4),
+        ("connection tracking of IPv6", Asked::TRACKS6),
+        ("translation of IPv4 addresses", Asked::NAT4),
+        ("translation of IPv6 addresses", Asked::NAT6),
+    ] {
+        if owner.asks(bit) && !standby.asks(bit) {
+            all.push(finding(
+                "rules",
+                format!("the rules of {} ask for no {what}, those of {} do", standby.name, owner.name),
+                format!(
+                    "load the ruleset {}: `systemctl status nftables`, `nft list ruleset`",
+                    standby.place()
+                ),
+            ));
+        }
+    }
+    let helpers = |side: &Side<'_>| side.kernel.map_or(0, |kernel| kernel.settings.rules.helpers);
+    let lacking = helpers(owner) & !helpers(standby);
+    if lacking != 0 {
+        let names = HELPERS.iter().enumerate().filter(|(at, _)| lacking & (1 << at) != 0);
+        let names: Vec<&str> = names.map(|(_, name)| *name).collect();
+        all.push(finding(
+            "helpers",
+            format!(
+                "the rules of {} know no helper {}, those of {} do",
+                standby.name,
+                names.join(", "),
+                owner.name
+            ),
+            format!("load the same ruleset {}", standby.place()),
+        ));
+    }
+    all
+}
+
+/// Do the standby's settings let connections live that the owner's let live?
+fn settings(
+    owner: &str,
+    one: &crate::facts::KernelSettings,
+    standby: &Side<'_>,
+    two: &crate::facts::KernelSettings,
+    entries: u32,
+) -> Vec<Finding> {
+    let mut all = Vec::new();
+    let name = standby.name;
+    if one.loose && !two.loose {
+        all.push(finding(
+            "loose",
+            format!("net.netfilter.nf_conntrack_tcp_loose is 1 on {owner} and 0 on {name}"),
+            "set it alike on both: what lives without its entry on one dies on the other",
+        ));
+    }
+    if two.max > 0 && entries > two.max {
+        all.push(finding(
+            "table-small",
+            format!(
+                "net.netfilter.nf_conntrack_max is {} on {name}, and {entries} entries have to fit",
+                two.max
+            ),
+            format!("raise it {}", standby.place()),
+        ));
+    }
+    let shorter: Vec<String> = TIMEOUTS
+        .iter()
+        .zip(one.timeouts.iter().zip(two.timeouts))
+        .filter(|(_, (one, two))| *two > 0 && *two < **one)
+        .map(|(what, (one, two))| format!("nf_conntrack_{what} {two} s there and {one} s on {owner}"))
+        .collect();
+    if !shorter.is_empty() {
+        let there = shorter.join(", ");
+        all.push(finding(
+            "timeouts",
+            format!("connections that say nothing end sooner on {name}: {there}"),
+            "set them alike on both (net.netfilter)",
+        ));
+    }
+    all
+}
+
+/// No peer lives: why, as far as it shows.
+fn nobody_heard(view: &View, around: &Around) -> Finding {
+    if let Some((_, sentence)) = around.refused.first() {
+        return finding(
+            "peer-refused",
+            format!("no peer is heard: {sentence}"),
+            "see above; the log has the rest",
+        );
+    }
+    let lost = view.peers.iter().min_by_key(|peer| peer.silent_ms);
+    let at = &around.channel_at;
+    match lost {
+        Some(peer) => finding(
+            "peer-lost",
+            format!("no peer is heard, {} not for {:.0} s", peer.name, peer.silent_ms as f64 / 1e3),
+            format!("is it up, does ctsync run there, does its cable carry? The channel is {at}"),
+        ),
+        None => finding(
+            "no-peer",
+            "no peer is heard, and none was since the start".into(),
+            format!(
+                "does ctsync run on the other router, and do both firewalls let it through? The channel is {at}"
+            ),
+        ),
+    }
+}
+
+/// Would a failover lose something, as it is told.
+#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize)]
+pub struct Verdict {
+    /// One line.
+    pub verdict: String,
+    /// A failover now would lose nothing, as far as the nodes together can know.
+    pub protected: bool,
+    /// What is wrong, longest first.
+    pub reasons: Vec<Reason>,
+}
+
+/// A finding that counts, and since when.
+#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Reason {
+    /// What.
+    #[serde(flatten)]
+    pub finding: Finding,
+    /// For how many seconds.
+    pub seconds: u64,
+}
+
+/// Since when a finding has been there, and when it was last.
+struct Seen {
+    finding: Finding,
+    first: Instant,
+    last: Instant,
+}
+
+/// Remembers findings: patient with what belongs to a handover, at once with an alarm, slow with the all-clear.
+#[derive(Default)]
+pub struct Judge {
+    seen: BTreeMap<(&'static str, String), Seen>,
+}
+
+impl Judge {
+    /// Judge a group at this moment.
+    pub fn judge(&mut self, view: &View, around: &Around, now: Instant) -> Verdict {
+        for finding in findings(view, around) {
+            // Another number in the same sentence is no news.
+            let kind = finding.what.replace(|letter: char| letter.is_ascii_digit() || letter == '.', "");
+            let seen = self.seen.entry((finding.word, kind)).or_insert_with(|| Seen {
+                finding: finding.clone(),
+                first: now,
+                last: now,
+            });
+            seen.last = now;
+            seen.finding = finding;
+        }
+        // What has not come of age yet is forgotten when it goes; an alarm stays until it has been over for a while.
+        self.seen.retain(|_, seen| {
+            let alarmed = seen.last >= seen.first + seen.finding.patience;
+            seen.last == now || (alarmed && now < seen.last + ALL_CLEAR)
+        });
+        let counting = self.seen.values().filter(|seen| seen.last >= seen.first + seen.finding.patience);
+        let mut reasons: Vec<Reason> = counting
+            .map(|seen| Reason {
+                finding: seen.finding.clone(),
+                seconds: now.saturating_duration_since(seen.first).as_secs(),
+            })
+            .collect();
+        reasons.sort_by_key(|reason| std::cmp::Reverse(reason.seconds));
+        Verdict { verdict: line(view, &reasons), protected: reasons.is_empty(), reasons }
+    }
+}
+
+/// The verdict in one line.
+fn line(view: &View, reasons: &[Reason]) -> String {
+    let whats: Vec<&str> = reasons.iter().map(|reason| reason.finding.what.as_str()).collect();
+    match reasons {
+        [] if view.owner => {
+            let peer = view.peers.iter().find(|peer| peer.alive);
+            let (name, entries) = peer.map_or(("-", 0), |peer| (peer.name.as_str(), peer.entries));
+            format!("protected: {name} holds {entries} entries")
+        }
+        [] => format!("ready to take over {} entries", view.external),
+        [only] if only.finding.word == "not-ready" => only.finding.what.clone(),
+        [only] if only.finding.word == "entries-refused" => format!("degraded: {}", only.finding.what),
+        _ => format!("NOT protected: {}", whats.join("; ")),
+    }
+}
