@@ -6,6 +6,7 @@
 //! the table, and `tests/verdict.rs` a case for each of its rows. No socket, no clock.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
@@ -64,15 +65,30 @@ struct Side<'a> {
     role: Role,
     seat: Seat,
     kernel: Option<&'a KernelTold>,
+    bound_to: Option<IpAddr>,
 }
 
 impl<'a> Side<'a> {
     fn own(view: &'a View) -> Side<'a> {
-        Side { name: "this router", here: true, role: view.role, seat: view.seat, kernel: Some(&view.kernel) }
+        Side {
+            name: "this router",
+            here: true,
+            role: view.role,
+            seat: view.seat,
+            kernel: Some(&view.kernel),
+            bound_to: view.bound_to,
+        }
     }
 
     fn of(peer: &'a PeerView) -> Side<'a> {
-        Side { name: &peer.name, here: false, role: peer.role, seat: peer.seat, kernel: peer.kernel.as_ref() }
+        Side {
+            name: &peer.name,
+            here: false,
+            role: peer.role,
+            seat: peer.seat,
+            kernel: peer.kernel.as_ref(),
+            bound_to: None,
+        }
     }
 
     fn asks(&self, what: Asked) -> bool {
@@ -232,8 +248,10 @@ fn between(owner: &Side<'_>, standby: &Side<'_>, entries: u32, around: &Around) 
         all.push(finding(
             "bound",
             format!(
-                "{} entries are translated to an address of {} alone and end with it",
-                one.bound, owner.name
+                "{} entries are translated to {}an address of {} alone, and end with it",
+                one.bound,
+                owner.bound_to.map_or(String::new(), |address| format!("{address}, ")),
+                owner.name
             ),
             "translate to a virtual address (`snat to` it instead of `masquerade`), or name the address in ignore-address",
         ));
@@ -245,7 +263,7 @@ fn between(owner: &Side<'_>, standby: &Side<'_>, entries: u32, around: &Around) 
 fn fitness(side: &Side<'_>, around: &Around) -> Vec<Finding> {
     let (name, place) = (side.name, side.place());
     if side.seat.mover == Mover::Absent {
-        return vec![absent(side, around)];
+        return vec![absent(side, "cannot be elected", around)];
     }
     let tell = if around.fifo.is_some() {
         format!(
@@ -272,7 +290,7 @@ fn fitness(side: &Side<'_>, around: &Around) -> Vec<Finding> {
     }
 }
 
-fn absent(side: &Side<'_>, around: &Around) -> Finding {
+fn absent(side: &Side<'_>, what: &str, around: &Around) -> Finding {
     let (name, place) = (side.name, side.place());
     let fifo = around.fifo.as_deref().unwrap_or("its notify FIFO");
     if side.here && around.fifo_replaced {
@@ -286,7 +304,7 @@ fn absent(side: &Side<'_>, around: &Around) -> Finding {
     }
     finding(
         "mover-absent",
-        format!("{name} cannot be elected: no keepalived holds {fifo} open"),
+        format!("{name} {what}: no keepalived holds {fifo} open"),
         format!(
             "start keepalived {place}; if it runs, its global_defs lack `vrrp_notify_fifo {fifo}`, or it holds a file \
              that was replaced: restart it"
@@ -308,7 +326,7 @@ fn authority(owner: &Side<'_>, standby: &Side<'_>, around: &Around) -> Vec<Findi
             format!("{} is primary, and {} still owns the group", standby.name, owner.name),
             "look at the log of both: the claim does not get through",
         ),
-        _ if owner.seat.mover == Mover::Absent => absent(owner, around),
+        _ if owner.seat.mover == Mover::Absent => absent(owner, "has nobody who moves its addresses", around),
         (role, _) => finding(
             "nobody-primary",
             format!("nobody is primary: {} owns the group and its role is {}", owner.name, role.word()),
@@ -356,22 +374,28 @@ fn rules(owner: &Side<'_>, standby: &Side<'_>) -> Vec<Finding> {
         )];
     }
     let mut all = Vec::new();
-    for (what, bit) in [
-        ("connection tracking of IPv4", Asked::TRACKS4),
-        ("connection tracking of IPv6", Asked::TRACKS6),
-        ("translation of IPv4 addresses", Asked::NAT4),
-        ("translation of IPv6 addresses", Asked::NAT6),
-    ] {
-        if owner.asks(bit) && !standby.asks(bit) {
-            all.push(finding(
-                "rules",
-                format!("the rules of {} ask for no {what}, those of {} do", standby.name, owner.name),
-                format!(
-                    "load the ruleset {}: `systemctl status nftables`, `nft list ruleset`",
-                    standby.place()
-                ),
-            ));
-        }
+    let asked = [
+        ("tracking of IPv4", Asked::TRACKS4),
+        ("tracking of IPv6", Asked::TRACKS6),
+        ("translation of IPv4", Asked::NAT4),
+        ("translation of IPv6", Asked::NAT6),
+    ];
+    let lacking: Vec<&str> = asked
+        .into_iter()
+        .filter(|(_, bit)| owner.asks(*bit) && !standby.asks(*bit))
+        .map(|(what, _)| what)
+        .collect();
+    if !lacking.is_empty() {
+        all.push(finding(
+            "rules",
+            format!(
+                "the rules of {} lack {}, those of {} have it",
+                standby.name,
+                lacking.join(", "),
+                owner.name
+            ),
+            format!("load the ruleset {}: `systemctl status nftables`, `nft list ruleset`", standby.place()),
+        ));
     }
     let helpers = |side: &Side<'_>| side.kernel.map_or(0, |kernel| kernel.settings.rules.helpers);
     let lacking = helpers(owner) & !helpers(standby);

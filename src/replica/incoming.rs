@@ -35,8 +35,8 @@ pub(super) struct Nacked {
     pub(super) again: Option<Instant>,
     /// How often that was asked for in a row without anything coming.
     vain: u32,
-    /// What was expected when it was last asked for.
-    expected: Option<u64>,
+    /// Something of the stream has come since it was last asked for.
+    heard: bool,
     /// Since when the owner has been saying that it has not sent yet what has been applied here.
     beyond: Option<Instant>,
 }
@@ -50,9 +50,8 @@ impl Nacked {
     }
 
     /// Everything that is missing is asked for again now: how much of it. Who gets nothing asks for less, and later.
-    fn begin_again(&mut self, expected: Option<u64>, now: Instant) {
-        self.vain = if self.expected == expected { self.vain.saturating_add(1) } else { 0 };
-        self.expected = expected;
+    fn begin_again(&mut self, now: Instant) {
+        self.vain = if std::mem::take(&mut self.heard) { 0 } else { self.vain.saturating_add(1) };
         self.until = 0;
         let pause = NACK_AGAIN.saturating_mul(1 << self.vain.saturating_sub(PATIENT_NACKS).min(6));
         self.again = Some(now + pause.min(NACK_RARELY));
@@ -63,6 +62,11 @@ impl Nacked {
         self.vain > PATIENT_NACKS
     }
 }
+
+/// A claim this far above the known one is believed up to [`FAR_CLAIM`] only, and none above [`LAST_CLAIM`].
+const CLAIMS_AT_ONCE: u64 = 1 << 32;
+const FAR_CLAIM: u64 = 1 << 62;
+const LAST_CLAIM: u64 = (1 << 63) - CLAIMS_AT_ONCE;
 
 /// Messages for which there is room at once: what a full datagram of the usual ones holds.
 const MESSAGES: usize = 64;
@@ -164,7 +168,7 @@ impl Replica {
         self.note_lag(from, alive, now);
         let living = self.peers.values().filter(|peer| !peer.lost);
         if let Some(longest) = living.map(|peer| peer.longest).min() {
-            self.size.note_heard(usize::from(longest));
+            self.size.note_heard(usize::from(longest), now);
         }
         if known == Some(false) {
             self.peer_changes.push_back((alive.name.clone(), true));
@@ -174,7 +178,7 @@ impl Replica {
             && claim.node == from
             && claim == self.group.claim
             && self.group.claim_incarnation != Some(incarnation);
-        if claim > self.group.claim || again {
+        if (claim > self.group.claim && !self.is_absurd(claim)) || again {
             self.hear_claim(incarnation, alive, now);
             if !self.group.owner {
                 // The seed goes with the claim: whoever claims next goes on with it, and nobody hashes anew.
@@ -194,6 +198,13 @@ impl Replica {
         self.fresh &= !(followed || self.group.root_ok);
         self.end_start(now);
         Ok(())
+    }
+
+    /// Nobody counts that far: a claim to which no later one could be added any more would never heal.
+    fn is_absurd(&self, claim: Claim) -> bool {
+        let known = self.group.claim.epoch;
+        let most = if known == 0 { LAST_CLAIM } else { FAR_CLAIM.max(known.saturating_add(CLAIMS_AT_ONCE)) };
+        claim.epoch > most.min(LAST_CLAIM)
     }
 
     /// How far a backup was behind this node's stream when it spoke.
@@ -308,12 +319,13 @@ impl Replica {
     pub(super) fn chase_gap(&mut self, now: Instant) {
         self.chase_repair(now);
         if !self.group.receiver.has_gap() {
-            self.nacked = Nacked { beyond: self.nacked.beyond, ..Nacked::default() };
+            self.nacked =
+                Nacked { beyond: self.nacked.beyond, heard: self.nacked.heard, ..Nacked::default() };
             return;
         }
         let Some(to) = self.group.claim_incarnation else { return };
         if self.nacked.again.is_none_or(|at| now >= at) {
-            self.nacked.begin_again(self.group.receiver.expected(), now);
+            self.nacked.begin_again(now);
         }
         if self.nacked.in_vain() {
             let missing = self.group.receiver.expected().filter(|next| self.nacked.until < *next);
@@ -351,7 +363,9 @@ impl Replica {
         if !followed {
             return Err(Refused::Misdirected);
         }
-        match self.group.receiver.place(head.sequence, datagram) {
+        let place = self.group.receiver.place(head.sequence, datagram);
+        self.nacked.heard |= matches!(place, Place::Next | Place::Ahead);
+        match place {
             Place::Next => {
                 self.apply(head, datagram, now);
                 self.apply_waiting(now);

@@ -407,7 +407,7 @@ impl Replica {
     /// A peer misses these datagrams.
     pub(super) fn handle_nack(&mut self, holes: &[(u64, u64)], now: Instant) {
         let asked = holes.first().and_then(|(from, _)| Some((*from, self.sender.get(*from)?.len())));
-        if asked.is_some_and(|(from, length)| self.size.doubts(from, length + self.seal.overhead())) {
+        if asked.is_some_and(|(from, length)| self.size.doubts(from, length + self.seal.overhead(), now)) {
             self.sender.forget_before(u64::MAX);
         }
         let (oldest, last) = (self.sender.oldest(), self.sender.last());

@@ -14,7 +14,7 @@ const PROBES: u32 = 8;
 /// Between two full-length alives when nothing hangs on them.
 const RARELY: Duration = Duration::from_secs(10);
 /// A datagram was heard lately if it came within one or two of these.
-const LATELY: Duration = Duration::from_secs(15);
+const LATELY: Duration = Duration::from_secs(1);
 /// Asked for so often in a row, a datagram of full length does not get through.
 const DOUBT: u32 = 10;
 
@@ -23,8 +23,8 @@ const DOUBT: u32 = 10;
 enum Path {
     /// So many full-length alives have been sent since it was last known.
     Probed(u32),
-    /// One has arrived.
-    Whole,
+    /// One has arrived; since then another one may be under way, sent at that time.
+    Whole(Option<Instant>),
     /// None has.
     Narrow,
 }
@@ -34,19 +34,22 @@ pub(super) struct Size {
     /// What the interface carries.
     most: usize,
     path: Path,
+    /// When the next full-length alive is due.
     probe: Option<Instant>,
+    /// What was heard before it was doubted says nothing.
+    believes: Option<Instant>,
     /// The number that is asked for again and again, and how often.
     asked: (u64, u32),
 }
 
 impl Size {
     pub(super) fn new(most: usize) -> Size {
-        Size { most, path: Path::Probed(0), probe: None, asked: (0, 0) }
+        Size { most, path: Path::Probed(0), probe: None, believes: None, asked: (0, 0) }
     }
 
     /// Bytes of the longest datagram that is sent.
     pub(super) fn now(&self) -> usize {
-        if self.path == Path::Whole { self.most } else { self.most.min(SAFE) }
+        if matches!(self.path, Path::Whole(_)) { self.most } else { self.most.min(SAFE) }
     }
 
     /// What the interface carries and the path does not, if so.
@@ -63,15 +66,23 @@ impl Size {
 
     /// Whether the next alive is to be filled up: to so many bytes. `heard`: somebody lives who could say that it came.
     pub(super) fn probe(&mut self, heard: bool, now: Instant) -> Option<usize> {
-        if !heard || self.most <= SAFE || self.probe.is_some_and(|at| now < at) {
+        if !heard || self.most <= SAFE {
+            return None;
+        }
+        if let Path::Whole(Some(sent)) = self.path
+            && now >= sent + LATELY
+        {
+            // The last one did not arrive, or nobody says so.
+            self.path = Path::Probed(0);
+            self.probe = None;
+        }
+        if self.probe.is_some_and(|at| now < at) {
             return None;
         }
         match &mut self.path {
             Path::Probed(sent) if *sent < PROBES => *sent += 1,
             path => {
-                if *path != Path::Whole {
-                    *path = Path::Narrow;
-                }
+                *path = if matches!(path, Path::Whole(_)) { Path::Whole(Some(now)) } else { Path::Narrow };
                 self.probe = Some(now + RARELY);
             }
         }
@@ -79,28 +90,25 @@ impl Size {
     }
 
     /// All living peers have heard datagrams of this length lately.
-    pub(super) fn note_heard(&mut self, longest: usize) {
-        if longest >= self.most {
-            self.path = Path::Whole;
-        } else if self.path == Path::Whole {
-            // Those that were sent since did not come.
-            self.begin_again();
+    pub(super) fn note_heard(&mut self, longest: usize, now: Instant) {
+        if longest < self.most || self.believes.is_some_and(|at| now < at) {
+            return;
         }
+        if !matches!(self.path, Path::Whole(_)) {
+            self.probe = Some(now + RARELY);
+        }
+        self.path = Path::Whole(None);
     }
 
     /// A datagram of this length is asked for again. True: such a one does not get through any more, and what was sent in
     /// that length is not worth sending again.
-    pub(super) fn doubts(&mut self, sequence: u64, length: usize) -> bool {
+    pub(super) fn doubts(&mut self, sequence: u64, length: usize, now: Instant) -> bool {
         self.asked = if self.asked.0 == sequence { (sequence, self.asked.1 + 1) } else { (sequence, 1) };
         let doubted = self.asked.1 >= DOUBT && length > SAFE;
         if doubted {
-            self.begin_again();
+            *self = Size { believes: Some(now + 2 * LATELY), ..Size::new(self.most) };
         }
         doubted
-    }
-
-    fn begin_again(&mut self) {
-        *self = Size::new(self.most);
     }
 }
 
@@ -146,25 +154,33 @@ mod tests {
         assert_eq!((size.probe(true, now), size.narrow()), (Some(1452), Some(1452)), "eight were lost");
         assert_eq!(size.probe(true, now), None, "rarely from now on");
         assert_eq!(size.probe(true, now + RARELY), Some(1452));
-        size.note_heard(1452);
+        size.note_heard(1452, now);
         assert_eq!((size.now(), size.narrow()), (1452, None), "it was widened");
-        size.note_heard(300);
-        assert_eq!(size.now(), SAFE, "and narrowed");
-        assert_eq!(size.probe(true, now), Some(1452));
-        size.note_heard(1452);
+        size.note_heard(300, now);
+        assert_eq!((size.now(), size.probe(true, now)), (1452, None), "no long one was sent meanwhile");
+        assert_eq!((size.probe(true, now + RARELY), size.now()), (Some(1452), 1452));
+        assert_eq!(size.probe(true, now + RARELY + LATELY / 2), None);
+        assert_eq!(
+            (size.probe(true, now + RARELY + LATELY), size.now()),
+            (Some(1452), SAFE),
+            "it was narrowed"
+        );
+        size.note_heard(1452, now);
         for _ in 1..DOUBT {
-            assert!(!size.doubts(7, 1452));
+            assert!(!size.doubts(7, 1452, now));
         }
-        assert!(!size.doubts(8, 1452), "another one");
+        assert!(!size.doubts(8, 1452, now), "another one");
         for _ in 2..DOUBT {
-            assert!(!size.doubts(8, 1452));
+            assert!(!size.doubts(8, 1452, now));
         }
-        assert!(size.doubts(8, 1452) && size.now() == SAFE);
+        assert!(size.doubts(8, 1452, now) && size.now() == SAFE);
+        size.note_heard(1452, now + LATELY);
+        assert_eq!(size.now(), SAFE, "that was heard before");
+        size.note_heard(1452, now + 2 * LATELY);
+        assert_eq!(size.now(), 1452);
         // No path is known to carry less.
         let mut least = Size::new(528);
         assert_eq!((least.now(), least.probe(true, now)), (528, None));
-        least.note_heard(0);
-        assert_eq!(least.now(), 528);
         size.set_most(8952);
         assert_eq!((size.now(), size.probe(true, now)), (SAFE, Some(8952)));
     }
