@@ -25,6 +25,20 @@ pub fn remarks(own: &KernelSettings, in_use: u32, view: &View) -> Vec<String> {
             own.max
         ));
     }
+    if own.rules.timeout_policies > 0 {
+        all.push(format!(
+            "{} `ct timeout` policies are loaded: what they set is not carried, a connection gets the other kernel's own \
+             timeouts with its first packet there",
+            own.rules.timeout_policies
+        ));
+    }
+    if let Some(most) = view.narrow {
+        all.push(format!(
+            "datagrams of {most} bytes do not get through to the peer, {} are sent: a switch or a tunnel on the way carries \
+             less than this interface; set its MTU alike",
+            view.datagram
+        ));
+    }
     for peer in view.peers.iter().filter(|peer| peer.alive && !peer.name.is_empty()) {
         let Some(kernel) = &peer.kernel else { continue };
         let (name, theirs) = (&peer.name, &kernel.settings);

@@ -150,6 +150,16 @@ fn own_findings(view: &View, around: &Around) -> Vec<Finding> {
             "see the log; it needs the program nft and CAP_NET_ADMIN",
         ));
     }
+    if around.fifo_replaced {
+        let fifo = around.fifo.as_deref().unwrap_or("its notify FIFO");
+        all.push(finding(
+            "fifo-replaced",
+            format!(
+                "{fifo} was replaced while keepalived held it: keepalived writes into a file that is gone"
+            ),
+            "`systemctl restart keepalived`; in ctsync's unit RuntimeDirectoryPreserve=yes prevents it",
+        ));
+    }
     if let Some(why) = &around.track_file {
         all.push(finding(
             "track-file",
@@ -262,6 +272,10 @@ fn between(owner: &Side<'_>, standby: &Side<'_>, entries: u32, around: &Around) 
 /// Could this node be elected?
 fn fitness(side: &Side<'_>, around: &Around) -> Vec<Finding> {
     let (name, place) = (side.name, side.place());
+    if side.here && around.fifo_replaced {
+        // That is said, whatever the role.
+        return Vec::new();
+    }
     if side.seat.mover == Mover::Absent {
         return vec![absent(side, "cannot be elected", around)];
     }
@@ -293,15 +307,6 @@ fn fitness(side: &Side<'_>, around: &Around) -> Vec<Finding> {
 fn absent(side: &Side<'_>, what: &str, around: &Around) -> Finding {
     let (name, place) = (side.name, side.place());
     let fifo = around.fifo.as_deref().unwrap_or("its notify FIFO");
-    if side.here && around.fifo_replaced {
-        return finding(
-            "fifo-replaced",
-            format!(
-                "{fifo} was replaced while keepalived held it: keepalived writes into a file that is gone"
-            ),
-            "`systemctl restart keepalived`; in ctsync's unit RuntimeDirectoryPreserve=yes prevents it",
-        );
-    }
     finding(
         "mover-absent",
         format!("{name} {what}: no keepalived holds {fifo} open"),

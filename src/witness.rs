@@ -98,6 +98,12 @@ impl Witness {
         }
     }
 
+    /// The FIFO was made again under a keepalived that holds the one before: it lives and cannot tell any more.
+    pub fn note_replaced(&mut self) {
+        self.fifo = Fifo::NeverHeld;
+        self.told = self.told.filter(|(_, teller)| *teller == Teller::Operator);
+    }
+
     /// So many of the group's addresses are known, so many of them are here.
     pub fn note_addresses(&mut self, known: usize, here: usize) {
         (self.known, self.here) = (known, here);
@@ -196,6 +202,23 @@ mod tests {
             look(&mut witness, false, here, now + FOREVER);
             assert_eq!(look(&mut witness, false, here, now + FOREVER + RELOAD), UNKNOWN, "it was its end");
             assert_eq!(witness.seat(Evidence::Nobody).mover, Mover::Absent);
+        }
+    }
+
+    #[test]
+    #[expect(clippy::disallowed_methods, reason = "any instant will do")]
+    fn under_a_replaced_fifo_the_addresses_tell() {
+        let now = Instant::now();
+        for (role, here, belief) in [(Role::Primary, 2, shown(Role::Primary)), (Role::Backup, 0, UNKNOWN)] {
+            let mut witness = Witness::new(true, None, now);
+            look(&mut witness, true, here, now);
+            witness.tell(role, Teller::Mechanism);
+            witness.note_replaced();
+            for at in [now, now + FOREVER] {
+                assert_eq!(look(&mut witness, false, here, at), belief);
+                assert_eq!(witness.seat(Evidence::Nobody).mover, Mover::Absent);
+            }
+            assert_eq!(look(&mut witness, false, 2, now + FOREVER), shown(Role::Primary), "elected");
         }
     }
 

@@ -457,3 +457,24 @@ fn a_child_outlives_its_master() {
     assert!(view.failures.contains(&("no-master", 1)), "{:?}", view.failures);
     assert_eq!(pair.backup.entries().filter(|(_, installed)| *installed).count(), 1);
 }
+
+/// Somebody on the LAN looks at the standby through the active router's translation: on the standby that is a connection of its
+/// own, whose reply tuple the replicated one has, too. It is no failure.
+#[test]
+fn a_look_at_the_standby_is_no_failure() {
+    let mut pair = Pair::start(3);
+    let own: std::net::IpAddr = [10, 0, 0, 11].into();
+    pair.backup.handle_addresses([own].into());
+    let mut look = entry(100, 1);
+    look.orig.dst = own;
+    look.reply = look.orig.inverse();
+    look.reply.dst = [10, 0, 0, 1].into();
+    pair.owner.handle_event(Incoming::New(look), pair.now);
+    pair.exchange();
+    // What the kernel would say of it.
+    assert!(pair.batch(&[(Op::Create, Errno::EEXIST as i32)]).is_empty(), "it is not asked for");
+    pair.run(2000);
+    let view = pair.backup.view(pair.now);
+    assert_eq!((view.external, view.failed), (4, 0));
+    assert!(common::protected(&pair.owner, pair.now) && common::protected(&pair.backup, pair.now));
+}

@@ -344,7 +344,7 @@ impl Router {
     }
 
     /// keepalived's configuration, as `docs/operation.md` describes it.
-    fn keepalived(&self) -> String {
+    pub fn keepalived(&self) -> String {
         let vrrp = self.options.vrrp;
         let instances = self.instances();
         let mut text = format!("global_defs {{\n  vrrp_version {}\n", vrrp.version);

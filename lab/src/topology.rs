@@ -69,6 +69,12 @@ impl Topology {
 
     /// Both routers lose their power and come back: empty kernels, as `options` are now.
     pub async fn reboot(&mut self) -> Result<()> {
+        self.power_on_both().await?;
+        self.start().await
+    }
+
+    /// The same, and nothing runs on them yet.
+    pub async fn power_on_both(&mut self) -> Result<()> {
         for number in [1, 2] {
             if self.router(number).is_ok() {
                 self.power_off(number).await?;
@@ -77,7 +83,7 @@ impl Topology {
         for number in [1, 2] {
             self.boot_router(number).await?;
         }
-        self.start().await
+        Ok(())
     }
 
     /// A router, new as after power on.
@@ -168,15 +174,17 @@ impl Topology {
 
     /// Cut both cables of a router at the switch, or plug them in again.
     pub async fn cables(&self, number: u8, connected: bool) -> Result<()> {
-        let links = Links::open(&self.switch.net)?;
         for side in ["wan", "lan"] {
-            if connected {
-                links.up(&port(number, side)).await?;
-            } else {
-                links.down(&port(number, side)).await?;
-            }
+            self.cable(number, side, connected).await?;
         }
         Ok(())
+    }
+
+    /// One of them: `wan` or `lan`.
+    pub async fn cable(&self, number: u8, side: &str, connected: bool) -> Result<()> {
+        let links = Links::open(&self.switch.net)?;
+        let port = port(number, side);
+        if connected { links.up(&port).await } else { links.down(&port).await }
     }
 
     /// Destroy a router's namespace at once.

@@ -409,10 +409,16 @@ async fn status(daemon: &Daemon, group: Option<&str>, form: Form) -> Result<Exit
     if let Some(group) = group {
         value = of_group(value, group)?;
     }
-    print(&if form.json { pretty(&value)? } else { show::status(&value) })?;
+    print(&if form.json { pretty(&value)? } else { show::status(&value, terminal_width()) })?;
     let further = value["groups"].as_array().into_iter().flatten();
     let protected = std::iter::once(&value).chain(further).all(|group| group["protected"] == true);
     Ok(if protected { ExitCode::SUCCESS } else { ExitCode::from(EXIT_UNPROTECTED) })
+}
+
+/// Columns of the terminal that is printed to, if it is one.
+fn terminal_width() -> Option<usize> {
+    let (width, _) = terminal_size::terminal_size_of(std::io::stdout())?;
+    Some(usize::from(width.0))
 }
 
 /// What is told of one group, at the top; nothing of the others.

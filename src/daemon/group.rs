@@ -215,7 +215,11 @@ impl Group {
     /// What `status` shows of the group.
     pub fn status(&mut self, around: &Around, now: Instant) -> Value {
         let verdict = self.judge(around, now);
-        let view = self.replica.view(now);
+        let mut state = json!(self.replica.view(now));
+        // Where it was before the verdict had reasons.
+        if let Some(state) = state.as_object_mut() {
+            state.insert("protected".into(), json!(verdict.protected));
+        }
         json!({
             "group": self.name,
             "verdict": verdict.verdict,
@@ -229,7 +233,7 @@ impl Group {
             "transitions": self.transitions,
             "last-fence": self.last_fence,
             "overruns": self.replica.counters().overruns,
-            "state": view,
+            "state": state,
         })
     }
 
@@ -261,6 +265,11 @@ impl Group {
     /// Whether somebody holds keepalived's FIFO open.
     pub fn note_fifo(&mut self, held: bool, now: Instant) {
         self.witness.note_fifo(held, now);
+    }
+
+    /// keepalived's FIFO was replaced under it.
+    pub fn note_fifo_replaced(&mut self) {
+        self.witness.note_replaced();
     }
 
     /// Take the roles told, or what is to be believed without. Channel and event socket have been read in this turn.

@@ -324,6 +324,7 @@ impl Daemon {
     ) -> Result<bool, DaemonError> {
         if self.follow_due {
             self.follow().await;
+            self.more = true;
         }
         let dumping = self.groups.iter().any(|group| group.replica.dumping());
         let deadlines = self.groups.iter().map(|group| group.replica.poll_timeout(now));
@@ -371,6 +372,7 @@ impl Daemon {
     fn turn(&mut self, now: Instant) -> Result<(), DaemonError> {
         self.now = now;
         let drained = self.read_channel(now);
+        self.read_news(now);
         self.read_events(now)?;
         self.read_dump(now)?;
         self.read_fifo(now);

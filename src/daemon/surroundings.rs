@@ -148,6 +148,8 @@ impl Daemon {
                         "the notify FIFO was removed or replaced while keepalived held it, and is made again: restart \
                          keepalived, it writes into a file that is gone"
                     );
+                    let told = self.groups.iter_mut().filter(|group| group.mechanism.subject().is_some());
+                    told.for_each(super::group::Group::note_fifo_replaced);
                 } else {
                     tracing::warn!(fifo = %fifo.path().display(), "the notify FIFO was removed and is made again");
                 }

@@ -73,6 +73,8 @@ pub(super) struct Gate {
 const GATE_TICK: Duration = Duration::from_millis(100);
 /// ... while there is nothing to wait for.
 const GATE_REST: Duration = Duration::from_secs(1);
+/// Nobody has been heard since the start: so long the election is told to prefer others, if there are any.
+const START_GRACE: Duration = Duration::from_secs(10);
 /// An open gate outlasts this much of being behind.
 const GATE_GRACE: Duration = Duration::from_secs(2);
 
@@ -157,8 +159,13 @@ impl Replica {
         let just_lost = readiness == Readiness::Alone
             && !self.gate.open
             && self.peers.values().any(|peer| now < peer.heard + self.settings.lost_after + GATE_GRACE);
+        // At a boot the channel may come up later than VRRP does: a peer that lives would be heard in a moment.
+        let nobody_yet = readiness == Readiness::Alone
+            && !self.gate.open
+            && self.peers.is_empty()
+            && now < self.listening + START_GRACE;
         // No living owner is nobody's fault: an election must go on.
-        let fit = (readiness.is_ready() && !just_lost)
+        let fit = (readiness.is_ready() && !just_lost && !nobody_yet)
             || readiness == Readiness::NoOwner
             || self.group.role == Role::Primary
             || now >= self.gate.progressed + self.settings.gate_limit;

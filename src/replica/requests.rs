@@ -1,5 +1,7 @@
 //! The table into kernel requests, their answers back, and the sweep that keeps the two alike.
 
+use std::collections::HashSet;
+use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use super::Replica;
@@ -200,6 +202,13 @@ impl Replica {
         if slot.flags.contains(Flags::ASKED) {
             // What is asked next depends on the answer.
             self.ask_later(id);
+            return;
+        }
+        if !standing.owner && !standing.primary && ends_here(slot, &self.filter.local) {
+            // Somebody looks at this router through the active one: here it is a connection of the router's own, which has its
+            // tuples. Nothing could carry it on.
+            slot.flags -= Flags::PENDING;
+            self.release(id);
             return;
         }
         let op = match decide(slot, standing) {
@@ -464,4 +473,11 @@ fn install_of(slot: &Slot, lease: u32) -> Install {
 /// takeover resets it to the protocol's own.
 pub(super) fn outlives(timeout: Option<u32>, lease: u32) -> u32 {
     timeout.unwrap_or(0).max(lease)
+}
+
+/// Not in this kernel, and the responder is this node itself.
+fn ends_here(slot: &Slot, local: &HashSet<IpAddr>) -> bool {
+    slot.flags.contains(Flags::PRESENT)
+        && !slot.flags.intersects(Flags::INSTALLED | Flags::READ_BACK)
+        && local.contains(&slot.entry().reply.src)
 }

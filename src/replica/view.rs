@@ -26,6 +26,8 @@ pub struct PeerView {
     pub owner: bool,
     /// Its role.
     pub role: Role,
+    /// Its role is primary.
+    pub primary: bool,
     /// How it knows it, and where its virtual addresses are.
     pub seat: Seat,
     /// Says it could take over.
@@ -129,6 +131,7 @@ impl Replica {
                 silent_ms: u64::try_from(since(peer.heard).as_millis()).unwrap_or(u64::MAX),
                 owner: peer.owner,
                 role: peer.role,
+                primary: peer.role == Role::Primary,
                 seat: peer.seat,
                 ready: peer.ready,
                 entries: peer.count,

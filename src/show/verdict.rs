@@ -12,24 +12,41 @@ use crate::rows::Row;
 /// Transitions that text shows; `--json` has all that are remembered.
 const TRANSITIONS: usize = 3;
 
-/// `status`: the verdict first, then what it rests on; further groups after the first.
-pub fn status(value: &Value) -> String {
+/// Where values begin.
+const INDENT: &str = "                     ";
+
+/// `status`: the verdict first, why and what to do, then what it rests on; further groups after the first. `width`: that of a
+/// terminal, at whose edge no word is to be broken.
+pub fn status(value: &Value, width: Option<usize>) -> String {
     let mut out = String::new();
     let mut line = |name: &str, value: String| {
-        let _ = writeln!(out, "{name:<22}: {value}");
+        let whole = format!("{name:<19}: {value}");
+        let _ = match width {
+            None => writeln!(out, "{whole}"),
+            Some(width) => {
+                let options = textwrap::Options::new(width).subsequent_indent(INDENT).break_words(false);
+                writeln!(out, "{}", textwrap::fill(&whole, options))
+            }
+        };
     };
     line("verdict", plain(value.get("verdict")));
+    tell_reasons(value, &mut line);
     line("node", plain(value.pointer("/state/node")));
     tell_group(value, &mut line);
     for group in value["groups"].as_array().into_iter().flatten() {
         line("group", plain(group.get("group")));
         line("verdict", plain(group.get("verdict")));
+        tell_reasons(group, &mut line);
         tell_group(group, &mut line);
     }
-    line(
-        "channel",
-        if value["authenticated"] == true { "authenticated" } else { "NOT authenticated: no key" }.into(),
-    );
+    let keys: Vec<&str> =
+        value["key-fingerprints"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+    let sealed = if value["authenticated"] == true {
+        format!("authenticated, key {}", keys.join(", "))
+    } else {
+        "NOT authenticated: no key".into()
+    };
+    line("channel", format!("{}; {sealed}", plain(value.get("channel"))));
     if let Some(holds) = value["holding"].as_bool() {
         line("hold", if holds { "on: packets to be forwarded are dropped" } else { "off" }.into());
     }
@@ -39,9 +56,35 @@ pub fn status(value: &Value) -> String {
     out
 }
 
+/// Why a failover would lose something, each with what to do about it.
+fn tell_reasons(group: &Value, line: &mut impl FnMut(&str, String)) {
+    let reasons = group["reasons"].as_array().map_or(&[][..], Vec::as_slice);
+    for reason in reasons {
+        let [what, cure, seconds] = ["what", "cure", "seconds"].map(|name| plain(reason.get(name)));
+        line("for", if reasons.len() == 1 { format!("{seconds} s") } else { format!("{seconds} s: {what}") });
+        line("what to do", cure);
+    }
+}
+
+/// A role, how it is known, and the addresses that belong to it.
+fn tell_seat(role: String, seat: Option<&Value>) -> String {
+    let Some(seat) = seat else { return role };
+    let known = match seat["evidence"].as_str() {
+        Some("addresses") => ", shown by its addresses and told by nobody",
+        Some("nobody") => ", told by nobody",
+        _ => "",
+    };
+    let addresses = match seat["addresses"].as_u64() {
+        Some(all) if all > 0 => format!(", {} of {all} virtual addresses", seat["here"]),
+        _ => String::new(),
+    };
+    format!("{role}{known}{addresses}")
+}
+
 fn tell_group(group: &Value, line: &mut impl FnMut(&str, String)) {
     let text = |pointer: &str| plain(group.pointer(pointer));
-    line("role", format!("{}, {}", text("/state/role"), text("/state/readiness")));
+    line("role", tell_seat(text("/state/role"), group.pointer("/state/seat")));
+    line("readiness", text("/state/readiness"));
     line("mechanism", text("/failover-mechanism"));
     line("last transition", text("/last-transition"));
     line("claim", format!("owner {}, epoch {}", text("/owner"), text("/state/epoch")));
@@ -49,7 +92,7 @@ fn tell_group(group: &Value, line: &mut impl FnMut(&str, String)) {
     line("digests equal", equal(group));
     line("last sweep", sweep(group));
     line("waiting", waiting(group));
-    line("cannot be installed", refused(group));
+    line("refused by kernel", refused(group));
     for peer in group.pointer("/state/peers").and_then(Value::as_array).into_iter().flatten() {
         line("peer", tell_peer(peer));
     }
@@ -140,8 +183,9 @@ fn tell_peer(peer: &Value) -> String {
     let state = if peer["alive"] == true { "alive" } else { "lost" };
     let ready = if peer["ready"] == true { "ready" } else { "not ready" };
     let mut line = format!(
-        "{}, {state}, heard {} ms ago, {ready}, {} entries",
+        "{}, {state}, {}, heard {} ms ago, {ready}, {} entries",
         plain(peer.get("name")),
+        tell_seat(plain(peer.get("role")), peer.get("seat")),
         peer["silent-ms"],
         peer["entries"]
     );

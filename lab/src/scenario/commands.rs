@@ -138,7 +138,7 @@ fn keepalived(pair: &Pair) -> Result<String> {
     let (config, keepalived) = (router.config_path(), ctsync::config::KEEPALIVED_CONF);
     let out = pair.typed(1, &["config", "check", &config, "--keepalived", keepalived], 0)?;
     let without = router.node.directory.join("without.conf");
-    let text = std::fs::read_to_string(&keepalived)?.replace("sync_group_tracking_weight\n", "\n");
+    let text = router.keepalived().replace("sync_group_tracking_weight\n", "\n");
     std::fs::write(&without, text)?;
     let without = without.to_string_lossy().into_owned();
     let refused = pair.typed(1, &["config", "check", &config, "--keepalived", &without], 1)?;

@@ -24,6 +24,7 @@ mod programs;
 pub mod repair;
 mod roles;
 mod stream;
+pub mod verdict;
 mod vrrp;
 
 use std::path::{Path, PathBuf};
@@ -85,6 +86,8 @@ pub enum Scenario {
     Fence,
     /// Clients that speak each millisecond through a takeover: no RST, no ICMP error, no entry made anew; conntrackd beside it.
     FirstPacket,
+    /// A standby that cannot be elected, keepalived reloaded or there first, files removed: the verdict tells, connections live.
+    Verdict,
     /// Prometheus scrapes both routers while router1 dies and returns; it knows the verdict.
     Metrics,
 }
@@ -153,6 +156,7 @@ pub async fn run(scenario: Scenario, stage: &Stage<'_>, narrator: &mut Narrator)
         Scenario::Heartbeat => heartbeat::run(stage, narrator).await,
         Scenario::Fence => fence::run(stage, narrator).await,
         Scenario::FirstPacket => first_packet::run(stage, narrator).await,
+        Scenario::Verdict => verdict::run(stage, narrator).await,
         Scenario::Metrics => metrics::run(stage, narrator).await,
     }
 }
