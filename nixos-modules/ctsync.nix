@@ -525,6 +525,7 @@ in
           vrrp_notify_fifo ${
             cfg.settings.failover-mechanism.vrrp.notify-fifo or "/run/ctsync/vrrp.fifo"
           } ctsync ctsync
+          fifo_write_vrrp_states_on_reload
         }
         ${concatMapStrings (group: ''
           track_file ${group.tracker} {

@@ -89,6 +89,10 @@ pub struct Options {
     pub mover: Mover,
     /// How keepalived does VRRP.
     pub vrrp: Vrrp,
+    /// `masquerade` in place of source NAT; the routers' own WAN addresses are such that it takes the virtual one.
+    pub masquerade: bool,
+    /// An interface of its own for the channel, `chan0`.
+    pub channel: bool,
     /// `set service conntrack-sync` lines beside the documented ones. A `failover-mechanism` among them is in its place.
     pub lines: &'static [&'static str],
     /// Rules beside the documented ones.
@@ -132,6 +136,8 @@ impl Options {
             figure: Figure::Documented,
             mover: Mover::Keepalived,
             vrrp: Vrrp::default(),
+            masquerade: false,
+            channel: false,
             lines: &[],
             rules: "",
             key: None,
@@ -156,7 +162,9 @@ impl Router {
         let links = Links::open(&node.net)?;
         for (interface, address) in &told.addresses {
             let (address, prefix) = split_address(address)?;
-            links.add_address(interface, address, prefix).await?;
+            // The kernel masquerades to an address of the next hop's network (`inet_select_addr`).
+            let narrow = options.masquerade && interface == "eth0" && address.is_ipv4();
+            links.add_address(interface, address, if narrow { 32 } else { prefix }).await?;
         }
         for (name, value) in [
             ("net/ipv4/ip_forward", "1"),
@@ -169,7 +177,25 @@ impl Router {
         }
         let keepalived = options.mover == Mover::Keepalived;
         let keepalived_directory = keepalived.then(|| node.own("/etc/keepalived")).transpose()?;
-        Ok(Router { node, told, options: options.clone(), keepalived_directory })
+        let router = Router { node, told, options: options.clone(), keepalived_directory };
+        if options.channel {
+            router.make_channel()?;
+        }
+        Ok(router)
+    }
+
+    /// The channel's own interface, made anew.
+    pub fn make_channel(&self) -> Result<()> {
+        self.node
+            .output("ip", &["link", "add", "chan0", "link", "eth0", "type", "macvlan", "mode", "bridge"])?;
+        self.raise_channel()
+    }
+
+    /// ... up, with its address.
+    pub fn raise_channel(&self) -> Result<()> {
+        let address = if self.told.name == "router1" { "192.168.7.1/24" } else { "192.168.7.2/24" };
+        self.node.output("ip", &["link", "set", "chan0", "up"])?;
+        self.node.output("ip", &["address", "replace", address, "dev", "chan0"]).map(|_| ())
     }
 
     /// The state policy and NAT as nftables rules: from here on connections are tracked.
@@ -186,10 +212,12 @@ impl Router {
             .source_nat
             .values()
             .map(|rule| {
-                format!(
-                    "    oifname {} ip saddr {} snat ip to {} fully-random\n",
-                    rule.outbound, rule.source, rule.translation
-                )
+                let to = if self.options.masquerade {
+                    "masquerade".to_owned()
+                } else {
+                    format!("snat ip to {}", rule.translation)
+                };
+                format!("    oifname {} ip saddr {} {to} fully-random\n", rule.outbound, rule.source)
             })
             .collect();
         let outbound = self.told.source_nat.values().next().map_or("eth0", |rule| rule.outbound.as_str());

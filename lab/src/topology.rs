@@ -212,6 +212,15 @@ impl Topology {
         self.switch.feed("nft", &["-f", "-"], rules).map(|_| ())
     }
 
+    /// Drop the channel's datagrams that are longer than so many bytes, IP header included, at the switch, which tells nobody.
+    pub fn channel_carries(&self, bytes: u32) -> Result<()> {
+        let rules = format!(
+            "table bridge cut {{ chain forward {{ type filter hook forward priority 0; \
+             udp dport 3780 meta length > {bytes} counter drop; }}; }}\n"
+        );
+        self.switch.feed("nft", &["-f", "-"], &rules).map(|_| ())
+    }
+
     /// Lose so many of a hundred of the channel's datagrams at the switch, in both directions.
     pub fn channel_loses(&self, percent: u32) -> Result<()> {
         let rules = format!(

@@ -17,7 +17,7 @@ use crate::wire::{
 /// A gap is nacked again after this long.
 const NACK_AGAIN: Duration = Duration::from_millis(20);
 /// After so many times in vain it is nacked more and more rarely, up to this.
-const PATIENT_NACKS: u32 = 8;
+const PATIENT_NACKS: u32 = 3;
 const NACK_RARELY: Duration = Duration::from_secs(1);
 /// Holes in one nack: fits the smallest datagram.
 const HOLES: usize = 24;

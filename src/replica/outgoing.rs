@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use super::size::Size;
 use super::{Job, Replica};
 use crate::digest::{BUCKETS, LEVELS, bucket_range};
 use crate::table::{Flags, Slot, SlotId};
@@ -404,12 +405,25 @@ impl Replica {
         }
     }
 
-    /// A peer misses these datagrams.
-    pub(super) fn handle_nack(&mut self, holes: &[(u64, u64)], now: Instant) {
-        let asked = holes.first().and_then(|(from, _)| Some((*from, self.sender.get(*from)?.len())));
-        if asked.is_some_and(|(from, length)| self.size.doubts(from, length + self.seal.overhead(), now)) {
+    /// Does what is asked for again and again not get through because it is long?
+    fn doubt_length(&mut self, holes: &[(u64, u64)], now: Instant) {
+        let overhead = self.seal.overhead();
+        let length = |at: u64| self.sender.get(at).map(|datagram| datagram.len() + overhead);
+        let (Some((first, _)), Some((_, last))) = (holes.first(), holes.last()) else { return };
+        let missing = |at: u64| holes.iter().any(|(from, until)| (*from..=*until).contains(&at));
+        let between = (*first..=(*last).min(self.sender.last())).take(RESENDS);
+        if between.filter(|at| !missing(*at)).filter_map(length).any(Size::is_long) {
+            self.size.trust();
+            return;
+        }
+        if length(*first).is_some_and(|length| self.size.doubts(*first, length, now)) {
             self.sender.forget_before(u64::MAX);
         }
+    }
+
+    /// A peer misses these datagrams.
+    pub(super) fn handle_nack(&mut self, holes: &[(u64, u64)], now: Instant) {
+        self.doubt_length(holes, now);
         let (oldest, last) = (self.sender.oldest(), self.sender.last());
         if holes.iter().any(|(from, _)| *from < oldest) {
             // The ring has moved on: the alive says from where the stream can be taken up.

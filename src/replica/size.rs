@@ -16,7 +16,7 @@ const RARELY: Duration = Duration::from_secs(10);
 /// A datagram was heard lately if it came within one or two of these.
 const LATELY: Duration = Duration::from_secs(1);
 /// Asked for so often in a row, a datagram of full length does not get through.
-const DOUBT: u32 = 10;
+const DOUBT: u32 = 6;
 
 /// What is known of the path.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -100,11 +100,21 @@ impl Size {
         self.path = Path::Whole(None);
     }
 
+    /// Who asks for some has heard a long one that was sent after them.
+    pub(super) fn trust(&mut self) {
+        self.asked = (0, 0);
+    }
+
+    /// Whether a datagram is longer than every path carries.
+    pub(super) fn is_long(length: usize) -> bool {
+        length > SAFE
+    }
+
     /// A datagram of this length is asked for again. True: such a one does not get through any more, and what was sent in
     /// that length is not worth sending again.
     pub(super) fn doubts(&mut self, sequence: u64, length: usize, now: Instant) -> bool {
         self.asked = if self.asked.0 == sequence { (sequence, self.asked.1 + 1) } else { (sequence, 1) };
-        let doubted = self.asked.1 >= DOUBT && length > SAFE;
+        let doubted = self.asked.1 >= DOUBT && Size::is_long(length);
         if doubted {
             *self = Size { believes: Some(now + 2 * LATELY), ..Size::new(self.most) };
         }

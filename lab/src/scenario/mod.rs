@@ -3,6 +3,7 @@
 //! Called by `main` and by `test`. A scenario is good when every check of it is.
 
 mod attack;
+mod channel;
 mod clients;
 mod commands;
 pub mod differences;
@@ -16,6 +17,7 @@ mod idle;
 mod iperf3;
 mod key;
 mod layouts;
+mod masquerade;
 pub mod memory;
 mod metrics;
 mod noise;
@@ -88,6 +90,10 @@ pub enum Scenario {
     FirstPacket,
     /// A standby that cannot be elected, keepalived reloaded or there first, files removed: the verdict tells, connections live.
     Verdict,
+    /// Masquerade to a virtual address that leaves its router in every way there is: every connection lives.
+    Masquerade,
+    /// The channel's interface deleted, renamed, down; a switch that drops long datagrams: taken up again, no storm.
+    Channel,
     /// Prometheus scrapes both routers while router1 dies and returns; it knows the verdict.
     Metrics,
 }
@@ -157,6 +163,8 @@ pub async fn run(scenario: Scenario, stage: &Stage<'_>, narrator: &mut Narrator)
         Scenario::Fence => fence::run(stage, narrator).await,
         Scenario::FirstPacket => first_packet::run(stage, narrator).await,
         Scenario::Verdict => verdict::run(stage, narrator).await,
+        Scenario::Masquerade => masquerade::run(stage, narrator).await,
+        Scenario::Channel => channel::run(stage, narrator).await,
         Scenario::Metrics => metrics::run(stage, narrator).await,
     }
 }
