@@ -184,6 +184,11 @@ impl Router {
         Ok(router)
     }
 
+    /// What it is to be from now on; takes effect where something is started again.
+    pub fn set_options(&mut self, options: &Options) {
+        self.options = options.clone();
+    }
+
     /// The channel's own interface, made anew.
     pub fn make_channel(&self) -> Result<()> {
         self.node

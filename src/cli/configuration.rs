@@ -120,14 +120,22 @@ pub(super) fn keygen(file: Option<&Path>) -> Result<()> {
     let mut bytes = [0u8; 32];
     getrandom::fill(&mut bytes).context("the system gives no random bytes")?;
     let key: String = bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>() + "\n";
-    let Some(file) = file else { return print(&key) };
-    let mut made = std::fs::OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(file)
-        .with_context(|| format!("cannot make {}", file.display()))?;
-    made.write_all(key.as_bytes()).with_context(|| format!("cannot write {}", file.display()))
+    match file {
+        None => print(&key)?,
+        Some(file) => {
+            let mut made = std::fs::OpenOptions::new()
+                .write(true)
+                .create_new(true)
+                .mode(0o600)
+                .open(file)
+                .with_context(|| format!("cannot make {}", file.display()))?;
+            made.write_all(key.as_bytes()).with_context(|| format!("cannot write {}", file.display()))?;
+        }
+    }
+    // The key alone goes to standard output.
+    let fingerprint = crate::seal::Key(bytes).fingerprint();
+    eprintln!("fingerprint {fingerprint}: `ctsync status` shows the same on both routers");
+    Ok(())
 }
 
 /// Write manual pages, completions and the schema into a directory.

@@ -32,6 +32,9 @@ const ANSWER: Duration = Duration::from_secs(5);
 /// Longest wait for a reply that needs the kernel's table read, or the peer.
 const WORK: Duration = Duration::from_secs(120);
 
+/// Where the daemon listens when its configuration names no other place.
+const CONTROL: &str = "/run/ctsync/control.sock";
+
 /// Connection-tracking state synchronisation between Linux routers.
 ///
 /// Two routers share virtual addresses; when one dies, the other carries on every connection that went through it.
@@ -45,7 +48,7 @@ const WORK: Duration = Duration::from_secs(120);
 )]
 pub struct Cli {
     /// Control socket of the daemon.
-    #[arg(long, global = true, value_name = "SOCKET", default_value = "/run/ctsync/control.sock")]
+    #[arg(long, global = true, value_name = "SOCKET", default_value = CONTROL)]
     control: PathBuf,
     #[command(subcommand)]
     verb: Verb,
@@ -313,14 +316,17 @@ impl Cli {
     }
 
     async fn dispatch(self) -> Result<ExitCode> {
-        let daemon = Daemon { socket: self.control };
+        let daemon = Daemon { socket: self.control.clone() };
         match self.verb {
             Verb::Run { config: path } => {
-                let loaded = config::read(&path)?;
-                config::check_machine(
-                    &loaded,
-                    &config::Machine::look().context("cannot list the interfaces")?,
-                )?;
+                let mut loaded = config::read(&path)?;
+                let machine = config::Machine::look().context("cannot list the interfaces")?;
+                for late in config::may_come_late(config::check_machine(&loaded, &machine))? {
+                    tracing::warn!("{late}; waited for");
+                }
+                if self.control.as_path() != std::path::Path::new(CONTROL) {
+                    loaded.config.control_socket = self.control;
+                }
                 let keys = config::read_keys(&loaded)?;
                 let path =
                     std::path::absolute(&path).with_context(|| format!("cannot find {}", path.display()))?;

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
-use super::mistake::{Mistake, Refused, nearest};
+use super::mistake::{ConfigError, Mistake, Refused, nearest};
 use super::{Config, Loaded, Mechanism, keepalived};
 
 /// What there is on a machine.
@@ -83,6 +83,28 @@ pub fn check_machine(loaded: &Loaded, machine: &Machine) -> Result<(), Refused> 
     Err(Refused {
         errors: wrong.into_iter().map(|(at, mistake)| loaded.source.wrong(&at, mistake)).collect(),
     })
+}
+
+/// Of what a machine lacks, that which the daemon waits for: the channel's interface and addresses.
+///
+/// # Errors
+/// What it lacks beside that.
+pub fn may_come_late(checked: Result<(), Refused>) -> Result<Vec<String>, Refused> {
+    let Err(Refused { errors }) = checked else { return Ok(Vec::new()) };
+    let late = |error: &ConfigError| {
+        let channel = error.option.starts_with("/interface") || error.option.starts_with("interface");
+        match error.mistake {
+            Mistake::InterfaceMissing { .. } => channel,
+            Mistake::InterfaceWithoutAddress { .. } | Mistake::ListenNotLocal { .. } => true,
+            _ => false,
+        }
+    };
+    let (late, wrong): (Vec<ConfigError>, Vec<ConfigError>) = errors.into_iter().partition(late);
+    if wrong.is_empty() {
+        Ok(late.iter().map(ConfigError::to_string).collect())
+    } else {
+        Err(Refused { errors: wrong })
+    }
 }
 
 fn check_interfaces(config: &Config, machine: &Machine) -> Vec<(String, Mistake)> {

@@ -34,7 +34,7 @@ pub use keepalived::{
     KEEPALIVED_CONF, fragments as keepalived_fragments, keepalived_remarks, virtual_addresses,
 };
 pub use keys::read_keys;
-pub use machine::{Machine, check_machine};
+pub use machine::{Machine, check_machine, may_come_late};
 pub use mechanism::{FurtherGroup, Mechanism, Subject};
 pub use mistake::{ConfigError, Mistake, Place, Refused};
 pub use schema::schema;

@@ -394,7 +394,7 @@ impl Group {
                 installed = report.pending.saturating_sub(report.failed),
                 failed = report.failed,
                 reasons = failures.join(", "),
-                milliseconds = report.took.as_secs_f64() * 1e3,
+                milliseconds = format!("{:.3}", report.took.as_secs_f64() * 1e3),
                 epoch = report.epoch,
                 "takeover complete"
             );

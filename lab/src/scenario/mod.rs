@@ -20,6 +20,7 @@ mod layouts;
 mod masquerade;
 pub mod memory;
 mod metrics;
+mod migrate;
 mod noise;
 mod pacemaker;
 mod programs;
@@ -94,6 +95,8 @@ pub enum Scenario {
     Masquerade,
     /// The channel's interface deleted, renamed, down; a switch that drops long datagrams: taken up again, no storm.
     Channel,
+    /// From conntrackd to ctsync under load, as docs/migration.md has it.
+    Migrate,
     /// Prometheus scrapes both routers while router1 dies and returns; it knows the verdict.
     Metrics,
 }
@@ -165,6 +168,7 @@ pub async fn run(scenario: Scenario, stage: &Stage<'_>, narrator: &mut Narrator)
         Scenario::Verdict => verdict::run(stage, narrator).await,
         Scenario::Masquerade => masquerade::run(stage, narrator).await,
         Scenario::Channel => channel::run(stage, narrator).await,
+        Scenario::Migrate => migrate::run(stage, narrator).await,
         Scenario::Metrics => metrics::run(stage, narrator).await,
     }
 }
