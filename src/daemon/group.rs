@@ -59,6 +59,8 @@ impl Cause {
     }
 }
 
+/// Between two tries of what does not work.
+const AGAIN: Duration = Duration::from_secs(1);
 /// Between two judgements that nobody asked for.
 const JUDGED: Duration = Duration::from_millis(100);
 
@@ -112,6 +114,8 @@ pub(super) struct Group {
     /// What keeps the election from hearing of readiness, and what keeps `/run` from being written.
     pub track_trouble: Trouble,
     state_trouble: Trouble,
+    /// When what does not work was last tried.
+    tried: Instant,
     /// When the role became primary, until the fence that follows is reported.
     told_primary: Option<Instant>,
     /// Ownership and readiness as last logged.
@@ -183,6 +187,7 @@ impl Group {
             judged: now,
             track_trouble: Trouble::default(),
             state_trouble: Trouble::default(),
+            tried: now,
             told_primary: None,
             shown: None,
             shown_verdict: None,
@@ -366,10 +371,18 @@ impl Group {
             }
             self.shown = Some(shown);
         }
-        if let Some(track) = &mut self.track {
+        // A full disk is not asked again in every turn.
+        let again = now >= self.tried + AGAIN;
+        if again {
+            self.tried = now;
+        }
+        if let Some(track) = self.track.as_mut().filter(|_| again || self.track_trouble.why().is_none()) {
             self.track_trouble.note(track.set(self.replica.gate_open()), "the election hears of readiness");
         }
-        self.state_trouble.note(self.state.keep(self.replica.persist()), "the role is kept for the next run");
+        if again || self.state_trouble.why().is_none() {
+            let kept = self.state.keep(self.replica.persist());
+            self.state_trouble.note(kept, "the role is kept for the next run");
+        }
         while let Some((peer, here)) = self.replica.poll_peer_change() {
             if here {
                 tracing::info!(group = self.name, peer, "peer heard");

@@ -26,7 +26,7 @@ pub(super) struct Departed(BTreeMap<IpAddr, Instant>);
 impl Departed {
     fn covers(&self, entry: &Entry) -> bool {
         // Not translated, it does not go with an address of ours.
-        !self.0.is_empty() && entry.reply.dst != entry.orig.src && self.0.contains_key(&entry.reply.dst)
+        entry.reply.dst != entry.orig.src && self.0.contains_key(&entry.reply.dst)
     }
 
     /// Whoever owns the group from now on knows nothing of this node's losses.
@@ -59,8 +59,11 @@ impl Replica {
     /// An end that a departed address has caused: the entry is kept, the kernel has it no more.
     pub(super) fn hold_back(&mut self, id: SlotId) -> bool {
         let Some(slot) = self.table.get_mut(id) else { return false };
-        let held =
-            self.group.owner && slot.flags.contains(Flags::PRESENT) && self.departed.covers(&slot.entry());
+        // Nearly always nothing has left, and no entry is unpacked to be looked at.
+        let held = self.group.owner
+            && !self.departed.0.is_empty()
+            && slot.flags.contains(Flags::PRESENT)
+            && self.departed.covers(&slot.entry());
         if held {
             slot.flags -=
                 Flags::INSTALLED | Flags::PENDING | Flags::READ_BACK | Flags::STRAY | Flags::REPLACE;

@@ -411,7 +411,7 @@ impl Replica {
         let length = |at: u64| self.sender.get(at).map(|datagram| datagram.len() + overhead);
         let (Some((first, _)), Some((_, last))) = (holes.first(), holes.last()) else { return };
         let missing = |at: u64| holes.iter().any(|(from, until)| (*from..=*until).contains(&at));
-        let between = (*first..=(*last).min(self.sender.last())).take(RESENDS);
+        let between = (*first..=(*last).min(self.sender.last())).take(WINDOW);
         if between.filter(|at| !missing(*at)).filter_map(length).any(Size::is_long) {
             self.size.trust();
             return;
