@@ -91,6 +91,7 @@ impl Ruleset {
                     self.reading = std::thread::Builder::new().name("ruleset".into()).spawn(read).ok();
                 }
                 Ok(_) => {}
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 Err(_) => self.rules = Rules::default(),
             }
         }
@@ -101,7 +102,7 @@ impl Ruleset {
 fn open() -> io::Result<Socket> {
     let mut socket = Socket::new(NETLINK_NETFILTER)?;
     socket.bind_auto()?;
-    // The kernel answers at once; a daemon must not hang if it does not.
+    // The kernel answers at once; a thread must not hang if it does not.
     setsockopt(&socket, sockopt::ReceiveTimeout, &TimeVal::seconds(PATIENCE))?;
     Ok(socket)
 }
@@ -145,8 +146,10 @@ fn ask(socket: &Socket, kind: u16, flags: u16, mut each: impl FnMut(u8, Attribut
     writer.end_message(mark);
     socket.send_to(writer.as_bytes(), &SocketAddr::new(0, 0), 0)?;
     let mut buffer = vec![0; READ_BUFFER];
+    // A single answer is there when the request has been sent: the loop that asks for it never waits. Dumps are read by a thread.
+    let waits = if flags & NLM_F_DUMP == 0 { MsgFlags::MSG_DONTWAIT } else { MsgFlags::empty() };
     loop {
-        let length = match recv(socket.as_raw_fd(), &mut buffer, MsgFlags::empty()) {
+        let length = match recv(socket.as_raw_fd(), &mut buffer, waits) {
             Ok(length) => length,
             Err(Errno::EINTR) => continue,
             Err(errno) => return Err(errno.into()),

@@ -400,6 +400,7 @@ fn what_no_handover_follows_has_ended() {
     pair.owner.handle_role(Role::Fault, pair.now);
     pair.run(60_000);
     assert_eq!(counts(&pair), (19, 19));
+    assert!(pair.owner.poll_timeout(pair.now) > pair.now, "nothing is due: the loop sleeps");
 }
 
 /// An overrun swallows the ends: the dump that follows ends nothing either.

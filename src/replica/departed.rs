@@ -34,7 +34,7 @@ impl Departed {
         self.0.clear();
     }
 
-    pub(super) fn next(&self) -> Option<Instant> {
+    fn judged_at(&self) -> Option<Instant> {
         self.0.values().min().map(|at| *at + HANDOVER)
     }
 }
@@ -72,9 +72,14 @@ impl Replica {
         held
     }
 
+    /// When that is judged next. A node that is not primary waits for whoever is, however long that takes.
+    pub(super) fn next_departed(&self) -> Option<Instant> {
+        self.departed.judged_at().filter(|_| self.standing().primary)
+    }
+
     /// Entries without the kernel whose address left and did not come back, on a node that is still primary: ended.
     pub(super) fn judge_departed(&mut self, now: Instant) {
-        if self.departed.next().is_none_or(|at| now < at) || !self.standing().primary {
+        if self.next_departed().is_none_or(|at| now < at) {
             return;
         }
         let late: Vec<IpAddr> = self

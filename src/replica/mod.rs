@@ -403,7 +403,7 @@ impl Replica {
         }
         consider(self.sweep.next(now));
         self.next_reread().into_iter().chain(self.next_window_step()).for_each(&mut consider);
-        self.next_trim().into_iter().chain(self.departed.next()).for_each(&mut consider);
+        self.next_trim().into_iter().chain(self.next_departed()).for_each(&mut consider);
         consider(self.gate.next());
         next.max(now)
     }
