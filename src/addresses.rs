@@ -157,6 +157,8 @@ fn parse_news(mut bytes: &[u8], all: &mut Vec<Change>) {
             return;
         }
     }
+    // What cannot be read may be anything.
+    all.push(Change::Other);
 }
 
 /// On a link between two, the other attribute is the far end's.

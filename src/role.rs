@@ -6,6 +6,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use futures_util::FutureExt;
 use nix::errno::Errno;
 use nix::sys::stat::Mode;
 use thiserror::Error;
@@ -90,10 +91,8 @@ impl NotifyFifo {
                 Ok(0) => {
                     if std::mem::take(&mut self.held) {
                         self.partial.clear();
-                        // A fresh open is silent until the next writer comes.
-                        self.pipe = open_fifo(&self.path)?;
                     }
-                    self.wait_for_more();
+                    self.wait_for_more()?;
                     return Ok(told);
                 }
                 Ok(length) => {
@@ -103,7 +102,7 @@ impl NotifyFifo {
                 Err(Errno::EAGAIN) => {
                     self.held = true;
                     self.replaced = false;
-                    self.wait_for_more();
+                    self.wait_for_more()?;
                     return Ok(told);
                 }
                 Err(Errno::EINTR) => {}
@@ -115,9 +114,14 @@ impl NotifyFifo {
         }
     }
 
-    /// The runtime is told that nothing is left, so that it waits.
-    fn wait_for_more(&self) {
+    /// The runtime is told that nothing is left, so that it waits. That a writer has closed its end it does not forget: a fresh
+    /// open is silent until the next one comes, and what is in the pipe stays there.
+    fn wait_for_more(&mut self) -> Result<(), RoleError> {
         let _ = self.pipe.try_io(|| io::Result::<()>::Err(io::ErrorKind::WouldBlock.into()));
+        if self.pipe.readable().now_or_never().is_some() {
+            self.pipe = open_fifo(&self.path)?;
+        }
+        Ok(())
     }
 
     /// Whether the path still leads to the FIFO that is read here; if not, it is made again. True: it was.
@@ -285,6 +289,26 @@ mod tests {
         std::fs::create_dir(path.parent().unwrap()).unwrap();
         assert!(fifo.look().unwrap());
         std::fs::remove_dir_all(path.parent().unwrap()).unwrap();
+    }
+
+    /// Who opens it and says nothing leaves nothing behind that would wake the loop again and again.
+    #[tokio::test]
+    async fn a_silent_visitor_does_not_wake_for_ever() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("fifo");
+        let mut fifo = NotifyFifo::open(&path).unwrap();
+        for visits in 0..3 {
+            drop(std::fs::OpenOptions::new().write(true).open(&path).unwrap());
+            // The runtime hears of it before it is read, or does not.
+            for _ in 0..visits {
+                tokio::task::yield_now().await;
+            }
+            assert_eq!((fifo.read().unwrap(), fifo.is_held()), (Vec::new(), false));
+            tokio::task::yield_now().await;
+            fifo.read().unwrap();
+            let waits = tokio::time::timeout(std::time::Duration::from_millis(50), fifo.readable()).await;
+            assert!(waits.is_err(), "visit {visits}: nothing is to be read");
+        }
     }
 
     #[test]

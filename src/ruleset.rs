@@ -62,7 +62,13 @@ pub struct Ruleset {
     generation: Option<u32>,
     rules: Rules,
     reading: Option<JoinHandle<io::Result<Rules>>>,
+    /// Looks that are left out: what changes again and again without changing what it asks for, `hold` and its like, is read
+    /// rarely.
+    rest: u32,
 }
+
+/// So many looks are left out after a reading that found nothing new.
+const REST: u32 = 10;
 
 impl Ruleset {
     /// Nothing is read yet.
@@ -70,7 +76,7 @@ impl Ruleset {
     /// # Errors
     /// The socket cannot be made.
     pub fn open() -> io::Result<Ruleset> {
-        Ok(Ruleset { socket: open()?, generation: None, rules: Rules::default(), reading: None })
+        Ok(Ruleset { socket: open()?, generation: None, rules: Rules::default(), reading: None, rest: 0 })
     }
 
     /// What the rules ask for, as far as is known; begins to read them again when they have changed.
@@ -79,20 +85,24 @@ impl Ruleset {
             && let Some(reading) = self.reading.take()
         {
             match reading.join() {
-                Ok(Ok(rules)) => self.rules = rules,
+                Ok(Ok(rules)) => {
+                    self.rest = if rules == self.rules { REST } else { 0 };
+                    self.rules = rules;
+                }
                 // Read again at the next look.
                 Ok(Err(_)) | Err(_) => self.generation = None,
             }
         }
-        if self.reading.is_none() {
+        self.rest = self.rest.saturating_sub(1);
+        if self.reading.is_none() && self.rest == 0 {
             match generation(&self.socket) {
                 Ok(generation) if self.generation != Some(generation) => {
-                    self.generation = Some(generation);
                     self.reading = std::thread::Builder::new().name("ruleset".into()).spawn(read).ok();
+                    self.generation = self.reading.as_ref().map(|_| generation);
                 }
                 Ok(_) => {}
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
-                Err(_) => self.rules = Rules::default(),
+                Err(_) => (self.rules, self.generation) = (Rules::default(), None),
             }
         }
         self.rules
@@ -123,7 +133,12 @@ pub fn read() -> io::Result<Rules> {
         rules.asked |= Asked::TRACKS4 | Asked::TRACKS6;
     }
     let legacy = ["/proc/net/ip_tables_names", "/proc/net/ip6_tables_names"];
-    if legacy.iter().any(|path| is(path, |text| !text.trim().is_empty())) {
+    // There while legacy tables are; not everybody may read it.
+    let seen = |path: &&str| match std::fs::read_to_string(path) {
+        Ok(text) => !text.trim().is_empty(),
+        Err(error) => error.kind() != io::ErrorKind::NotFound,
+    };
+    if legacy.iter().any(seen) {
         rules.asked -= Asked::KNOWN;
     }
     Ok(rules)

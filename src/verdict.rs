@@ -546,14 +546,16 @@ impl Judge {
             let alarmed = seen.last >= seen.first + seen.finding.patience;
             seen.last == now || (alarmed && now < seen.last + ALL_CLEAR)
         });
-        let counting = self.seen.values().filter(|seen| seen.last >= seen.first + seen.finding.patience);
-        let mut reasons: Vec<Reason> = counting
+        let mut counting: Vec<&Seen> =
+            self.seen.values().filter(|seen| seen.last >= seen.first + seen.finding.patience).collect();
+        counting.sort_by_key(|seen| seen.first);
+        let reasons: Vec<Reason> = counting
+            .into_iter()
             .map(|seen| Reason {
                 finding: seen.finding.clone(),
                 seconds: now.saturating_duration_since(seen.first).as_secs(),
             })
             .collect();
-        reasons.sort_by_key(|reason| std::cmp::Reverse(reason.seconds));
         Verdict { verdict: line(view, &reasons), protected: reasons.is_empty(), reasons }
     }
 }

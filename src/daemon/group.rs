@@ -245,7 +245,6 @@ impl Group {
     /// Addresses or links changed, or may have.
     pub fn look_at_addresses(&mut self, held: &[Held]) {
         let local: Vec<IpAddr> = held.iter().map(|held| held.address).collect();
-        self.replica.handle_returned(&local);
         self.replica.handle_addresses(local.into_iter().collect());
         let (known, here) = count_here(&self.mechanism, &self.virtual_addresses, held);
         self.witness.note_addresses(known, here);

@@ -31,6 +31,8 @@ impl Daemon {
             })
             .collect();
         if !departed.is_empty() {
+            // What is known until the next list must not say that they are here.
+            self.held.retain(|held| !news.contains(&Change::Removed(held.address)));
             for group in &mut self.groups {
                 group.replica.handle_departed(departed.iter().copied(), now);
             }
@@ -43,7 +45,11 @@ impl Daemon {
         self.follow_due = false;
         match self.addresses.list().await {
             Ok(held) => {
+                // On an interface that is set down an address stays, and serves nobody.
+                let serving: Vec<_> =
+                    held.iter().filter(|held| held.works).map(|held| held.address).collect();
                 for group in &mut self.groups {
+                    group.replica.handle_returned(&serving);
                     group.look_at_addresses(&held);
                 }
                 self.held = held;

@@ -24,7 +24,7 @@ const HANDOVER: Duration = Duration::from_secs(3);
 pub(super) struct Departed(BTreeMap<IpAddr, Instant>);
 
 impl Departed {
-    fn covers(&self, entry: &Entry) -> bool {
+    pub(super) fn covers(&self, entry: &Entry) -> bool {
         // Not translated, it does not go with an address of ours.
         entry.reply.dst != entry.orig.src && self.0.contains_key(&entry.reply.dst)
     }
@@ -43,7 +43,9 @@ impl Replica {
     /// These addresses are not on a working interface of this node any more. Told before the events that it causes.
     pub fn handle_departed(&mut self, addresses: impl IntoIterator<Item = IpAddr>, now: Instant) {
         if self.group.owner {
-            self.departed.0.extend(addresses.into_iter().map(|address| (address, now)));
+            for address in addresses {
+                self.departed.0.entry(address).or_insert(now);
+            }
         }
     }
 

@@ -145,6 +145,10 @@ impl Replica {
                 // None that would have overtaken these has come for as long as a silent peer counts as alive: somebody
                 // else said it. The run has to prove itself again, and is heard from its next one on.
                 self.peers.remove(&from);
+                if self.peers.is_empty() {
+                    // It is not gone: it gets as long as after a start to prove itself.
+                    self.listening = now;
+                }
                 self.peer_changes.push_back((alive.name.clone(), false));
             }
             return Err(Refused::Overtaken);

@@ -91,6 +91,10 @@ impl Replica {
         if !flags.contains(Flags::PRESENT) || flags.contains(Flags::PENDING) {
             return;
         }
+        if self.group.owner && !flags.contains(Flags::INSTALLED) && self.departed.covers(&slot.entry()) {
+            // It waits for its address, or for who takes over.
+            return;
+        }
         if !flags.contains(Flags::INSTALLED) || flags.contains(Flags::FAILED) {
             self.want_kernel(id, false);
         } else if !self.group.owner && !self.abandoned {

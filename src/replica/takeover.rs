@@ -87,7 +87,8 @@ impl Replica {
         let was = self.take_role(role, now) == Role::Primary && told_before;
         let is = role == Role::Primary;
         if is && !was {
-            self.group.want = true;
+            // Who owns it already wants nothing: kept, it would be taken from the next owner.
+            self.group.want = !self.group.owner;
             self.begin_fence(now);
         } else if is && self.group.owner && self.fence.is_none() {
             self.report_nothing_to_do();
@@ -100,6 +101,9 @@ impl Replica {
     pub fn suppose_role(&mut self, role: Role, now: Instant) {
         self.group.supposed = true;
         self.group.want = false;
+        if self.fence.as_ref().is_some_and(|fence| !fence.claimed) {
+            self.fence = None;
+        }
         self.take_role(role, now);
         self.step_takeover(now);
     }
@@ -339,6 +343,7 @@ impl Replica {
         self.group.claim = claim;
         self.group.claim_incarnation = None;
         self.group.owner = false;
+        self.group.want = false;
         self.fence = None;
         self.departed.forget();
         self.stop_trim();
@@ -346,7 +351,7 @@ impl Replica {
         self.resend.clear();
         self.refused.clear();
         self.group.receiver.reset();
-        self.group.root_ok = false;
+        self.fall_out_of_step();
         self.survived = false;
         self.truth = false;
         self.was_owner = false;
