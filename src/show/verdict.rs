@@ -13,14 +13,14 @@ use crate::rows::Row;
 const TRANSITIONS: usize = 3;
 
 /// Where values begin.
-const INDENT: &str = "                     ";
+const INDENT: &str = "                        ";
 
 /// `status`: the verdict first, why and what to do, then what it rests on; further groups after the first. `width`: that of a
 /// terminal, at whose edge no word is to be broken.
 pub fn status(value: &Value, width: Option<usize>) -> String {
     let mut out = String::new();
     let mut line = |name: &str, value: String| {
-        let whole = format!("{name:<19}: {value}");
+        let whole = format!("{name:<22}: {value}");
         let _ = match width {
             None => writeln!(out, "{whole}"),
             Some(width) => {
@@ -39,14 +39,16 @@ pub fn status(value: &Value, width: Option<usize>) -> String {
         tell_reasons(group, &mut line);
         tell_group(group, &mut line);
     }
+    line(
+        "channel",
+        if value["authenticated"] == true { "authenticated" } else { "NOT authenticated: no key" }.into(),
+    );
     let keys: Vec<&str> =
         value["key-fingerprints"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
-    let sealed = if value["authenticated"] == true {
-        format!("authenticated, key {}", keys.join(", "))
-    } else {
-        "NOT authenticated: no key".into()
-    };
-    line("channel", format!("{}; {sealed}", plain(value.get("channel"))));
+    if !keys.is_empty() {
+        line("key fingerprints", keys.join(", "));
+    }
+    line("channel at", plain(value.get("channel")));
     if let Some(holds) = value["holding"].as_bool() {
         line("hold", if holds { "on: packets to be forwarded are dropped" } else { "off" }.into());
     }
@@ -92,7 +94,7 @@ fn tell_group(group: &Value, line: &mut impl FnMut(&str, String)) {
     line("digests equal", equal(group));
     line("last sweep", sweep(group));
     line("waiting", waiting(group));
-    line("refused by kernel", refused(group));
+    line("cannot be installed", refused(group));
     for peer in group.pointer("/state/peers").and_then(Value::as_array).into_iter().flatten() {
         line("peer", tell_peer(peer));
     }

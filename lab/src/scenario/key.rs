@@ -99,6 +99,13 @@ async fn right_again(pair: &Pair, key: &str) -> Result<String> {
     pair.typed(2, &["reload"], 0)?;
     pair.wait_ready(2).await?;
     let held = pair.wait_equal().await?;
+    // The all-clear comes when the alarm has been over for a moment.
+    for number in [1, 2] {
+        until(&format!("router{number} says: protected"), super::PATIENCE, async || {
+            Ok((pair.topology.router(number)?.status().await?["protected"] == true).then_some(()))
+        })
+        .await?;
+    }
     authenticated(pair)?;
     Ok(format!("{held} entries on both"))
 }
