@@ -18,7 +18,7 @@ pub async fn run(stage: &Stage<'_>, narrator: &mut Narrator) -> Result<bool> {
     let options = Options { key: Some(old.clone()), ..stage.usual() };
     let mut pair = Pair::start_with(stage, options, CONNECTIONS).await?;
     let mut checks = Checks::new(narrator);
-    checks.note("both say: authenticated", authenticated(&pair));
+    checks.note("both say: authenticated", authenticated(&pair).await);
     let mut made = 0;
     for (number, keys) in [
         (1, [&old, &new]),
@@ -40,8 +40,13 @@ pub async fn run(stage: &Stage<'_>, narrator: &mut Narrator) -> Result<bool> {
     Ok(checks.end())
 }
 
-fn authenticated(pair: &Pair) -> Result<String> {
+async fn authenticated(pair: &Pair) -> Result<String> {
     for number in [1, 2] {
+        // The all-clear comes when an alarm has been over for a moment.
+        until(&format!("router{number} says: protected"), super::PATIENCE, async || {
+            Ok((pair.topology.router(number)?.status().await?["protected"] == true).then_some(()))
+        })
+        .await?;
         let out = pair.typed(number, &["status"], 0)?;
         ensure!(out.contains("channel               : authenticated\n"), "{out}");
     }
@@ -99,13 +104,6 @@ async fn right_again(pair: &Pair, key: &str) -> Result<String> {
     pair.typed(2, &["reload"], 0)?;
     pair.wait_ready(2).await?;
     let held = pair.wait_equal().await?;
-    // The all-clear comes when the alarm has been over for a moment.
-    for number in [1, 2] {
-        until(&format!("router{number} says: protected"), super::PATIENCE, async || {
-            Ok((pair.topology.router(number)?.status().await?["protected"] == true).then_some(()))
-        })
-        .await?;
-    }
-    authenticated(pair)?;
+    authenticated(pair).await?;
     Ok(format!("{held} entries on both"))
 }
