@@ -85,8 +85,11 @@ fn tell_seat(role: String, seat: Option<&Value>) -> String {
 
 fn tell_group(group: &Value, line: &mut impl FnMut(&str, String)) {
     let text = |pointer: &str| plain(group.pointer(pointer));
-    line("role", tell_seat(text("/state/role"), group.pointer("/state/seat")));
-    line("readiness", text("/state/readiness"));
+    line("role", format!("{}, {}", text("/state/role"), text("/state/readiness")));
+    let seat = tell_seat(String::new(), group.pointer("/state/seat"));
+    if !seat.is_empty() {
+        line("role rests on", seat.trim_start_matches(", ").to_owned());
+    }
     line("mechanism", text("/failover-mechanism"));
     line("last transition", text("/last-transition"));
     line("claim", format!("owner {}, epoch {}", text("/owner"), text("/state/epoch")));
