@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use ctsync::ctnetlink::codec::Incoming;
 use ctsync::entry::{Entry, Expectation, Rare};
 use ctsync::reconcile::Op;
-use ctsync::replica::{Refill, Replica, Role};
+use ctsync::replica::{Refill, Replica, Restored, Role};
 use nix::errno::Errno;
 
 #[path = "common/mod.rs"]
@@ -477,4 +477,31 @@ fn a_look_at_the_standby_is_no_failure() {
     let view = pair.backup.view(pair.now);
     assert_eq!((view.external, view.failed), (4, 0));
     assert!(common::protected(&pair.owner, pair.now) && common::protected(&pair.backup, pair.now));
+}
+
+/// A daemon that was dead while its peer was told MASTER remembers that it was primary, too: it claims nothing from the living
+/// primary, and neither takes the group from the other by a wish of long ago.
+#[test]
+fn a_remembered_role_claims_nothing_from_a_living_primary() {
+    let mut pair = Pair::start(5);
+    // Demoted and promoted again while it owns: it has nothing to wish for.
+    pair.owner.handle_role(Role::Backup, pair.now);
+    pair.owner.handle_role(Role::Primary, pair.now);
+    pair.run(500);
+    let claims = |pair: &Pair| (pair.owner.counters().claims, pair.owner.counters().yields);
+    let before = claims(&pair);
+    let restored = Restored { settled: true, truth: false, was_owner: false, role: Some(Role::Primary) };
+    pair.backup = common::remembering(2, 9, restored, pair.now);
+    pair.run(5000);
+    assert!(pair.owner.owner() && !pair.backup.owner());
+    assert_eq!(claims(&pair), before, "nothing was taken and taken back");
+    // The other one dies: now it claims, by the level of its role.
+    for _ in 0..200 {
+        pair.now += Duration::from_millis(10);
+        let now = pair.now;
+        pair.backup.handle_events_empty();
+        pair.backup.handle_timeout(now);
+        pair.answer_all();
+    }
+    assert!(pair.backup.owner());
 }

@@ -282,7 +282,8 @@ impl Replica {
                 claim_incarnation: None,
                 owner: false,
                 role,
-                want: role == Role::Primary,
+                // What a former run was told is a level, no news: nothing is claimed from a living primary by it.
+                want: false,
                 supposed: false,
                 sums: Sums::default(),
                 root_ok: false,

@@ -87,7 +87,8 @@ impl Replica {
         let was = self.take_role(role, now) == Role::Primary && told_before;
         let is = role == Role::Primary;
         if is && !was {
-            self.group.want = true;
+            // Who owns it already wants nothing: kept, it would be taken from the next owner.
+            self.group.want = !self.group.owner;
             self.begin_fence(now);
         } else if is && self.group.owner && self.fence.is_none() {
             self.report_nothing_to_do();
@@ -342,6 +343,7 @@ impl Replica {
         self.group.claim = claim;
         self.group.claim_incarnation = None;
         self.group.owner = false;
+        self.group.want = false;
         self.fence = None;
         self.departed.forget();
         self.stop_trim();

@@ -32,6 +32,17 @@ pub fn keyed(number: u64, role: Role, hot: bool, keys: Vec<Key>, now: Instant) -
 
 /// The same node, started once more.
 pub fn another_run(number: u64, run: u64, role: Role, hot: bool, keys: Vec<Key>, now: Instant) -> Replica {
+    let mut replica = started(number, run, hot, keys, Restored::default(), now);
+    replica.handle_role(role, now);
+    replica
+}
+
+/// Started once more with what the run before it left, and told nothing.
+pub fn remembering(number: u64, run: u64, restored: Restored, now: Instant) -> Replica {
+    started(number, run, true, Vec::new(), restored, now)
+}
+
+fn started(number: u64, run: u64, hot: bool, keys: Vec<Key>, restored: Restored, now: Instant) -> Replica {
     let random = u128::from(run) << 64 | u128::from(number);
     let settings = Settings {
         name: format!("router{number}"),
@@ -55,13 +66,12 @@ pub fn another_run(number: u64, run: u64, role: Role, hot: bool, keys: Vec<Key>,
         gate_limit: Duration::from_secs(30),
         owner_lost: Duration::from_secs(3600),
         kernel: KernelSettings::default(),
-        restored: Restored::default(),
+        restored,
     };
     let mut replica = Replica::new(settings, Filter::default(), now);
     replica.handle_events_empty();
     assert!(replica.poll_dump());
     replica.handle_dump_end(true, now);
-    replica.handle_role(role, now);
     replica.set_seat(Seat { evidence: Evidence::Told, ..Seat::default() }, now);
     replica
 }
