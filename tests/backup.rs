@@ -495,7 +495,21 @@ fn a_remembered_role_claims_nothing_from_a_living_primary() {
     pair.run(5000);
     assert!(pair.owner.owner() && !pair.backup.owner());
     assert_eq!(claims(&pair), before, "nothing was taken and taken back");
-    // The other one dies: now it claims, by the level of its role.
+    // Told so, it claims, and keeps it, although the other one has not heard yet that it is backup.
+    pair.backup.handle_role(Role::Primary, pair.now);
+    pair.backup.handle_role(Role::Backup, pair.now);
+    pair.backup.handle_role(Role::Primary, pair.now);
+    pair.run(2000);
+    assert!(pair.backup.owner() && !pair.owner.owner());
+    assert_eq!(claims(&pair), (before.0, before.1 + 1));
+}
+
+/// Nobody lives who is primary: what is remembered is enough.
+#[test]
+fn a_remembered_role_claims_when_its_peer_is_lost() {
+    let mut pair = Pair::start(5);
+    let restored = Restored { settled: true, truth: false, was_owner: false, role: Some(Role::Primary) };
+    pair.backup = common::remembering(2, 9, restored, pair.now);
     for _ in 0..200 {
         pair.now += Duration::from_millis(10);
         let now = pair.now;
