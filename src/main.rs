@@ -1,23 +1,18 @@
 //! Parse arguments, dispatch, print an error chain once, exit code.
 
-use std::io::IsTerminal;
 use std::process::ExitCode;
 
 use clap::Parser;
-use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
-    let filter = EnvFilter::try_from_env("CTSYNC_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_target(false)
-        .with_ansi(std::io::stderr().is_terminal())
-        .with_writer(std::io::stderr)
-        .init();
+    ctsync::cli::complete(<ctsync::cli::Cli as clap::CommandFactory>::command);
+    let journal = ctsync::cli::start_logging();
     match ctsync::cli::Cli::parse().run() {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("ctsync: {error:#}");
+            // The journal reads the priority off the line, sd-daemon(3).
+            let priority = if journal { "<3>" } else { "" };
+            eprintln!("{priority}ctsync: {error:#}");
             ExitCode::FAILURE
         }
     }

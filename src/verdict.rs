@@ -484,7 +484,13 @@ fn nobody_heard(view: &View, around: &Around) -> Finding {
         ),
         None => finding(
             "no-peer",
-            "no peer is heard, and none was since the start".into(),
+            match around.channel {
+                None => {
+                    "no peer is heard, and none was since the start, although the channel's interface is up"
+                        .into()
+                }
+                Some(_) => "no peer is heard, and none was since the start".into(),
+            },
             format!(
                 "does ctsync run on the other router, and do both firewalls let it through? The channel is {at}"
             ),

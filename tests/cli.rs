@@ -20,11 +20,17 @@ fn done(arguments: &[&str]) -> String {
     text(&output.stdout)
 }
 
-/// One sentence on standard error and exit code 1.
-fn failed(arguments: &[&str]) -> String {
+/// Sentences on standard error, nothing else, and exit code 1.
+fn refused(arguments: &[&str]) -> String {
     let output = ctsync(arguments);
     let told = text(&output.stderr);
     assert_eq!((output.status.code(), output.stdout.len()), (Some(1), 0), "{arguments:?}: {told}");
+    told
+}
+
+/// One sentence on standard error and exit code 1.
+fn failed(arguments: &[&str]) -> String {
+    let told = refused(arguments);
     assert_eq!(told.lines().count(), 1, "{told}");
     told
 }
@@ -127,14 +133,27 @@ fn configurations_are_checked_converted_and_shown() {
     assert_eq!(value(&done(&["config", "convert", &set])), value(&done(&["config", "convert", &example])));
     assert!(done(&["config", "keepalived", &set]).contains("sync_group_tracking_weight"));
     assert_eq!(value(&done(&["config", "schema"]))["required"][0], "interface");
-    let broken = file("broken.set", "set service conntrack-sync sync-queue-sise 8\n");
-    assert!(failed(&["config", "check", &broken]).contains("broken.set:1:28: no option"));
+    let broken = file(
+        "broken.set",
+        "set service conntrack-sync sync-queue-sise 8\nset service conntrack-sync startup-resync\n",
+    );
+    let lines = refused(&["config", "check", &broken]);
+    for told in [
+        "remark: startup-resync is always on\n",
+        "broken.set:1:28: no option is called",
+        "broken.set: interface: interface not defined",
+        "broken.set: failover-mechanism: failover mechanism not defined",
+    ] {
+        assert!(lines.contains(told), "{lines}");
+    }
+    assert_eq!(lines.lines().count(), 4, "{lines}");
     let output = ctsync(&["config", "check", &broken, "--json"]);
     assert_eq!(output.status.code(), Some(1));
     let told = value(&text(&output.stdout));
     assert_eq!((&told["good"], &told["errors"][0]["mistake"]), (&false.into(), &"UnknownOption".into()));
     assert_eq!((&told["errors"][0]["line"], &told["errors"][0]["column"]), (&1.into(), &28.into()));
-    assert!(failed(&["run", "--config", &broken]).contains("did you mean \"sync-queue-size\""));
+    assert_eq!(told["remarks"][0], "startup-resync is always on");
+    assert!(refused(&["run", "--config", &broken]).contains("did you mean \"sync-queue-size\""));
     assert!(failed(&["run", "--config", "/nonexistent/config.json"]).contains("cannot be read"));
 }
 
@@ -168,19 +187,61 @@ fn manual_pages_and_completions_are_rendered() {
         let name = path.join(".");
         assert!(page.contains(&name), "ctsync-config(5) lacks {name}");
     });
-    let bash = directory.path().join("ctsync.bash");
-    let script = "source \"$1\"; COMP_WORDS=(ctsync show conntrack-sync cache \"\"); COMP_CWORD=4; \
-                  _ctsync ctsync \"\" cache; echo \"${COMPREPLY[@]}\"";
-    let output = Command::new("bash").args(["-c", script, "bash"]).arg(&bash).output().unwrap();
-    let offered = text(&output.stdout);
-    assert!(
-        offered.contains("internal") && offered.contains("external"),
-        "{offered}{}",
-        text(&output.stderr)
-    );
-    for name in ["_ctsync", "ctsync.fish", "config.schema.json"] {
-        assert!(directory.path().join(name).metadata().unwrap().len() > 1000, "{name}");
+    for section in ["FILES", "ENVIRONMENT", "EXAMPLES", "SEE ALSO"] {
+        assert!(manual(&directory.path().join("ctsync.1")).contains(&format!("\n{section}\n")), "{section}");
     }
+    for name in ["ctsync.bash", "_ctsync", "ctsync.fish"] {
+        assert!(std::fs::read_to_string(directory.path().join(name)).unwrap().contains("COMPLETE"), "{name}");
+    }
+    assert!(directory.path().join("config.schema.json").metadata().unwrap().len() > 1000);
+    let caches = offered(directory.path(), &["show", "conntrack-sync", "cache", ""]);
+    assert!(caches.contains(&"internal".to_owned()) && caches.contains(&"external".to_owned()), "{caches:?}");
+    let roles = offered(directory.path(), &["notify", ""]);
+    assert!(roles.contains(&"primary".to_owned()), "{roles:?}");
+    // A role is offered once; without a daemon no group is known.
+    let groups = offered(directory.path(), &["notify", "primary", "--control", "/nonexistent", ""]);
+    assert!(!groups.contains(&"primary".to_owned()), "{groups:?}");
+}
+
+/// The names of groups come from the daemon that the line asks for.
+#[test]
+fn groups_are_offered() {
+    use std::io::{BufRead, BufReader, Write};
+    let directory = tempfile::tempdir().unwrap();
+    done(&["assets", directory.path().to_str().unwrap()]);
+    let socket = directory.path().join("control.sock");
+    let daemon = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+    let answer = std::thread::spawn(move || {
+        let (client, _) = daemon.accept().unwrap();
+        let mut asked = String::new();
+        BufReader::new(&client).read_line(&mut asked).unwrap();
+        let reply =
+            serde_json::json!({ "ok": { "mechanism-group": "SYNC", "groups": [{ "group": "guests" }] } });
+        writeln!(&client, "{reply}").unwrap();
+        asked
+    });
+    let words = ["notify", "primary", "--control", socket.to_str().unwrap(), ""];
+    let found = offered(directory.path(), &words);
+    assert!(found.contains(&"SYNC".to_owned()) && found.contains(&"guests".to_owned()), "{found:?}");
+    assert!(answer.join().unwrap().contains("status"));
+}
+
+/// What bash offers for the last of these words.
+fn offered(assets: &Path, words: &[&str]) -> Vec<String> {
+    let script = "source \"$1\"; shift; COMP_WORDS=(ctsync \"$@\"); COMP_CWORD=$#; COMP_TYPE=9; \
+                  _clap_complete_ctsync ctsync \"${COMP_WORDS[$COMP_CWORD]}\" \"${COMP_WORDS[$COMP_CWORD-1]}\"; \
+                  printf '%s\\n' \"${COMPREPLY[@]}\"";
+    let program = Path::new(env!("CARGO_BIN_EXE_ctsync")).parent().unwrap();
+    let path = format!("{}:{}", program.display(), std::env::var("PATH").unwrap());
+    let output = Command::new("bash")
+        .args(["-c", script, "bash"])
+        .arg(assets.join("ctsync.bash"))
+        .args(words)
+        .env("PATH", path)
+        .output()
+        .unwrap();
+    assert!(output.stderr.is_empty(), "{}", text(&output.stderr));
+    text(&output.stdout).lines().map(|line| line.trim().to_owned()).collect()
 }
 
 /// What `man -l` shows; anything groff warns of is an error.

@@ -226,6 +226,7 @@ impl DemoArguments {
 }
 
 fn main() -> ExitCode {
+    ctsync::cli::complete(<Cli as clap::CommandFactory>::command);
     match run(Cli::parse()) {
         Ok(code) => code,
         Err(error) => {
@@ -281,7 +282,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
         Verb::Soak(what) => soak::run(&what),
         Verb::Assets { directory } => {
             std::fs::write(directory.join("ctsync-lab.1"), ctsync::cli::page(Cli::command())?)?;
-            ctsync::cli::completions(Cli::command(), &directory)?;
+            ctsync::cli::completions("ctsync-lab", &directory)?;
             Ok(ExitCode::SUCCESS)
         }
         Verb::KernelTests => suite::kernel_tests(),

@@ -4,13 +4,16 @@ use std::collections::HashMap;
 use std::io::{self, Write};
 
 use anyhow::{Context, Result};
+use clap_complete::engine::ArgValueCandidates;
 use netlink_packet_netfilter::NetfilterProtoFamily;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use super::ends::{End, Ends};
 use super::{Daemon, Form, Section, WORK, kernel, pretty, print};
 use crate::control::{Asked, ControlError, Request};
 use crate::ctnetlink::codec::KernelTable;
+use crate::entry::{proto, protocol_name};
 use crate::replica::{Cache, Verb};
 use crate::rows::{Row, VERSION};
 use crate::show;
@@ -108,25 +111,94 @@ async fn fetch(daemon: &Daemon, cache: Cache) -> Result<Vec<Row>> {
     Ok(rows)
 }
 
+/// Which changes are shown.
+#[derive(clap::Args, Debug)]
+pub(super) struct Filter {
+    /// Only connections from there: ADDRESS, ADDRESS:PORT or any:PORT; IPv6 as [ADDRESS]:PORT.
+    #[arg(long, value_name = "ADDRESS")]
+    source: Option<String>,
+    /// Only connections to there.
+    #[arg(long, value_name = "ADDRESS")]
+    destination: Option<String>,
+    /// Only this protocol, by name or number.
+    #[arg(long)]
+    protocol: Option<String>,
+    /// Only this failover group.
+    #[arg(long, add = ArgValueCandidates::new(super::completion::groups))]
+    group: Option<String>,
+}
+
+/// A filter that was understood.
+struct Wanted {
+    ends: Ends,
+    protocol: Option<u8>,
+    group: Option<String>,
+}
+
+impl Wanted {
+    async fn of(filter: Filter, daemon: &Daemon) -> Result<Wanted> {
+        let end = |which: &str, text: Option<String>| {
+            text.map_or(Ok(End::default()), |text| End::of_either(which, &text))
+        };
+        let ends = Ends {
+            source: end("source", filter.source)?,
+            destination: end("destination", filter.destination)?,
+        };
+        let number = |text: &str| {
+            // `accept-protocol` calls it as VyOS does.
+            let text = if text.eq_ignore_ascii_case("icmp6") { protocol_name(proto::ICMPV6) } else { text };
+            let named = |number: &u8| protocol_name(*number).eq_ignore_ascii_case(text);
+            text.parse().ok().or_else(|| (0..=u8::MAX).find(named))
+        };
+        let protocol = match filter.protocol {
+            None => None,
+            Some(text) => Some(
+                number(&text)
+                    .with_context(|| format!("no protocol is called {text}; expected a name or a number"))?,
+            ),
+        };
+        // A group has two names, and events tell one of them.
+        let group = match filter.group {
+            None => None,
+            Some(name) => {
+                let status = daemon.ask(Request::Status, super::ANSWER).await?;
+                super::of_group(status, &name)?["group"].as_str().map(str::to_owned)
+            }
+        };
+        Ok(Wanted { ends, protocol, group })
+    }
+
+    fn admits(&self, told: &Told) -> bool {
+        self.ends.admits(&told.entry.original)
+            && self.protocol.is_none_or(|wanted| wanted == told.entry.protocol)
+            && self.group.as_ref().is_none_or(|wanted| *wanted == told.group)
+    }
+}
+
 #[derive(Deserialize)]
 struct Told {
     when: jiff::Timestamp,
+    group: String,
     cache: Cache,
     change: Verb,
     entry: Row,
 }
 
 /// `events`, until interrupted.
-pub(super) async fn events(daemon: &Daemon, form: Form) -> Result<()> {
+pub(super) async fn events(daemon: &Daemon, filter: Filter, form: Form) -> Result<()> {
+    let wanted = Wanted::of(filter, daemon).await?;
     let mut out = io::stdout().lock();
     let mut tell = |part: Value| -> io::Result<()> {
         for change in part["changes"].as_array().into_iter().flatten() {
+            let told: Told = serde_json::from_value(change.clone())?;
+            if !wanted.admits(&told) {
+                continue;
+            }
             if form.json {
                 writeln!(out, "{change}")?;
                 continue;
             }
-            let told: Told = serde_json::from_value(change.clone())?;
-            let when = told.when.to_zoned(jiff::tz::TimeZone::system()).strftime("%H:%M:%S%.3f").to_string();
+            let when = format!("{:.3}", told.when);
             out.write_all(show::change(&when, told.cache, told.change, &told.entry).as_bytes())?;
         }
         match part["unshown"].as_u64() {

@@ -1,30 +1,27 @@
 //! Configuration files, keys, and what packagers install: manual pages, completions, the schema.
 
+use std::collections::BTreeMap;
 use std::io::Write;
+use std::net::IpAddr;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
 use clap::CommandFactory;
+use netlink_packet_netfilter::NetfilterProtoFamily;
 use serde_json::json;
 
+use super::kernel::dump;
 use super::{Cli, ConfigVerb, To, pretty, print};
-use crate::config::{self, Loaded, Machine, Refused};
+use crate::config::{self, Config, Loaded, Machine, Refused};
+use crate::ctnetlink::codec::KernelTable;
+use crate::replica::bound_to;
 
 pub(super) fn run(verb: ConfigVerb) -> Result<ExitCode> {
     match verb {
         ConfigVerb::Check { file, system, keepalived, form } => {
-            let result = config::read(&file).and_then(|loaded| {
-                let machine = look(&file, system, keepalived.as_deref())?;
-                if let Some(machine) = machine {
-                    config::check_machine(&loaded, &machine)?;
-                }
-                if system {
-                    config::read_keys(&loaded)?;
-                }
-                Ok(loaded)
-            });
+            let result = checked(&file, system, keepalived.as_deref());
             return report(&file, &result, form.json);
         }
         ConfigVerb::Convert { file, to } => {
@@ -55,21 +52,56 @@ pub(super) fn run(verb: ConfigVerb) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// As much of this machine as the check is about.
-fn look(file: &Path, system: bool, keepalived: Option<&Path>) -> Result<Option<Machine>, Refused> {
-    let unreadable = |error| Refused {
-        errors: vec![config::ConfigError {
-            path: file.to_owned(),
-            place: None,
-            option: String::new(),
-            mistake: config::Mistake::Unreadable(error),
-        }],
+/// The file by itself, and against as much of this machine as is asked for.
+fn checked(file: &Path, system: bool, keepalived: Option<&Path>) -> Result<Loaded, Refused> {
+    let mut loaded = config::read(file)?;
+    let machine = if system {
+        let looked = Machine::look_closely(keepalived.unwrap_or(Path::new(config::KEEPALIVED_CONF)));
+        Some(looked.map_err(|error| Refused::whole(file, config::Mistake::Unreadable(error)))?)
+    } else {
+        keepalived.map(Machine::with_keepalived)
     };
-    if system {
-        let machine = Machine::look_closely(keepalived.unwrap_or(Path::new(config::KEEPALIVED_CONF)));
-        return machine.map(Some).map_err(unreadable);
+    let mut errors = Vec::new();
+    if let Some(machine) = machine {
+        if system {
+            loaded.remarks.extend(bound(&loaded.config, &machine));
+        }
+        match config::check_machine(&loaded, &machine) {
+            Ok(remarks) => loaded.remarks.extend(remarks),
+            Err(refused) => {
+                errors.extend(refused.errors);
+                loaded.remarks.extend(refused.remarks);
+            }
+        }
     }
-    Ok(keepalived.map(Machine::with_keepalived))
+    if system && let Err(refused) = config::read_keys(&loaded) {
+        errors.extend(refused.errors);
+    }
+    if errors.is_empty() { Ok(loaded) } else { Err(Refused { errors, remarks: loaded.remarks }) }
+}
+
+/// Connections of this kernel that no failover can carry on: they are translated to an address that stays here.
+fn bound(config: &Config, machine: &Machine) -> Option<String> {
+    let virtual_addresses = machine.virtual_addresses(config);
+    if virtual_addresses.is_empty() {
+        return None;
+    }
+    let mut found: BTreeMap<IpAddr, usize> = BTreeMap::new();
+    for family in [NetfilterProtoFamily::IPv4, NetfilterProtoFamily::IPv6] {
+        let entries = match dump(KernelTable::Connections, family) {
+            Ok(entries) => entries,
+            Err(error) => return Some(format!("the kernel's table cannot be looked at: {error:#}")),
+        };
+        let local = |address: &IpAddr| machine.has(*address);
+        let bound = entries.iter().filter_map(|(_, entry)| bound_to(entry, local, &virtual_addresses));
+        bound.for_each(|address| *found.entry(address).or_default() += 1);
+    }
+    let (address, _) = found.iter().max_by_key(|(_, count)| **count)?;
+    Some(format!(
+        "{} entries are translated to {address}, an address of this router alone, and end with it: translate to a virtual \
+         address (`snat to` it instead of `masquerade`)",
+        found.values().sum::<usize>()
+    ))
 }
 
 fn report(file: &Path, result: &Result<Loaded, Refused>, json: bool) -> Result<ExitCode> {
@@ -79,6 +111,7 @@ fn report(file: &Path, result: &Result<Loaded, Refused>, json: bool) -> Result<E
             Ok(loaded) => json!({ "good": true, "remarks": loaded.remarks, "errors": [] }),
             Err(refused) => json!({
                 "good": false,
+                "remarks": refused.remarks,
                 "errors": refused.errors.iter().map(|error| json!({
                     "file": error.path,
                     "line": error.place.map(|place| place.line),
@@ -96,7 +129,10 @@ fn report(file: &Path, result: &Result<Loaded, Refused>, json: bool) -> Result<E
                 tell(&loaded.remarks);
                 print(&format!("{}: good\n", file.display()))?;
             }
-            Err(refused) => eprintln!("{refused}"),
+            Err(refused) => {
+                tell(&refused.remarks);
+                eprintln!("{refused}");
+            }
         }
     }
     Ok(if good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
@@ -138,6 +174,9 @@ pub(super) fn keygen(file: Option<&Path>) -> Result<()> {
     Ok(())
 }
 
+/// The end of ctsync(1).
+const MANUAL: &str = include_str!("ctsync.1.roff");
+
 /// Write manual pages, completions and the schema into a directory.
 ///
 /// # Errors
@@ -147,10 +186,10 @@ pub fn assets(directory: &Path) -> Result<()> {
         let path = directory.join(name);
         std::fs::write(&path, bytes).with_context(|| format!("cannot write {}", path.display()))
     };
-    write("ctsync.1", &page(Cli::command())?)?;
+    write("ctsync.1", &[&page(Cli::command())?, MANUAL.as_bytes()].concat())?;
     write("ctsync-config.5", config_page().as_bytes())?;
     write("config.schema.json", pretty(&config::schema())?.as_bytes())?;
-    completions(Cli::command(), directory)
+    super::completions("ctsync", directory)
 }
 
 /// One manual page for a command and all its verbs.
@@ -215,20 +254,6 @@ fn verbs(out: &mut Vec<u8>, command: &clap::Command, above: &str) -> Result<()> 
         }
         let about = verb.get_long_about().or(verb.get_about()).map_or(String::new(), ToString::to_string);
         writeln!(out, "{line}\n{}\n{told}", roff(&about.replace("\n\n", " ")))?;
-    }
-    Ok(())
-}
-
-/// Completions of a command for the usual shells.
-///
-/// # Errors
-/// A file cannot be written.
-pub fn completions(mut command: clap::Command, directory: &Path) -> Result<()> {
-    use clap_complete::{Shell, generate_to};
-    let name = command.get_name().to_owned();
-    for shell in [Shell::Bash, Shell::Zsh, Shell::Fish] {
-        generate_to(shell, &mut command, &name, directory)
-            .with_context(|| format!("cannot write completions into {}", directory.display()))?;
     }
     Ok(())
 }

@@ -2,12 +2,16 @@
 //! completions from the same definition.
 //!
 //! - `kernel`: this kernel's table. - `caches`: what the daemon holds. - `configuration`: files, keys, manual pages.
+//! - `completion`: what a shell offers. - `logging`: where log lines go. - `ends`: which connections are asked for.
 
 #![allow(clippy::indexing_slicing, reason = "serde_json answers a missing key with Null")]
 
 mod caches;
+mod completion;
 mod configuration;
+mod ends;
 mod kernel;
+mod logging;
 
 use std::io::{IsTerminal, Write};
 use std::path::PathBuf;
@@ -16,6 +20,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use clap::{Parser, Subcommand, ValueEnum};
+use clap_complete::engine::ArgValueCandidates;
 use serde_json::Value;
 
 use crate::control::{self, ControlError, Request};
@@ -23,7 +28,9 @@ use crate::replica::{Cache, Role};
 use crate::show;
 use crate::{config, daemon};
 
-pub use configuration::{assets, completions, page};
+pub use completion::{complete, completions};
+pub use configuration::{assets, page};
+pub use logging::start_logging;
 
 /// Exit codes: 0 done, 1 failed, 2 misused (clap), 3 a failover now would lose something.
 const EXIT_UNPROTECTED: u8 = 3;
@@ -65,6 +72,7 @@ enum Verb {
     /// Would a failover now lose something? A verdict and what it rests on; exits 3 if it would.
     Status {
         /// Only this failover group. Without it, all.
+        #[arg(add = ArgValueCandidates::new(completion::groups))]
         group: Option<String>,
         #[command(flatten)]
         form: Form,
@@ -82,6 +90,8 @@ enum Verb {
     },
     /// Changes of the caches as they happen, until interrupted.
     Events {
+        #[command(flatten)]
+        filter: caches::Filter,
         #[command(flatten)]
         form: Form,
     },
@@ -103,6 +113,7 @@ enum Verb {
         #[arg(value_enum, ignore_case = true)]
         role: RoleWord,
         /// The group's name.
+        #[arg(add = ArgValueCandidates::new(completion::groups))]
         group: String,
         #[command(flatten)]
         form: Form,
@@ -355,7 +366,7 @@ impl Cli {
                 daemon.ask(Request::Reset { cache }, WORK).await?;
             }
             Verb::Diff { form } => return caches::diff(&daemon, form).await,
-            Verb::Events { form } => caches::events(&daemon, form).await?,
+            Verb::Events { filter, form } => caches::events(&daemon, filter, form).await?,
             Verb::Resync { form } => {
                 let value = daemon.ask(Request::Resync, WORK).await?;
                 print(&if form.json {
@@ -398,7 +409,7 @@ impl Daemon {
     /// A daemon that nobody configured is not one that does not run.
     fn explain(&self, error: ControlError) -> anyhow::Error {
         let default = std::path::Path::new(config::DEFAULT_PATH);
-        let usual = self.socket == std::path::Path::new("/run/ctsync/control.sock");
+        let usual = self.socket == std::path::Path::new(CONTROL);
         if matches!(error, ControlError::Unreachable { .. })
             && usual
             && !self.socket.exists()

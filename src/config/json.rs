@@ -1,8 +1,9 @@
-//! JSON text into a tree of values with their places.
+//! JSON text into a tree of values with their places; as far as possible also of a text with mistakes in it, so that these
+//! do not hide the next ones.
 
 use jsonc_parser::ast;
 use jsonc_parser::common::Ranged;
-use jsonc_parser::errors::{ParseError, ParseErrorKind};
+use jsonc_parser::errors::ParseErrorKind;
 use jsonc_parser::{CollectOptions, ParseOptions, parse_to_ast};
 
 use super::mistake::{Mistake, Place};
@@ -22,29 +23,93 @@ const STRICT: ParseOptions = ParseOptions {
     allow_extended_string_escapes: false,
 };
 
-/// The outermost object's fields.
-pub(super) fn read(text: &str) -> Result<Vec<Field>, (Option<Place>, Mistake)> {
-    let places = Places::of(text);
-    let parsed = parse_to_ast(text, &CollectOptions::default(), &STRICT)
-        .map_err(|error| (Some(places.at(error.range().start)), mistake(&error)))?;
-    let Some(value) = parsed.value else { return Err((None, Mistake::Empty)) };
-    let node = node(&places, &value);
-    match node.value {
-        Value::Table(fields) => Ok(fields),
-        other => Err((Some(node.place), Mistake::NotAnObject { found: other.describe() })),
-    }
+/// Mistakes in the syntax of one file that are told.
+const MOST: usize = 50;
+
+/// What a file says, as far as it can be understood, and what is wrong with its syntax.
+#[derive(Default)]
+pub(super) struct Read {
+    /// The outermost object's fields; `None` when the file has no such thing, or brackets or words that leave open what
+    /// belongs where.
+    pub fields: Option<Vec<Field>>,
+    pub errors: Vec<(Option<Place>, Mistake)>,
 }
 
-fn mistake(error: &ParseError) -> Mistake {
-    match error.kind() {
+/// Read a text, over every mistake that leaves no doubt about what was meant.
+pub(super) fn read(text: &str) -> Read {
+    let places = Places::of(text);
+    let mut found = Read::default();
+    let mut mended = text.to_owned();
+    let outermost = loop {
+        let error = match parse_to_ast(&mended, &CollectOptions::default(), &STRICT) {
+            Ok(parsed) => break parsed.value.map(|value| node(&places, &value)),
+            Err(error) => error,
+        };
+        let (at, kind) = (error.range().start, error.kind());
+        let over = mend(&mended, kind, at).filter(|_| found.errors.len() < MOST);
+        let comment = over.is_some() && starts_comment(&mended, at);
+        found.errors.push((Some(places.at(at)), if comment { Mistake::Comment } else { mistake(kind) }));
+        match over {
+            Some(text) => mended = text,
+            None => return found,
+        }
+    };
+    match outermost {
+        Some(Node { value: Value::Table(fields), .. }) => found.fields = Some(fields),
+        Some(Node { place, value }) => {
+            found.errors.push((Some(place), Mistake::NotAnObject { found: value.describe() }));
+        }
+        None => found.errors.push((None, Mistake::Empty)),
+    }
+    found
+}
+
+fn mistake(kind: &ParseErrorKind) -> Mistake {
+    match kind {
         ParseErrorKind::CommentsNotAllowed | ParseErrorKind::UnterminatedCommentBlock => Mistake::Comment,
         ParseErrorKind::TrailingCommasNotAllowed => Mistake::TrailingComma,
+        ParseErrorKind::ExpectedComma => Mistake::MissingComma,
+        ParseErrorKind::SingleQuotedStringsNotAllowed => Mistake::SingleQuotes,
         ParseErrorKind::MultipleRootJsonValues => Mistake::BehindTheEnd,
         ParseErrorKind::NestingDepthExceeded => Mistake::TooDeep,
         ParseErrorKind::UnterminatedObject => Mistake::Unclosed { bracket: "{" },
         ParseErrorKind::UnterminatedArray => Mistake::Unclosed { bracket: "[" },
         other => Mistake::Syntax { complaint: other.to_string() },
     }
+}
+
+/// The text without a mistake at an offset, every other byte where it was; `None` when it is not clear what was meant.
+fn mend(text: &str, kind: &ParseErrorKind, at: usize) -> Option<String> {
+    let rest = text.get(at..)?;
+    let blank = |part: &str| " ".repeat(part.len());
+    let (length, instead) = match kind {
+        ParseErrorKind::TrailingCommasNotAllowed => (1, " ".to_owned()),
+        ParseErrorKind::ExpectedComma if rest.starts_with([' ', '\n', '\t', '\r']) => (1, ",".to_owned()),
+        ParseErrorKind::SingleQuotedStringsNotAllowed => {
+            let inside = rest.get(1..)?.split(['\'', '\n']).next()?;
+            let closed = rest.get(1 + inside.len()..)?.starts_with('\'');
+            if !closed || inside.contains(['"', '\\']) {
+                return None;
+            }
+            (inside.len() + 2, format!("\"{inside}\""))
+        }
+        _ if starts_comment(text, at) => {
+            let end = if rest.starts_with("/*") {
+                rest.find("*/")? + 2
+            } else {
+                rest.find('\n').unwrap_or(rest.len())
+            };
+            (end, blank(rest.get(..end)?))
+        }
+        _ => return None,
+    };
+    Some([text.get(..at)?, &instead, text.get(at + length..)?].concat())
+}
+
+/// As in other languages, and as in `set` lines.
+fn starts_comment(text: &str, at: usize) -> bool {
+    text.get(at..)
+        .is_some_and(|rest| rest.starts_with("//") || rest.starts_with("/*") || rest.starts_with('#'))
 }
 
 fn node(places: &Places<'_>, value: &ast::Value<'_>) -> Node {

@@ -13,7 +13,8 @@ use crate::seal::Key;
 /// The file cannot be read, others may read it, or a line is no key.
 pub fn read_keys(loaded: &Loaded) -> Result<Vec<Key>, Refused> {
     let Some(file) = &loaded.config.key_file else { return Ok(Vec::new()) };
-    read(file).map_err(|mistake| Refused { errors: vec![loaded.source.wrong("/key-file", mistake)] })
+    let wrong = |mistake| vec![loaded.source.wrong("/key-file", mistake)];
+    read(file).map_err(|mistake| Refused { errors: wrong(mistake), remarks: Vec::new() })
 }
 
 fn read(file: &Path) -> Result<Vec<Key>, Mistake> {

@@ -2,7 +2,7 @@
 //!
 //! [`Machine::look`] is the only part that touches the system. Called by `run` and by `config check --system`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
@@ -62,26 +62,57 @@ impl Machine {
         Machine { keepalived, ..Machine::default() }
     }
 
-    fn has(&self, address: IpAddr) -> bool {
+    /// The addresses that a failover moves, as far as the configuration and keepalived's name them.
+    pub fn virtual_addresses(&self, config: &Config) -> HashSet<IpAddr> {
+        let keepalived = self.keepalived.as_ref().and_then(|(_, text)| text.as_ref().ok());
+        let mut all = HashSet::new();
+        for (_, mechanism) in config.mechanisms() {
+            all.extend(mechanism.addresses());
+            if let (Some(subject), Some(text)) = (mechanism.subject(), keepalived) {
+                all.extend(keepalived::virtual_addresses(subject, text));
+            }
+        }
+        all
+    }
+
+    /// Whether it is an address of this machine.
+    pub fn has(&self, address: IpAddr) -> bool {
         self.interfaces.iter().flat_map(BTreeMap::values).flatten().any(|known| *known == address)
     }
 }
 
-/// Check a configuration against a machine.
+/// Check a configuration against a machine; what only does not run yet is a remark.
 ///
 /// # Errors
 /// Everything that it names and the machine lacks.
-pub fn check_machine(loaded: &Loaded, machine: &Machine) -> Result<(), Refused> {
+pub fn check_machine(loaded: &Loaded, machine: &Machine) -> Result<Vec<String>, Refused> {
     let mut wrong = check_interfaces(&loaded.config, machine);
+    let mut remarks = Vec::new();
     for (at, mechanism) in loaded.config.mechanisms() {
         let found = check_mechanism(mechanism, machine).into_iter();
         wrong.extend(found.map(|(below, mistake)| (format!("{at}{below}"), mistake)));
+        let idle = not_running(mechanism, machine).filter(|remark| !remarks.contains(remark));
+        remarks.extend(idle);
     }
     if wrong.is_empty() {
-        return Ok(());
+        return Ok(remarks);
     }
-    Err(Refused {
-        errors: wrong.into_iter().map(|(at, mistake)| loaded.source.wrong(&at, mistake)).collect(),
+    let errors = wrong.into_iter().map(|(at, mistake)| loaded.source.wrong(&at, mistake)).collect();
+    Err(Refused { errors, remarks })
+}
+
+/// Before a boot's services have started, and on a spare machine, that is as it should be.
+fn not_running(mechanism: &Mechanism, machine: &Machine) -> Option<String> {
+    let (what, programs): (&str, &[&str]) = match mechanism {
+        Mechanism::Vrrp { .. } => ("VRRP", &["keepalived"]),
+        Mechanism::Cluster { .. } => ("clustering", &["heartbeat", "pacemakerd"]),
+        Mechanism::Vip { .. } | Mechanism::Manual { .. } => return None,
+    };
+    let running = machine.running.as_ref()?;
+    let lacks = !running.iter().any(|name| programs.contains(&name.as_str()));
+    let programs = programs.join(" or ");
+    lacks.then(|| {
+        format!("{what} isn't running: no process called {programs}; until it runs nobody tells the role")
     })
 }
 
@@ -89,8 +120,8 @@ pub fn check_machine(loaded: &Loaded, machine: &Machine) -> Result<(), Refused> 
 ///
 /// # Errors
 /// What it lacks beside that.
-pub fn may_come_late(checked: Result<(), Refused>) -> Result<Vec<String>, Refused> {
-    let Err(Refused { errors }) = checked else { return Ok(Vec::new()) };
+pub fn may_come_late(checked: Result<Vec<String>, Refused>) -> Result<Vec<String>, Refused> {
+    let Err(Refused { errors, remarks }) = checked else { return Ok(Vec::new()) };
     let late = |error: &ConfigError| {
         let channel = error.option.starts_with("/interface") || error.option.starts_with("interface");
         match error.mistake {
@@ -103,7 +134,7 @@ pub fn may_come_late(checked: Result<(), Refused>) -> Result<Vec<String>, Refuse
     if wrong.is_empty() {
         Ok(late.iter().map(ConfigError::to_string).collect())
     } else {
-        Err(Refused { errors: wrong })
+        Err(Refused { errors: wrong, remarks })
     }
 }
 
@@ -134,25 +165,16 @@ fn check_interfaces(config: &Config, machine: &Machine) -> Vec<(String, Mistake)
 /// Where below the mechanism's place, and what is missing.
 fn check_mechanism(mechanism: &Mechanism, machine: &Machine) -> Vec<(&'static str, Mistake)> {
     let mut wrong = Vec::new();
-    let lacks = |names: &[&str]| {
-        let running = machine.running.as_ref();
-        running.is_some_and(|running| !running.iter().any(|name| names.contains(&name.as_str())))
-    };
     match mechanism {
-        Mechanism::Vrrp { .. } => {
-            match &machine.keepalived {
-                Some((file, Ok(text))) => wrong.extend(keepalived::check(mechanism, file, text)),
-                Some((file, Err(error))) => {
-                    let source = std::io::Error::new(error.kind(), error.to_string());
-                    let file = file.clone();
-                    wrong.push(("/vrrp", Mistake::KeepalivedUnreadable { file, source }));
-                }
-                None => {}
+        Mechanism::Vrrp { .. } => match &machine.keepalived {
+            Some((file, Ok(text))) => wrong.extend(keepalived::check(mechanism, file, text)),
+            Some((file, Err(error))) => {
+                let source = std::io::Error::new(error.kind(), error.to_string());
+                let file = file.clone();
+                wrong.push(("/vrrp", Mistake::KeepalivedUnreadable { file, source }));
             }
-            if lacks(&["keepalived"]) {
-                wrong.push(("/vrrp", Mistake::VrrpNotRunning));
-            }
-        }
+            None => {}
+        },
         Mechanism::Cluster { group, .. } => {
             if let Some((file, text)) = &machine.haresources
                 && !text
@@ -161,9 +183,6 @@ fn check_mechanism(mechanism: &Mechanism, machine: &Machine) -> Vec<(&'static st
             {
                 let mistake = Mistake::ClusterGroupMissing { group: group.clone(), file: file.clone() };
                 wrong.push(("/cluster/group", mistake));
-            }
-            if lacks(&["heartbeat", "pacemakerd"]) {
-                wrong.push(("/cluster", Mistake::ClusterNotRunning));
             }
         }
         Mechanism::Vip { interface: Some(interface), .. } => {

@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 use indexmap::IndexMap;
 use serde::Deserialize;
 
+use super::combine::network;
 use super::mistake::Mistake;
-use super::network;
 use super::shape::below;
 use crate::groups::Rule;
 

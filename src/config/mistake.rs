@@ -3,15 +3,26 @@
 //! Made by the readers and the checks of this room, printed by the command line.
 
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use thiserror::Error;
+
+use super::shape::below;
 
 /// A configuration is refused.
 #[derive(Debug)]
 pub struct Refused {
     /// Everything that is wrong with it, in the order of the file; never empty.
     pub errors: Vec<ConfigError>,
+    /// What the operator should know beside that.
+    pub remarks: Vec<String>,
+}
+
+impl Refused {
+    /// One mistake of the file as a whole.
+    pub fn whole(path: &Path, mistake: Mistake) -> Refused {
+        Refused { errors: vec![ConfigError::whole(path, mistake)], remarks: Vec::new() }
+    }
 }
 
 impl fmt::Display for Refused {
@@ -50,6 +61,13 @@ pub struct Place {
     pub column: usize,
 }
 
+impl ConfigError {
+    /// A mistake that is in no one place.
+    pub(super) fn whole(path: &Path, mistake: Mistake) -> ConfigError {
+        ConfigError { path: path.to_owned(), place: None, option: String::new(), mistake }
+    }
+}
+
 impl fmt::Display for ConfigError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}", self.path.display())?;
@@ -74,6 +92,15 @@ impl Mistake {
     pub fn word(&self) -> String {
         let text = format!("{self:?}");
         text.split([' ', '(', '{']).next().unwrap_or_default().to_owned()
+    }
+
+    /// The option about which nothing is known any more after a mistake at a JSON pointer; an empty one, when it may be any.
+    pub(super) fn leaves_in_doubt(&self, pointer: &str) -> Option<String> {
+        match self {
+            Mistake::UnknownOption { nearest, .. } => nearest.0.as_ref().map(|name| below(pointer, name)),
+            Mistake::DeleteLine => None,
+            _ => Some(pointer.to_owned()),
+        }
     }
 }
 
@@ -114,6 +141,18 @@ pub enum Mistake {
     /// There is nothing in it.
     #[error("found nothing, expected JSON or `set service conntrack-sync ...` lines")]
     Empty,
+    /// An editor's mark before the first character (RFC 8259, 8.1 forbids it).
+    #[error("begins with a byte-order mark, expected none: save the file as UTF-8 without BOM")]
+    ByteOrderMark,
+    /// VyOS' own form, as `show configuration` and config.boot have it.
+    #[error(
+        "found \"{found}\", VyOS' configuration in braces; expected JSON or `set` lines: on VyOS \
+         `show configuration commands | match conntrack-sync` prints them"
+    )]
+    Braces {
+        /// Its first line.
+        found: String,
+    },
     /// Neither JSON nor `set` lines.
     #[error("found \"{found}\", expected JSON (which begins with `{{`) or `set` lines")]
     NeitherForm {
@@ -134,6 +173,12 @@ pub enum Mistake {
     /// A comma before a closing bracket.
     #[error("found a comma with nothing behind it")]
     TrailingComma,
+    /// No comma between two options or values.
+    #[error("expected a comma here, before what follows")]
+    MissingComma,
+    /// A string as other languages write it.
+    #[error("found a single quotation mark, expected double ones around a string")]
+    SingleQuotes,
     /// Something behind the end.
     #[error("found more behind the closing brace, expected the end of the file")]
     BehindTheEnd,
@@ -465,6 +510,12 @@ pub enum Mistake {
         /// What was probably meant.
         nearest: Nearest,
     },
+    /// Almost `service conntrack-sync`.
+    #[error("found \"{found}\"; did you mean \"service conntrack-sync\"?")]
+    MisspeltService {
+        /// The words after `set`.
+        found: String,
+    },
     /// A `delete` line.
     #[error(
         "`delete` lines change a configuration that is there; this file is the whole of it: leave out what is not wanted"
@@ -571,12 +622,6 @@ pub enum Mistake {
         /// The file.
         file: PathBuf,
     },
-    /// keepalived does not run.
-    #[error("VRRP isn't running: no process called keepalived")]
-    VrrpNotRunning,
-    /// Neither heartbeat nor Pacemaker runs.
-    #[error("clustering isn't running: no process called heartbeat or pacemakerd")]
-    ClusterNotRunning,
     /// heartbeat's resources do not name the group's script.
     #[error("cluster group {group} is not configured: {file} does not call ctsync with it")]
     ClusterGroupMissing {

@@ -1,10 +1,11 @@
 //! The configuration file into a [`Config`] that the rest trusts. The only reader of the file.
 //!
 //! JSON with the option names of VyOS `service conntrack-sync`, ours beside them, or VyOS's own `set` lines. Both
-//! readers make one tree of values; `shape` checks each value, this file their combinations, `machine` whether this
+//! readers make one tree of values; `shape` checks each value, `combine` whether they fit together, `machine` whether this
 //! machine has what they name. Whatever is wrong is told, all of it, with file, place, what was found and what was
 //! expected; nothing is defaulted in silence. Called by the command line.
 
+mod combine;
 mod json;
 mod keepalived;
 mod keys;
@@ -23,12 +24,8 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use indexmap::IndexMap;
 use ipnet::IpNet;
-use serde::Deserialize;
 use serde_json::{Map, Value as Json};
-
-use crate::entry::proto;
 
 pub use keepalived::{
     KEEPALIVED_CONF, fragments as keepalived_fragments, keepalived_remarks, virtual_addresses,
@@ -40,12 +37,9 @@ pub use mistake::{ConfigError, Mistake, Place, Refused};
 pub use schema::schema;
 pub use write::{EXAMPLE, reference_roff, reference_table, to_json, to_set_lines};
 
-use mechanism::{GivenFurther, GivenMechanism};
 use options::{OPTIONS, Shape};
 use shape::below;
 
-/// VyOS says MB and means this.
-const MEGABYTE: usize = 1_048_576;
 /// Bytes of the largest file that is read at all.
 const LARGEST: u64 = 4 * 1024 * 1024;
 
@@ -170,12 +164,11 @@ impl Source {
         while !at.is_empty() && !self.places.contains_key(at) {
             at = at.rsplit_once('/').map_or("", |(above, _)| above);
         }
-        ConfigError {
-            path: self.path.clone(),
-            place: self.places.get(at).copied(),
-            option: self.option(pointer),
-            mistake,
-        }
+        self.at(self.places.get(at).copied(), self.option(pointer), mistake)
+    }
+
+    fn at(&self, place: Option<Place>, option: String, mistake: Mistake) -> ConfigError {
+        ConfigError { path: self.path.clone(), place, option, mistake }
     }
 
     /// A JSON pointer as it is, or as the words of a `set` line.
@@ -188,58 +181,12 @@ impl Source {
     }
 }
 
-/// The options in the types that the checks below need; `shape` has seen each value.
-#[derive(Deserialize)]
-#[serde(rename_all = "kebab-case")]
-struct Given {
-    node: Option<String>,
-    node_group: u32,
-    #[serde(default)]
-    interface: IndexMap<String, GivenInterface>,
-    mcast_group: Ipv4Addr,
-    #[serde(default)]
-    listen_address: Vec<IpAddr>,
-    #[serde(default)]
-    accept_protocol: Vec<String>,
-    #[serde(default)]
-    ignore_address: Vec<String>,
-    #[serde(default)]
-    expect_sync: Vec<String>,
-    event_listen_queue_size: usize,
-    sync_queue_size: usize,
-    #[serde(default)]
-    failover_mechanism: GivenMechanism,
-    disable_external_cache: bool,
-    startup_resync: bool,
-    disable_syslog: bool,
-    key_file: Option<PathBuf>,
-    standby: String,
-    window_tracking: bool,
-    include_local: bool,
-    alive_interval: u64,
-    peer_timeout: u64,
-    gate_timeout: u64,
-    owner_lost_timeout: u64,
-    hold: bool,
-    #[serde(default)]
-    group: IndexMap<String, GivenFurther>,
-    metrics_listen: Option<String>,
-    control_socket: PathBuf,
-    state_directory: PathBuf,
-}
-
-#[derive(Deserialize)]
-struct GivenInterface {
-    peer: Option<IpAddr>,
-    port: Option<u16>,
-}
-
 /// Read and check a configuration file of either form.
 ///
 /// # Errors
 /// Everything that is wrong with it.
 pub fn read(path: &Path) -> Result<Loaded, Refused> {
-    let refused = |mistake| refuse(path, None, mistake);
+    let refused = |mistake| Refused::whole(path, mistake);
     let unreadable = |error| refused(Mistake::Unreadable(error));
     let length = std::fs::metadata(path).map_err(unreadable)?.len();
     if length > LARGEST {
@@ -252,69 +199,92 @@ pub fn read(path: &Path) -> Result<Loaded, Refused> {
     }
 }
 
-fn refuse(path: &Path, place: Option<Place>, mistake: Mistake) -> Refused {
-    Refused { errors: vec![ConfigError { path: path.to_owned(), place, option: String::new(), mistake }] }
-}
-
 /// Check a configuration's text; `path` is for the errors.
+///
+/// A mistake does not hide the next one: what is wrong is left out, and the rest judged on. What would follow from a
+/// mistake alone is not told beside it.
 ///
 /// # Errors
 /// Everything that is wrong with it.
 pub fn parse(path: &Path, text: &str) -> Result<Loaded, Refused> {
-    let mut source = Source { path: path.to_owned(), set_lines: false, places: HashMap::new() };
+    let mut errors = Vec::new();
+    let text = text.strip_prefix('\u{feff}').map_or(text, |rest| {
+        errors.push(ConfigError::whole(path, Mistake::ByteOrderMark));
+        rest
+    });
+    let form = form(text);
+    let set_lines = matches!(form, Form::SetLines);
+    let mut source = Source { path: path.to_owned(), set_lines, places: HashMap::new() };
+    let mut doubtful = Vec::new();
     let mut remarks = Vec::new();
-    let fields = match form(text) {
-        Form::Empty => return Err(refuse(path, None, Mistake::Empty)),
-        Form::Neither(found) => return Err(refuse(path, None, Mistake::NeitherForm { found })),
-        Form::Json => json::read(text).map_err(|(place, mistake)| refuse(path, place, mistake))?,
+    let fields = match form {
+        Form::Empty => Err(Mistake::Empty),
+        Form::Braces(found) => Err(Mistake::Braces { found }),
+        Form::Neither(found) => Err(Mistake::NeitherForm { found }),
+        Form::Json => {
+            let found = json::read(text);
+            let told =
+                found.errors.into_iter().map(|(place, mistake)| source.at(place, String::new(), mistake));
+            errors.extend(told);
+            Ok(found.fields)
+        }
         Form::SetLines => {
-            source.set_lines = true;
             let lines = set_lines::read(text);
-            let mut errors: Vec<ConfigError> = lines
-                .errors
-                .into_iter()
-                .map(|(place, option, mistake)| ConfigError {
-                    path: path.to_owned(),
-                    place: Some(place),
-                    option,
-                    mistake,
-                })
-                .collect();
-            if lines.fields.is_empty() && errors.is_empty() {
-                let nearest = set_lines::misspelt_service(&lines.elsewhere);
-                let elsewhere = set_lines::tell_elsewhere(&lines.elsewhere);
-                let elsewhere =
-                    format!("{}{nearest}", elsewhere.map_or(String::new(), |text| format!("; {text}")));
-                errors.push(source.wrong("", Mistake::NothingOfOurs { elsewhere }));
-            }
-            if !errors.is_empty() {
-                return Err(Refused { errors });
+            for (place, words, mistake) in lines.errors {
+                let pointer = words
+                    .split(' ')
+                    .filter(|word| !word.is_empty())
+                    .fold(String::new(), |at, word| below(&at, word));
+                doubtful.extend(mistake.leaves_in_doubt(&pointer));
+                errors.push(source.at(Some(place), words, mistake));
             }
             remarks.extend(lines.remarks);
-            remarks.extend(set_lines::tell_elsewhere(&lines.elsewhere));
-            lines.fields
+            let elsewhere = set_lines::tell_elsewhere(&lines.elsewhere);
+            if lines.fields.is_empty() && errors.is_empty() {
+                let elsewhere = elsewhere.map_or(String::new(), |text| format!("; {text}"));
+                Err(Mistake::NothingOfOurs { elsewhere })
+            } else {
+                remarks.extend(elsewhere);
+                Ok(Some(lines.fields))
+            }
+        }
+    };
+    let fields = match fields {
+        Ok(Some(fields)) => fields,
+        // There is nothing that could be judged on.
+        Ok(None) => return Err(Refused { errors, remarks }),
+        Err(mistake) => {
+            errors.push(ConfigError::whole(path, mistake));
+            return Err(Refused { errors, remarks });
         }
     };
     let checked = shape::check(&fields);
     source.places = checked.places;
-    if !checked.errors.is_empty() {
-        let errors = checked.errors.into_iter().map(|(place, pointer, mistake)| ConfigError {
-            path: path.to_owned(),
-            place: Some(place),
-            option: source.option(&pointer),
-            mistake,
-        });
-        return Err(Refused { errors: errors.collect() });
+    for (place, pointer, mistake) in checked.errors {
+        doubtful.extend(mistake.leaves_in_doubt(&pointer));
+        errors.push(source.at(Some(place), source.option(&pointer), mistake));
     }
     let values = checked.values;
-    let config = combine(with_defaults(&values), &source, &mut remarks)?;
-    Ok(Loaded { config, values, remarks, source })
+    let combined = combine::combine(with_defaults(&values), &source, &doubtful);
+    remarks.extend(combined.remarks);
+    errors.extend(combined.errors);
+    match combined.config {
+        Some(config) if errors.is_empty() => Ok(Loaded { config, values, remarks, source }),
+        _ => {
+            // What is in no one place comes last.
+            errors
+                .sort_by_key(|error| error.place.map_or((usize::MAX, 0), |place| (place.line, place.column)));
+            Err(Refused { errors, remarks })
+        }
+    }
 }
 
 enum Form {
     Empty,
     Json,
     SetLines,
+    /// VyOS' own; the first line.
+    Braces(String),
     /// The first line.
     Neither(String),
 }
@@ -336,7 +306,9 @@ fn form(text: &str) -> Form {
     if text.lines().any(set_line) {
         return Form::SetLines;
     }
-    Form::Neither(first.chars().take(60).collect())
+    let found = first.chars().take(60).collect();
+    // `service {`, `conntrack-sync {`, and what else a configuration begins with.
+    if first.ends_with('{') { Form::Braces(found) } else { Form::Neither(found) }
 }
 
 /// Everything not given has its stated default.
@@ -348,146 +320,6 @@ fn with_defaults(values: &Map<String, Json>) -> Map<String, Json> {
         }
     }
     all
-}
-
-fn combine(values: Map<String, Json>, source: &Source, remarks: &mut Vec<String>) -> Result<Config, Refused> {
-    let given: Given = match serde_json::from_value(Json::Object(values)) {
-        Ok(given) => given,
-        Err(error) => {
-            // `shape` lets nothing through that does not fit; if it did, the file is refused all the same.
-            let mistake = Mistake::Syntax { complaint: error.to_string() };
-            return Err(Refused { errors: vec![source.wrong("", mistake)] });
-        }
-    };
-    let mut errors = Vec::new();
-    let mut wrong = |pointer: &str, mistake| errors.push(source.wrong(pointer, mistake));
-    accepted(&given, remarks);
-    let (interface, options) = match given.interface.first() {
-        Some((name, options)) => (name.clone(), (options.peer, options.port)),
-        None => {
-            wrong("/interface", Mistake::NoInterface);
-            (String::new(), (None, None))
-        }
-    };
-    let with = given.interface.iter().find(|(_, options)| options.peer.is_some());
-    let without = given.interface.iter().find(|(_, options)| options.peer.is_none());
-    if let (Some((with, _)), Some((without, _))) = (with, without) {
-        wrong("/interface", Mistake::MixedModes { with: with.clone(), without: without.clone() });
-    }
-    let listen = given.listen_address.first().copied();
-    match (listen, options.0) {
-        (Some(_), None) if !interface.is_empty() => {
-            wrong("/listen-address", Mistake::ListenWithoutPeer { interface: interface.clone() });
-        }
-        (Some(listen), Some(peer)) if listen.is_ipv4() != peer.is_ipv4() => {
-            let mistake = Mistake::FamiliesDiffer { listen: listen.to_string(), peer: peer.to_string() };
-            wrong("/listen-address", mistake);
-        }
-        _ => {}
-    }
-    if given.expect_sync.len() > 1 && given.expect_sync.iter().any(|word| word == "all") {
-        let others: Vec<&str> =
-            given.expect_sync.iter().map(String::as_str).filter(|word| *word != "all").collect();
-        wrong("/expect-sync", Mistake::AllWithOthers { others: others.join(", ") });
-    }
-    if given.peer_timeout < 2 * given.alive_interval {
-        let mistake = Mistake::PeerTimeout { found: given.peer_timeout, least: 2 * given.alive_interval };
-        wrong("/peer-timeout", mistake);
-    }
-    let host_name = || nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok());
-    let node = given.node.or_else(host_name).unwrap_or_default();
-    if node.is_empty() {
-        wrong("/node", Mistake::NoNodeName);
-    }
-    let mechanism = match mechanism::mechanism(given.failover_mechanism, &given.state_directory, None) {
-        Ok(mechanism) => Some(mechanism),
-        Err((below, mistake)) => {
-            wrong(&format!("/failover-mechanism{below}"), mistake);
-            None
-        }
-    };
-    let further = mechanism::further(given.group, &given.state_directory, mechanism.as_ref());
-    let further = further.unwrap_or_else(|mistakes| {
-        mistakes.into_iter().for_each(|(pointer, mistake)| wrong(&pointer, mistake));
-        Vec::new()
-    });
-    if given.hold && !further.is_empty() {
-        wrong("/hold", Mistake::HoldWithGroups);
-    } else if given.hold && mechanism.as_ref().is_some_and(|mechanism| mechanism.addresses().is_empty()) {
-        wrong("/hold", Mistake::HoldWithoutAddress);
-    }
-    let (Some(mechanism), true) = (mechanism, errors.is_empty()) else { return Err(Refused { errors }) };
-    Ok(Config {
-        node,
-        node_group: given.node_group,
-        interface,
-        peer: options.0,
-        port: options.1.unwrap_or(3780),
-        mcast_group: given.mcast_group,
-        listen_address: listen,
-        accept_protocol: given.accept_protocol.iter().filter_map(|name| protocol_number(name)).collect(),
-        ignore_address: given.ignore_address.iter().filter_map(|text| network(text)).collect(),
-        expect_sync: given.expect_sync,
-        event_buffer: given.event_listen_queue_size * MEGABYTE,
-        sync_queue: given.sync_queue_size * MEGABYTE,
-        key_file: given.key_file,
-        mechanism,
-        further,
-        hold: given.hold,
-        owner_lost: Duration::from_secs(given.owner_lost_timeout),
-        hot: given.standby == "hot",
-        include_local: given.include_local,
-        window_tracking: given.window_tracking,
-        alive: Duration::from_millis(given.alive_interval),
-        peer_timeout: Duration::from_millis(given.peer_timeout),
-        gate_timeout: Duration::from_secs(given.gate_timeout),
-        metrics: given.metrics_listen.map(|text| match text.parse() {
-            Ok(address) => MetricsAddress::Tcp(address),
-            Err(_) => MetricsAddress::Unix(text.into()),
-        }),
-        control_socket: given.control_socket,
-        state_directory: given.state_directory,
-    })
-}
-
-/// What is understood and does not do what it did elsewhere.
-fn accepted(given: &Given, remarks: &mut Vec<String>) {
-    let unused = |names: Vec<String>| names.into_iter().skip(1).collect::<Vec<_>>().join(", ");
-    if let Some((first, _)) = given.interface.first()
-        && given.interface.len() > 1
-    {
-        let others = unused(given.interface.keys().cloned().collect());
-        remarks.push(format!("only the first interface, {first}, is used; not {others}"));
-    }
-    if let [first, _, ..] = given.listen_address.as_slice() {
-        let others = unused(given.listen_address.iter().map(IpAddr::to_string).collect());
-        remarks.push(format!("only the first listen-address, {first}, is used; not {others}"));
-    }
-    if given.disable_external_cache {
-        remarks.push("disable-external-cache is what `standby` \"hot\" does by itself".into());
-    }
-    if given.startup_resync {
-        remarks.push("startup-resync is always on".into());
-    }
-    if given.disable_syslog {
-        remarks.push("disable-syslog: ctsync never writes to syslog".into());
-    }
-}
-
-fn protocol_number(name: &str) -> Option<u8> {
-    Some(match name {
-        "tcp" => proto::TCP,
-        "udp" => proto::UDP,
-        "icmp" => proto::ICMP,
-        "icmp6" => proto::ICMPV6,
-        "sctp" => proto::SCTP,
-        "dccp" => proto::DCCP,
-        _ => return None,
-    })
-}
-
-fn network(text: &str) -> Option<IpNet> {
-    text.parse().ok().or_else(|| text.parse::<IpAddr>().ok().map(IpNet::from))
 }
 
 /// What of a new configuration a running daemon takes over, and what needs a restart: option names.

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 
-use super::mistake::{Mistake, Nearest, Place, nearest};
+use super::mistake::{Mistake, Place, nearest};
 use super::options::{Kind, OPTIONS, Opt, Shape};
 use super::tree::{Field, Node, Value};
 
@@ -86,6 +86,11 @@ impl SetLines {
                     self.errors.push((place, option, mistake));
                 }
             }
+            ["set", rest @ ..] if misspelt(rest) => {
+                let found = rest.iter().take(2).copied().collect::<Vec<_>>().join(" ");
+                let place = words.get(1).map_or(first.place, |word| word.place);
+                self.errors.push((place, String::new(), Mistake::MisspeltService { found }));
+            }
             ["set", rest @ ..] => {
                 let name = match rest {
                     ["service", name, ..] => format!("service {name}"),
@@ -133,6 +138,16 @@ impl SetLines {
         if !self.remarks.iter().any(|known| known == text) {
             self.remarks.push(text.to_owned());
         }
+    }
+}
+
+/// Words after `set` that mean us and do not say so: one letter or two are wrong, or `service` is left out.
+fn misspelt(words: &[&str]) -> bool {
+    let near = |word: &str, right: &str| strsim::damerau_levenshtein(&word.to_lowercase(), right) <= 2;
+    match words {
+        [service, name, ..] if near(service, "service") => near(name, "conntrack-sync"),
+        [name, ..] => near(name, "conntrack-sync"),
+        [] => false,
     }
 }
 
@@ -277,11 +292,9 @@ fn set_once(
 pub(super) fn tell_elsewhere(elsewhere: &BTreeMap<String, usize>) -> Option<String> {
     let lines: usize = elsewhere.values().sum();
     let names = elsewhere.keys().map(String::as_str).collect::<Vec<_>>().join(", ");
-    (lines > 0).then(|| format!("{lines} lines of other services are not ours and skipped: {names}"))
-}
-
-/// The option that a line of another service may have meant: a misspelt `conntrack-sync`.
-pub(super) fn misspelt_service(elsewhere: &BTreeMap<String, usize>) -> Nearest {
-    let near = elsewhere.keys().any(|name| nearest(name, ["service conntrack-sync"]).0.is_some());
-    Nearest(near.then(|| "service conntrack-sync".to_owned()))
+    match lines {
+        0 => None,
+        1 => Some(format!("1 line of another service is not ours and skipped: {names}")),
+        lines => Some(format!("{lines} lines of other services are not ours and skipped: {names}")),
+    }
 }

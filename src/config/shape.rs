@@ -124,7 +124,7 @@ impl Checked {
                         self.wrong(field.place, &pointer, mistake);
                     }
                     let inner = self.value(&field.node, Shape::Table(options), &pointer);
-                    tags.insert(field.name.clone(), inner.unwrap_or_default());
+                    tags.insert(field.name.clone(), inner.unwrap_or_else(|| Json::Object(Map::new())));
                 }
                 Some(Json::Object(tags))
             }

@@ -1,3 +1,4 @@
+use super::combine::MEGABYTE;
 use super::*;
 
 const DOCUMENTED: &str = r#"{
@@ -83,7 +84,7 @@ fn old_and_new_lines_mean_the_same() {
     assert_eq!(with(one).config, with(other).config);
     assert_eq!(with(one).config.mechanism.group(), "7");
     let remarks = with(one).remarks.join("\n");
-    assert!(remarks.contains("1 lines of other services are not ours and skipped: interfaces"), "{remarks}");
+    assert!(remarks.contains("1 line of another service is not ours and skipped: interfaces"), "{remarks}");
 }
 
 /// Whatever is accepted can be converted to `set` lines, and means the same there.

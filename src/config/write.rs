@@ -11,7 +11,6 @@ use super::options::{OPTIONS, Opt, Shape, walk};
 pub const EXAMPLE: &str = r#"{
   "interface": { "eth0": {} },
   "failover-mechanism": { "vrrp": { "sync-group": "SYNC" } },
-  "accept-protocol": ["tcp", "udp", "icmp"],
   "mcast-group": "225.0.0.50",
   "event-listen-queue-size": 8,
   "sync-queue-size": 8

@@ -201,15 +201,15 @@ impl Daemon {
                 self.more = true;
                 break;
             }
-            let Some(change) = self.groups.iter_mut().find_map(|group| group.replica.poll_change()) else {
-                break;
-            };
+            let next =
+                |group: &mut Group| group.replica.poll_change().map(|change| (group.name.clone(), change));
+            let Some((group, change)) = self.groups.iter_mut().find_map(next) else { break };
             if self.watchers.iter().all(|watcher| watcher.backlog.len() >= BACKLOG) {
                 self.watchers.iter_mut().for_each(|watcher| watcher.unshown += 1);
                 continue;
             }
             let row = Row::of(&change.entry);
-            let told = json!({ "when": when, "cache": change.cache, "change": change.verb, "entry": row });
+            let told = json!({ "when": when, "group": group, "cache": change.cache, "change": change.verb, "entry": row });
             for watcher in &mut self.watchers {
                 if watcher.backlog.len() < BACKLOG {
                     watcher.backlog.push(told.clone());

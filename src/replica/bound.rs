@@ -8,6 +8,7 @@ use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use super::Replica;
+use crate::entry::Entry;
 use crate::table::{Flags, SlotId};
 
 /// Slots looked at in one step.
@@ -46,6 +47,16 @@ impl Bound {
     }
 }
 
+/// The address that binds an entry to this node: what its originator is translated to is `local` and does not move.
+pub fn bound_to(
+    entry: &Entry,
+    local: impl Fn(&IpAddr) -> bool,
+    virtual_addresses: &HashSet<IpAddr>,
+) -> Option<IpAddr> {
+    let to = entry.reply.dst;
+    (to != entry.orig.src && local(&to) && !virtual_addresses.contains(&to)).then_some(to)
+}
+
 impl Replica {
     /// The addresses that a failover moves.
     pub fn set_virtual_addresses(&mut self, addresses: HashSet<IpAddr>) {
@@ -71,10 +82,8 @@ impl Replica {
             if !slot.flags.contains(Flags::PRESENT) || slot.is_expectation() {
                 continue;
             }
-            let entry = slot.entry();
-            let to = entry.reply.dst;
-            let translated = to != entry.orig.src;
-            if translated && self.filter.local.contains(&to) && !self.bound.virtual_addresses.contains(&to) {
+            let local = |address: &IpAddr| self.filter.local.contains(address);
+            if let Some(to) = bound_to(&slot.entry(), local, &self.bound.virtual_addresses) {
                 self.bound.counted += 1;
                 self.bound.address = Some(to);
             }

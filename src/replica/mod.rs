@@ -62,6 +62,7 @@ use crate::table::{Flags, SlotId, Table};
 use crate::wire::{Claim, GroupId, Header, Incarnation, KernelTold, NodeId, packed};
 
 pub use crate::facts::Role;
+pub use bound::bound_to;
 pub use comparison::{Compared, Differing};
 pub use counters::{Changes, Counters};
 pub use door::Refused;

@@ -160,7 +160,8 @@ pub fn table_row(row: &Row, v6: bool) -> String {
 
 fn table_line(out: &mut String, v6: bool, [id, source, destination, protocol, timeout]: [&str; 5]) {
     let width = if v6 { 40 } else { 22 };
-    let _ = writeln!(out, "{id:<10} {source:<width$} {destination:<width$} {protocol:<16} {timeout:<20}");
+    // The original pads the last column, too, which folds lines; its documentation shows none of that.
+    let _ = writeln!(out, "{id:<10} {source:<width$} {destination:<width$} {protocol:<16} {timeout}");
 }
 
 /// The heading of `show conntrack-sync cache`.
@@ -200,7 +201,7 @@ pub fn expect_row(row: &Row) -> String {
 }
 
 fn cache_line(source: &str, destination: &str, protocol: &str) -> String {
-    format!("{source:<30} {destination:<30} {protocol:<18}\n")
+    format!("{source:<30} {destination:<30} {protocol}\n")
 }
 
 /// The warning of a router whose rules ask for no tracking.

@@ -91,7 +91,7 @@ fn tell_group(group: &Value, line: &mut impl FnMut(&str, String)) {
         line("role rests on", seat.trim_start_matches(", ").to_owned());
     }
     line("mechanism", text("/failover-mechanism"));
-    line("last transition", text("/last-transition"));
+    line("last transition", text("/last-transition-at"));
     line("claim", format!("owner {}, epoch {}", text("/owner"), text("/state/epoch")));
     line("entries", format!("internal {}, external {}", text("/state/internal"), text("/state/external")));
     line("digests equal", equal(group));

@@ -1,4 +1,4 @@
-//! The wider views: what the documented ones leave out, in VyOS 1.4's column names. Width follows the terminal.
+//! The wider views: what the documented ones leave out.
 
 use comfy_table::{ContentArrangement, Table, presets};
 
@@ -6,22 +6,13 @@ use super::ends;
 use crate::replica::{Cache, Verb};
 use crate::rows::Row;
 
-/// Entries of the kernel's table, or of a cache (`held`: with age, owner and whether they are installed).
+/// Entries of the kernel's table, or of a cache (`held`: with age, owner and whether they are installed). The reply direction
+/// stands below the original one where it is not simply its reverse. Nothing is folded or cut: four whole IPv6 addresses with
+/// ports fit into 160 columns, IPv4 into 120.
 pub fn wide(rows: &[Row], held: bool) -> String {
     let mut table = Table::new();
-    table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Dynamic);
-    let mut header = vec![
-        "Original src",
-        "Original dst",
-        "Reply src",
-        "Reply dst",
-        "Protocol",
-        "State",
-        "NAT",
-        "Timeout",
-        "Mark",
-        "Zone",
-    ];
+    table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
+    let mut header = vec!["Source", "Destination", "Proto", "State", "NAT", "Timeout", "Mark", "Zone"];
     if held {
         header.extend(["Age", "Owner", "Installed"]);
     } else {
@@ -31,22 +22,27 @@ pub fn wide(rows: &[Row], held: bool) -> String {
     for row in rows {
         table.add_row(cells(row, held));
     }
+    table.column_iter_mut().for_each(|column| _ = column.set_padding((0, 1)));
     let text = table.to_string();
     text.lines().map(|line| format!("{}\n", line.trim_end())).collect()
 }
 
 fn cells(row: &Row, held: bool) -> Vec<String> {
     let number = |number: Option<u32>| number.map_or(String::new(), |number| number.to_string());
-    let ([from, to], [reply_from, reply_to]) = (ends(&row.original), ends(&row.reply));
+    let ([mut from, mut to], [reply_from, reply_to]) = (ends(&row.original), ends(&row.reply));
+    if row.source_nat || row.destination_nat {
+        from += &format!("\n{reply_from}");
+        to += &format!("\n{reply_to}");
+    }
     let protocol =
         if row.protocol_name.is_empty() { row.protocol.to_string() } else { row.protocol_name.clone() };
-    let mut cells = vec![from, to, reply_from, reply_to, protocol];
+    let mut cells = vec![from, to, protocol];
     cells.push(state(row));
     cells.push(nat(row).to_owned());
     cells.extend([number(row.timeout), number(row.mark), row.zone.to_string()]);
     if held {
         let known = row.held.as_ref();
-        cells.push(known.map_or(String::new(), |held| format!("{} s", held.age)));
+        cells.push(known.map_or(String::new(), |held| held.age.to_string()));
         cells.push(known.and_then(|held| held.owner.clone()).unwrap_or_default());
         cells.push(known.map_or(String::new(), |held| match (&held.failure, held.installed) {
             (Some(reason), _) => reason.clone(),
@@ -73,8 +69,8 @@ fn state(row: &Row) -> String {
 fn nat(row: &Row) -> &'static str {
     match (row.source_nat, row.destination_nat) {
         (true, true) => "both",
-        (true, false) => "source",
-        (false, true) => "destination",
+        (true, false) => "src",
+        (false, true) => "dst",
         (false, false) => "",
     }
 }

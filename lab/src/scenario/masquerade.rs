@@ -81,7 +81,25 @@ pub async fn run(stage: &Stage<'_>, narrator: &mut Narrator) -> Result<bool> {
         }
         checks.note("router1 returns: every connection lives", come_back(&mut pair, way).await);
     }
+    checks.narrator.chapter("A connection is translated to router1's own address");
+    checks.note("status and `config check --system` name it", own_address(&pair).await);
     Ok(checks.end())
+}
+
+/// What cannot live is told, with the address that binds it.
+async fn own_address(pair: &Pair) -> Result<String> {
+    const ENTRY: &str = "-I -p tcp -s 10.0.1.100 -d 10.0.0.100 --sport 40001 --dport 7001 --src-nat 10.0.0.10 --state ESTABLISHED \
+                         -t 600 -u SEEN_REPLY,ASSURED";
+    let first = pair.topology.router(1)?;
+    first.node.output("conntrack", &ENTRY.split_whitespace().collect::<Vec<_>>())?;
+    until("router1's status names it", PATIENCE, async || {
+        let told = first.status().await?["verdict"].as_str().unwrap_or_default().to_owned();
+        Ok(told.contains("1 entries are translated to 10.0.0.10").then_some(()))
+    })
+    .await?;
+    let (_, out) = first.type_command(&["config", "check", &first.config_path(), "--system"])?;
+    ensure!(out.contains("1 entries are translated to 10.0.0.10, an address of this router alone"), "{out}");
+    Ok(out.lines().find(|line| line.contains("translated")).unwrap_or_default().to_owned())
 }
 
 async fn lose(pair: &mut Pair, way: &Way) -> Result<String> {
