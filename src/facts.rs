@@ -168,3 +168,32 @@ pub struct KernelSettings {
     /// Seconds, as in [`TIMEOUTS`]; 0: this kernel has none.
     pub timeouts: [u32; TIMEOUTS.len()],
 }
+
+/// A build's version, as a node tells it to its peers: major, minor, patch.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Build(pub [u8; 3]);
+
+impl Build {
+    /// This one.
+    pub fn this() -> Build {
+        let number = |text: &str| text.parse().unwrap_or(u8::MAX);
+        Build([
+            number(env!("CARGO_PKG_VERSION_MAJOR")),
+            number(env!("CARGO_PKG_VERSION_MINOR")),
+            number(env!("CARGO_PKG_VERSION_PATCH")),
+        ])
+    }
+}
+
+impl std::fmt::Display for Build {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let [major, minor, patch] = self.0;
+        write!(f, "{major}.{minor}.{patch}")
+    }
+}
+
+impl serde::Serialize for Build {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}

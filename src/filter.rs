@@ -1,17 +1,18 @@
 //! Which entries are worth synchronising. Not by default: what begins or ends on the router itself, loopback, the
 //! channel's own flow, VRRP and link-local multicast; none of them can fail over.
 //!
-//! Called by the replica for keys it does not know yet. The addresses come from the daemon's address watch.
+//! Called by the replica for keys it does not know yet, and by `diff`. The addresses come from the daemon's address watch.
 
 use std::collections::HashSet;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
 
 use crate::entry::{Entry, L4, proto};
 
 /// The filter of one node.
-#[derive(Clone, Default, PartialEq, Debug)]
+#[derive(Clone, Default, PartialEq, Debug, Serialize, Deserialize)]
 pub struct Filter {
     /// Addresses of this router, virtual ones included.
     pub local: HashSet<IpAddr>,

@@ -313,7 +313,18 @@ impl Snapshot {
             ("node", self.node.as_str()),
         ];
         let about = ("info", "This daemon's build");
-        family(encoder, about, MetricType::Gauge, [(build, ConstGauge::new(1.0))])
+        family(encoder, about, MetricType::Gauge, [(build, ConstGauge::new(1.0))])?;
+        let told: Vec<(Labels<'_>, &str, String)> = self
+            .of_groups(|group| &group.view.peers)
+            .filter(|(_, peer)| peer.alive)
+            .filter_map(|(labels, peer)| Some((labels, peer.name.as_str(), peer.kernel?.build.to_string())))
+            .collect();
+        let builds = told.iter().map(|(labels, peer, version)| {
+            let mut labels = labels.clone();
+            labels.extend([("peer", *peer), ("version", version.as_str())]);
+            (labels, ConstGauge::new(1.0))
+        });
+        family(encoder, ("peer_info", "1: the build that a living peer runs"), MetricType::Gauge, builds)
     }
 
     fn encode_state(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {

@@ -8,7 +8,7 @@ use std::path::Path;
 
 use ctsync::digest::Digester;
 use ctsync::entry::{Entry, Expectation, Key, L4, Rare, Status, TcpInfo, Tuple, proto};
-use ctsync::facts::{Asked, Evidence, KernelSettings, Mover, Role, Rules, Seat};
+use ctsync::facts::{Asked, Build, Evidence, KernelSettings, Mover, Role, Rules, Seat};
 use ctsync::seal::{Key as SealKey, Seal};
 use ctsync::wire::{
     self, Alive, Body, Claim, GroupId, Header, Incarnation, KernelTold, Listed, Messages, Node, NodeId,
@@ -134,6 +134,7 @@ fn alive() -> Alive {
             },
             refused: 0,
             bound: 3,
+            build: Build([0, 1, 0]),
         }),
     }
 }

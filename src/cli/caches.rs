@@ -1,6 +1,6 @@
 //! What the daemon holds: its caches, their changes as they happen, and where they differ.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::io::{self, Write};
 
 use anyhow::{Context, Result};
@@ -14,6 +14,7 @@ use super::{Daemon, Form, Section, WORK, kernel, pretty, print};
 use crate::control::{Asked, ControlError, Request};
 use crate::ctnetlink::codec::KernelTable;
 use crate::entry::{proto, protocol_name};
+use crate::filter::Filter;
 use crate::replica::{Cache, Verb};
 use crate::rows::{Row, VERSION};
 use crate::show;
@@ -113,7 +114,7 @@ async fn fetch(daemon: &Daemon, cache: Cache) -> Result<Vec<Row>> {
 
 /// Which changes are shown.
 #[derive(clap::Args, Debug)]
-pub(super) struct Filter {
+pub(super) struct Choice {
     /// Only connections from there: ADDRESS, ADDRESS:PORT or any:PORT; IPv6 as [ADDRESS]:PORT.
     #[arg(long, value_name = "ADDRESS")]
     source: Option<String>,
@@ -128,7 +129,7 @@ pub(super) struct Filter {
     group: Option<String>,
 }
 
-/// A filter that was understood.
+/// A choice that was understood.
 struct Wanted {
     ends: Ends,
     protocol: Option<u8>,
@@ -136,13 +137,13 @@ struct Wanted {
 }
 
 impl Wanted {
-    async fn of(filter: Filter, daemon: &Daemon) -> Result<Wanted> {
+    async fn of(choice: Choice, daemon: &Daemon) -> Result<Wanted> {
         let end = |which: &str, text: Option<String>| {
             text.map_or(Ok(End::default()), |text| End::of_either(which, &text))
         };
         let ends = Ends {
-            source: end("source", filter.source)?,
-            destination: end("destination", filter.destination)?,
+            source: end("source", choice.source)?,
+            destination: end("destination", choice.destination)?,
         };
         let number = |text: &str| {
             // `accept-protocol` calls it as VyOS does.
@@ -150,7 +151,7 @@ impl Wanted {
             let named = |number: &u8| protocol_name(*number).eq_ignore_ascii_case(text);
             text.parse().ok().or_else(|| (0..=u8::MAX).find(named))
         };
-        let protocol = match filter.protocol {
+        let protocol = match choice.protocol {
             None => None,
             Some(text) => Some(
                 number(&text)
@@ -158,7 +159,7 @@ impl Wanted {
             ),
         };
         // A group has two names, and events tell one of them.
-        let group = match filter.group {
+        let group = match choice.group {
             None => None,
             Some(name) => {
                 let status = daemon.ask(Request::Status, super::ANSWER).await?;
@@ -185,8 +186,8 @@ struct Told {
 }
 
 /// `events`, until interrupted.
-pub(super) async fn events(daemon: &Daemon, filter: Filter, form: Form) -> Result<()> {
-    let wanted = Wanted::of(filter, daemon).await?;
+pub(super) async fn events(daemon: &Daemon, choice: Choice, form: Form) -> Result<()> {
+    let wanted = Wanted::of(choice, daemon).await?;
     let mut out = io::stdout().lock();
     let mut tell = |part: Value| -> io::Result<()> {
         for change in part["changes"].as_array().into_iter().flatten() {
@@ -265,41 +266,48 @@ pub(super) async fn diff(daemon: &Daemon, form: Form) -> Result<std::process::Ex
 
 type Pair = (Option<Row>, Option<Row>);
 
-/// Entries of the table that this kernel has otherwise or not at all, twice in a row: what is on its way does not
-/// count. What only the kernel has is not the table's affair.
+/// Entries of the table that this kernel has otherwise or not at all, and entries of this kernel that take part and are in no
+/// table, twice in a row: what is on its way does not count.
 async fn against_kernel(daemon: &Daemon) -> Result<Vec<Pair>> {
-    let first = compare(daemon).await?;
+    let mut first = compare(daemon).await?;
     if first.is_empty() {
-        return Ok(first);
+        return Ok(Vec::new());
     }
-    let second = compare(daemon).await?;
     let contents =
         |(table, kernel): &Pair| (table.as_ref().map(Row::content), kernel.as_ref().map(Row::content));
-    let before: Vec<_> = first.iter().map(contents).collect();
-    Ok(second.into_iter().filter(|pair| before.contains(&contents(pair))).collect())
+    let second = compare(daemon).await?;
+    let still = second
+        .into_iter()
+        .filter(|(key, pair)| first.remove(key).is_some_and(|before| contents(&before) == contents(pair)));
+    Ok(still.map(|(_, pair)| pair).collect())
 }
 
-async fn compare(daemon: &Daemon) -> Result<Vec<Pair>> {
+/// What differs, by key.
+async fn compare(daemon: &Daemon) -> Result<BTreeMap<String, Pair>> {
+    let filter: Filter = serde_json::from_value(daemon.ask(Request::Filter, super::ANSWER).await?)?;
     let mut rows = fetch(daemon, Cache::Internal).await?;
     rows.extend(fetch(daemon, Cache::External).await?);
-    let mut kernel: HashMap<String, Row> = HashMap::new();
+    let mut kernel: HashMap<String, (Row, bool)> = HashMap::new();
     for family in [NetfilterProtoFamily::IPv4, NetfilterProtoFamily::IPv6] {
         for table in [KernelTable::Connections, KernelTable::Expectations] {
             for (id, entry) in kernel::dump(table, family)? {
                 let row = Row::of_kernel(id, &entry);
-                kernel.insert(key(&row), row);
+                kernel.insert(key(&row), (row, filter.accepts(&entry)));
             }
         }
     }
-    let pairs = rows.into_iter().map(|row| {
-        let found = kernel.remove(&key(&row));
-        (Some(row), found)
-    });
-    let same = |(table, kernel): &Pair| match (table, kernel) {
-        (Some(table), Some(kernel)) => table.content() == kernel.content(),
-        _ => false,
-    };
-    Ok(pairs.filter(|pair| !same(pair)).collect())
+    let mut differing = BTreeMap::new();
+    for row in rows {
+        let key = key(&row);
+        match kernel.remove(&key) {
+            Some((found, _)) if found.content() == row.content() => {}
+            found => _ = differing.insert(key, (Some(row), found.map(|(found, _)| found))),
+        }
+    }
+    // Nobody owns these: a node that forwards without a role has its connections in no table.
+    let strays = kernel.into_iter().filter(|(_, (_, takes_part))| *takes_part);
+    differing.extend(strays.map(|(key, (row, _))| (key, (None, Some(row)))));
+    Ok(differing)
 }
 
 fn key(row: &Row) -> String {

@@ -91,7 +91,7 @@ enum Verb {
     /// Changes of the caches as they happen, until interrupted.
     Events {
         #[command(flatten)]
-        filter: caches::Filter,
+        choice: caches::Choice,
         #[command(flatten)]
         form: Form,
     },
@@ -366,7 +366,7 @@ impl Cli {
                 daemon.ask(Request::Reset { cache }, WORK).await?;
             }
             Verb::Diff { form } => return caches::diff(&daemon, form).await,
-            Verb::Events { filter, form } => caches::events(&daemon, filter, form).await?,
+            Verb::Events { choice, form } => caches::events(&daemon, choice, form).await?,
             Verb::Resync { form } => {
                 let value = daemon.ask(Request::Resync, WORK).await?;
                 print(&if form.json {

@@ -41,6 +41,8 @@ pub enum Request {
     WaitReady,
     /// Where this table and the peer's differ.
     Diff,
+    /// Which entries take part.
+    Filter,
     /// Tell the role of a group; answered when the fence is closed.
     Notify {
         /// The role.
@@ -69,7 +71,8 @@ impl Request {
             | Request::Cache { .. }
             | Request::Events
             | Request::WaitReady
-            | Request::Diff => false,
+            | Request::Diff
+            | Request::Filter => false,
         }
     }
 }

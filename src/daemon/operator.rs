@@ -75,6 +75,11 @@ impl Daemon {
             Request::Status => Reply::Ok(self.status(now)),
             Request::Statistics => Reply::Ok(serde_json::to_value(self.statistics(now)).unwrap_or_default()),
             Request::Cache { cache } => return self.list(client, *cache, 0, 0),
+            // It is the same in all groups.
+            Request::Filter => {
+                let filter = self.groups.first().map(|group| group.replica.filter());
+                Reply::Ok(serde_json::to_value(filter).unwrap_or_default())
+            }
             Request::Events if self.watchers.len() >= WATCHERS => {
                 Reply::Error(format!("{WATCHERS} clients watch already; end one of them"))
             }

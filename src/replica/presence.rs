@@ -3,7 +3,7 @@
 //!
 //! Filled by the daemon, read by `outgoing` for each alive and by `view`. Decides nothing by it.
 
-use crate::facts::{KernelSettings, Seat};
+use crate::facts::{Build, KernelSettings, Seat};
 use crate::wire::KernelTold;
 
 use super::Replica;
@@ -30,7 +30,7 @@ impl Presence {
     /// The kernel as it is now, for peers and for the verdict here.
     pub(super) fn kernel(&self, refused: usize, bound: u32) -> KernelTold {
         let refused = u32::try_from(refused).unwrap_or(u32::MAX);
-        KernelTold { settings: self.kernel, refused, bound }
+        KernelTold { settings: self.kernel, refused, bound, build: Build::this() }
     }
 
     /// The kernel's part of the next alive, if it is due.

@@ -4,7 +4,7 @@
 //! path carries as much. Never decides what any of it means.
 
 use super::{Claim, GroupId, NodeId, Reader, WireError, parse_count};
-use crate::facts::{Asked, Evidence, KernelSettings, Mover, Role, Rules, Seat, TIMEOUTS};
+use crate::facts::{Asked, Build, Evidence, KernelSettings, Mover, Role, Rules, Seat, TIMEOUTS};
 
 /// Bytes of the longest name.
 const NAME: usize = 64;
@@ -54,7 +54,7 @@ pub struct Alive {
     pub kernel: Option<KernelTold>,
 }
 
-/// A node's kernel, as it is told now and then.
+/// A node's kernel and build, as they are told now and then.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, serde::Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct KernelTold {
@@ -64,6 +64,8 @@ pub struct KernelTold {
     pub refused: u32,
     /// Entries that it translates to an address of this node alone: they cannot live elsewhere.
     pub bound: u32,
+    /// The daemon's version.
+    pub build: Build,
 }
 
 impl Alive {
@@ -132,7 +134,7 @@ impl Alive {
 
 impl KernelTold {
     fn emit(&self, out: &mut Vec<u8>) {
-        let KernelTold { settings, refused, bound } = self;
+        let KernelTold { settings, refused, bound, build } = self;
         let KernelSettings { max, loose, events, timestamps, rules, timeouts } = settings;
         let Rules { asked, helpers, timeout_policies } = rules;
         out.extend_from_slice(&max.to_be_bytes());
@@ -144,6 +146,7 @@ impl KernelTold {
         }
         out.extend_from_slice(&refused.to_be_bytes());
         out.extend_from_slice(&bound.to_be_bytes());
+        out.extend_from_slice(&build.0);
     }
 
     fn parse(reader: &mut Reader<'_>) -> Result<KernelTold, WireError> {
@@ -161,7 +164,9 @@ impl KernelTold {
         }
         let settings =
             KernelSettings { max, loose: bit(0), events: bit(1), timestamps: bit(2), rules, timeouts };
-        Ok(KernelTold { settings, refused: reader.u32()?, bound: reader.u32()? })
+        let (refused, bound) = (reader.u32()?, reader.u32()?);
+        let build = Build([reader.u8()?, reader.u8()?, reader.u8()?]);
+        Ok(KernelTold { settings, refused, bound, build })
     }
 }
 

@@ -5,7 +5,7 @@ use crate::entry::{
     DccpInfo, Entry, Expectation, Key, L4, LABELS, NAME, Rare, SctpInfo, SeqAdj, Status, Synproxy, TcpInfo,
     Tuple,
 };
-use crate::facts::{Asked, Evidence, KernelSettings, Mover, Role, Rules, Seat};
+use crate::facts::{Asked, Build, Evidence, KernelSettings, Mover, Role, Rules, Seat};
 
 fn address(v6: bool) -> BoxedStrategy<std::net::IpAddr> {
     if v6 {
@@ -253,6 +253,7 @@ fn every_body_comes_back() {
             },
             refused: 7,
             bound: 8,
+            build: Build([9, 8, 7]),
         }),
         ..Alive::default()
     };

@@ -26,6 +26,7 @@ pub async fn run(stage: &Stage<'_>, narrator: &mut Narrator) -> Result<bool> {
     checks.note("wait-ready", pair.typed(2, &["wait-ready", "--timeout", "5"], 0));
     checks.note("resync", pair.typed(1, &["resync"], 0));
     checks.note("diff", diff(&pair));
+    checks.note("diff beside a stray", diff_of_a_stray(&pair));
     checks.note("reset of the external cache", reset_external(&pair).await);
     checks.note("reset of the internal cache", reset_internal(&pair).await);
     checks.note(
@@ -189,6 +190,22 @@ fn diff(pair: &Pair) -> Result<String> {
         ensure!(value["equal"] == true, "{value}");
     }
     Ok(told.join("; "))
+}
+
+/// What a router forwards and no table has, as a node without a role does, is not equal.
+fn diff_of_a_stray(pair: &Pair) -> Result<String> {
+    const STRAY: &str = "-p tcp -s 10.0.1.100 -d 10.0.0.100 --sport 40002 --dport 7002";
+    let second = &pair.topology.router(2)?.node;
+    let conntrack = |verb: &str| {
+        let line = format!("{verb} {STRAY}");
+        let more = if verb == "-I" { " --state ESTABLISHED -t 600 -u SEEN_REPLY,ASSURED" } else { "" };
+        second.output("conntrack", &format!("{line}{more}").split(' ').collect::<Vec<_>>())
+    };
+    conntrack("-I")?;
+    let out = pair.typed(2, &["diff"], 1)?;
+    conntrack("-D")?;
+    ensure!(out.contains("own kernel: 1 entries differ") && out.contains("only in kernel"), "{out}");
+    Ok(out.trim().replace('\n', ", "))
 }
 
 async fn reset_external(pair: &Pair) -> Result<String> {
