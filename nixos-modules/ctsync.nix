@@ -122,8 +122,41 @@ let
 
   # ---- the daemon's file
 
+  # what keepalived moves for a group: its file is in no place where the daemon would look
+  addressesOf =
+    group:
+    lib.unique (
+      map (ip: lib.head (lib.splitString "/" ip.addr)) (
+        lib.concatMap (name: config.services.keepalived.vrrpInstances.${name}.virtualIps or [ ]) (
+          if group.kind == "instance" then [ group.name ] else membersOf group
+        )
+      )
+    );
+  knowsAddresses =
+    mechanism:
+    let
+      kind = if (mechanism.vrrp or { }) ? instance then "instance" else "sync-group";
+      found = addressesOf {
+        inherit kind;
+        name = mechanism.vrrp.${kind};
+      };
+    in
+    if cfg.keepalived.enable && mechanism ? vrrp.${kind} && found != [ ] then
+      lib.recursiveUpdate { vrrp.virtual-address = found; } mechanism
+    else
+      mechanism;
+
   # what has no value is left to the daemon's default
-  settings = lib.filterAttrsRecursive (_: value: value != null) cfg.settings;
+  given = lib.filterAttrsRecursive (_: value: value != null) cfg.settings;
+  withAddresses =
+    group:
+    group
+    // lib.optionalAttrs (group ? failover-mechanism) {
+      failover-mechanism = knowsAddresses group.failover-mechanism;
+    };
+  settings =
+    withAddresses given
+    // lib.optionalAttrs (given ? group) { group = lib.mapAttrs (_: withAddresses) given.group; };
   plainFile =
     if cfg.vyosConfig == null then
       format.generate "ctsync.json" settings
@@ -131,6 +164,11 @@ let
       pkgs.writeText "ctsync.set" (
         cfg.vyosConfig
         + optionalString (cfg.keyFile != null) "\nset service conntrack-sync key-file ${credential}\n"
+        + optionalString (cfg.keepalived.enable && vrrpGroups != [ ] && words "vrrp virtual-address" == [ ]) (
+          lib.concatMapStrings (
+            address: "\nset service conntrack-sync failover-mechanism vrrp virtual-address ${address}\n"
+          ) (addressesOf (lib.head vrrpGroups))
+        )
         + optionalString cfg.metrics.enable "\nset service conntrack-sync metrics-listen ${metricsListen}\n"
       );
   metricsListen = "${

@@ -2,6 +2,7 @@
 //!
 //! Called by the scenario `attack`. A thread in a namespace of its own; knows the layout of a header and no key.
 
+use std::collections::HashMap;
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -113,6 +114,36 @@ pub fn forge(heard: &[Vec<u8>], entry: &ctsync::entry::Entry) -> Result<Vec<u8>>
     wire::emit_put(&mut messages, entry, 1, false);
     wire::emit_stream(&mut datagram, &header, &head, &messages);
     Ok(datagram)
+}
+
+/// Lies that one datagram can tell of a node, where the channel is open.
+pub const LIES: [(&str, fn(&mut wire::Alive)); 3] = [
+    ("a turn far ahead: its own alives seem overtaken", |alive| alive.turn += 1_000_000),
+    ("a claim far above: nobody seems to own the group", |alive| {
+        (alive.claim.epoch, alive.claim.node, alive.owner) =
+            (alive.claim.epoch + 1000, wire::NodeId(0x6666), true);
+    }),
+    ("numbers far ahead: its stream seems to begin there", |alive| {
+        alive.turn += 1;
+        (alive.last, alive.oldest) = (alive.last + 1_000_000, alive.last + 999_000);
+    }),
+];
+
+/// For every node that was heard, its last alive with a lie in it.
+pub fn lie(heard: &[Vec<u8>], lie: fn(&mut wire::Alive)) -> Vec<Vec<u8>> {
+    let mut last: HashMap<wire::NodeId, (wire::Header, wire::Alive)> = HashMap::new();
+    for datagram in heard {
+        if let Ok((header, wire::Body::Alive(alive))) = wire::parse(datagram) {
+            last.insert(header.sender, (header, alive));
+        }
+    }
+    let lies = last.into_values().map(|(header, mut alive)| {
+        lie(&mut alive);
+        let mut datagram = Vec::new();
+        wire::emit_body(&mut datagram, &header, &wire::Body::Alive(alive));
+        datagram
+    });
+    lies.collect()
 }
 
 /// What the attacker has to work with.

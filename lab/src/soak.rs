@@ -12,7 +12,7 @@ use clap::Subcommand;
 use serde_json::Value;
 
 use crate::narrator::Narrator;
-use crate::scenario::{Stage, differences, fence, first_packet, gate, memory, repair};
+use crate::scenario::{Stage, differences, fence, first_packet, gate, memory, repair, verdict};
 use crate::wait::now;
 use crate::{in_sandbox, sandbox, setup};
 
@@ -85,6 +85,13 @@ pub enum Soak {
         /// Entries.
         #[arg(long, default_value_t = 800_000)]
         entries: u32,
+    },
+    /// keepalived reloaded on the master under load, ctsync started again after each tenth, then its death: what `run verdict`
+    /// does, longer.
+    Reloads {
+        /// Reloads, with and without `fifo_write_vrrp_states_on_reload`.
+        #[arg(long, default_value_t = 50)]
+        reloads: u32,
     },
     /// The owner's memory over many changes while its peer stands still.
     Memory {
@@ -166,6 +173,9 @@ pub fn run(what: &Soak) -> Result<ExitCode> {
         Soak::Gate { entries } => {
             setup::ensure_table(*entries)?;
             story(async |stage, narrator| gate::tell(stage, narrator, *entries).await)
+        }
+        Soak::Reloads { reloads } => {
+            story(async |stage, narrator| verdict::tell(stage, narrator, *reloads).await)
         }
         Soak::Memory { changes, plot } => {
             let plot = std::path::absolute(plot)?;

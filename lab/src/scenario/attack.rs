@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use ctsync::entry::Entry;
+use ctsync::wire::Alive;
 
 use super::{Checks, PATIENCE, Pair, Stage};
 use crate::attacker::{self, Flood, Heard};
@@ -27,6 +28,9 @@ const LISTENS: Duration = Duration::from_secs(2);
 /// How long the flood lasts before router1 dies.
 const BEFORE: Duration = Duration::from_secs(2);
 const CONNECTIONS: usize = 30;
+/// A lie is gone after the peer timeout, a challenge, and what an all-clear waits for; it shows at the latest within a peer timeout.
+const HEALS: Duration = Duration::from_secs(8);
+const CALM: Duration = Duration::from_millis(1500);
 /// What he sends is refused for each of these, by the names of the counters.
 const REASONS: [&str; 8] =
     ["malformed", "other_version", "foreign", "unsealed", "forged", "replayed", "unproved", "far"];
@@ -41,6 +45,10 @@ pub async fn run(stage: &Stage<'_>, narrator: &mut Narrator) -> Result<bool> {
     checks.narrator.chapter("Without a key");
     pair.reboot(None).await?;
     checks.note("the forged entry lands", lands(&pair, &stranger).await);
+    for (at, (what, lie)) in (0..).zip(attacker::LIES) {
+        let healed = heals(&pair, &stranger, lie, 3000 + at * 1000).await;
+        checks.note(&format!("healed by itself: {what}"), healed);
+    }
     checks.narrator.chapter("conntrackd, and one datagram of eight bytes");
     pair.start_incumbent().await?;
     checks.note("conntrackd hears nothing any more", wedged(&pair, &stranger).await);
@@ -217,6 +225,31 @@ async fn lands(pair: &Pair, stranger: &Node) -> Result<String> {
     let status = pair.topology.router(2)?.type_command(&["status"])?.1;
     ensure!(status.contains("NOT authenticated"), "{status}");
     Ok("`status` says that the channel is not authenticated".into())
+}
+
+/// One lie about each router; what changes then arrives, and both say that they are well, without a restart.
+async fn heals(pair: &Pair, stranger: &Node, lie: fn(&mut Alive), from: u32) -> Result<String> {
+    const CHANGES: u32 = 100;
+    let heard = hear(pair, stranger, from)?;
+    pair.wait_equal().await?;
+    let lies = attacker::lie(&heard, lie);
+    ensure!(lies.len() == 2, "alives of {} routers were heard", lies.len());
+    let began = now();
+    lies.iter().try_for_each(|datagram| attacker::send(&stranger.net, ATTACKER, datagram))?;
+    let made = load::create(&pair.topology.router(1)?.node.net, from + 500, CHANGES)?;
+    ensure!(made == CHANGES, "{made} of {CHANGES} entries could be made");
+    let mut unwell = began;
+    until("both say that they are protected, for a while", HEALS, async || {
+        let well = [1, 2].map(|number| pair.typed(number, &["status"], 0).is_ok());
+        if well != [true; 2] {
+            unwell = now();
+        }
+        Ok((unwell.elapsed() > CALM).then_some(()))
+    })
+    .await?;
+    let entries = pair.wait_equal().await?;
+    let outage = unwell.duration_since(began).as_secs_f64();
+    Ok(format!("well again after {outage:.1} s; {entries} entries on both"))
 }
 
 /// A sign of life with a number far ahead, in conntrackd's layout: everything later is "before".
