@@ -116,15 +116,19 @@ pub fn forge(heard: &[Vec<u8>], entry: &ctsync::entry::Entry) -> Result<Vec<u8>>
     Ok(datagram)
 }
 
+/// Alives by which a lie is ahead of the truth, so that it is heard.
+const HEARD: u32 = 20;
+
 /// Lies that one datagram can tell of a node, where the channel is open.
 pub const LIES: [(&str, fn(&mut wire::Alive)); 3] = [
     ("a turn far ahead: its own alives seem overtaken", |alive| alive.turn += 1_000_000),
     ("a claim far above: nobody seems to own the group", |alive| {
+        alive.turn += HEARD;
         (alive.claim.epoch, alive.claim.node, alive.owner) =
             (alive.claim.epoch + 1000, wire::NodeId(0x6666), true);
     }),
     ("numbers far ahead: its stream seems to begin there", |alive| {
-        alive.turn += 1;
+        alive.turn += HEARD;
         (alive.last, alive.oldest) = (alive.last + 1_000_000, alive.last + 999_000);
     }),
 ];
