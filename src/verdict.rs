@@ -290,7 +290,9 @@ fn fitness(side: &Side<'_>, around: &Around) -> Vec<Finding> {
         (Role::Fault, _) => vec![finding(
             "role-fault",
             format!("{name} cannot be elected: its role is FAULT"),
-            format!("an interface or a script that keepalived tracks {place} fails: its log names it"),
+            format!(
+                "keepalived stops {place}, or an interface or a script that it tracks fails: its log names it"
+            ),
         )],
         (Role::Unknown, _) => {
             vec![finding("role-unknown", format!("{name} does not know its role"), tell)]
@@ -394,7 +396,7 @@ fn rules(owner: &Side<'_>, standby: &Side<'_>) -> Vec<Finding> {
         all.push(finding(
             "rules",
             format!(
-                "the rules of {} lack {}, those of {} have it",
+                "the rules of {} lack {}, which those of {} have",
                 standby.name,
                 lacking.join(", "),
                 owner.name
@@ -448,11 +450,12 @@ fn settings(
             format!("raise it {}", standby.place()),
         ));
     }
+    let place = if standby.here { "here" } else { "there" };
     let shorter: Vec<String> = TIMEOUTS
         .iter()
         .zip(one.timeouts.iter().zip(two.timeouts))
         .filter(|(_, (one, two))| *two > 0 && *two < **one)
-        .map(|(what, (one, two))| format!("nf_conntrack_{what} {two} s there and {one} s on {owner}"))
+        .map(|(what, (one, two))| format!("nf_conntrack_{what} {two} s {place} and {one} s on {owner}"))
         .collect();
     if !shorter.is_empty() {
         let there = shorter.join(", ");
@@ -471,7 +474,7 @@ fn nobody_heard(view: &View, around: &Around) -> Finding {
         return finding(
             "peer-refused",
             format!("no peer is heard: {sentence}"),
-            "see above; the log has the rest",
+            "make both configurations alike in that; `ctsync status` on both shows group, channel and key fingerprints",
         );
     }
     let lost = view.peers.iter().min_by_key(|peer| peer.silent_ms);

@@ -186,6 +186,7 @@ fn rows() -> Vec<Row> {
         row("the standby's rules give no helper", Owner, "helpers", |s| s.kernel(Backup, |k| k.rules.helpers = 0)),
         row("tcp_loose is 1 here and 0 there", Owner, "loose", |s| s.kernel(Owner, |k| k.loose = true)),
         row("a timeout is shorter on the standby", Owner, "timeouts", |s| s.kernel(Backup, |k| k.timeouts[2] = 30)),
+        row("the same, seen on the standby", Backup, "timeouts", |s| s.kernel(Backup, |k| k.timeouts[2] = 30)),
         row("a timeout is longer on the standby", Owner, "", |s| s.kernel(Backup, |k| k.timeouts[2] = 300)),
         row("the standby's table is too small", Owner, "table-small", |s| s.kernel(Backup, |k| k.max = 9)),
         row("masquerade to the owner's own address", Owner, "bound", bind),

@@ -91,7 +91,6 @@ fn tell_group(group: &Value, line: &mut impl FnMut(&str, String)) {
         line("role rests on", seat.trim_start_matches(", ").to_owned());
     }
     line("mechanism", text("/failover-mechanism"));
-    line("last transition", text("/last-transition-at"));
     line("claim", format!("owner {}, epoch {}", text("/owner"), text("/state/epoch")));
     line("entries", format!("internal {}, external {}", text("/state/internal"), text("/state/external")));
     line("digests equal", equal(group));
@@ -108,6 +107,10 @@ fn tell_group(group: &Value, line: &mut impl FnMut(&str, String)) {
         line("last takeover", tell_fence(fence));
     }
     let transitions = group["transitions"].as_array().map(Vec::as_slice).unwrap_or_default();
+    if transitions.is_empty() {
+        // An earlier run remembers when, and no more.
+        line("transition", text("/last-transition-at"));
+    }
     for transition in transitions.iter().rev().take(TRANSITIONS) {
         let [at, from, to, cause] = ["at", "from", "to", "cause"].map(|name| plain(transition.get(name)));
         let mut told = format!("{at} {from} to {to}, {cause}");
