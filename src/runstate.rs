@@ -8,6 +8,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
+use thiserror::Error;
 
 use crate::replica::{Persist, Restored, Role};
 
@@ -23,6 +24,15 @@ struct Kept {
     role: Option<Role>,
     transition: Option<String>,
     transition_at: Option<String>,
+}
+
+/// The file cannot be written.
+#[derive(Debug, Error)]
+#[error("cannot keep the role and the last transition in {path}")]
+pub struct StateError {
+    path: PathBuf,
+    #[source]
+    source: io::Error,
 }
 
 /// The file and what it holds.
@@ -76,7 +86,10 @@ impl RunState {
     }
 
     /// Write what should survive, if the file does not say so yet.
-    pub fn keep(&mut self, persist: Persist) -> io::Result<()> {
+    ///
+    /// # Errors
+    /// It cannot be written; what was there before stays.
+    pub fn keep(&mut self, persist: Persist) -> Result<(), StateError> {
         let Persist { truth, was_owner, settled, role } = persist;
         let kept = &mut self.kept;
         if (kept.truth, kept.was_owner, kept.settled, kept.role) != (truth, was_owner, settled, role) {
@@ -86,12 +99,16 @@ impl RunState {
         if !self.unwritten {
             return Ok(());
         }
-        // Write aside and rename: a full disk or a crash leaves the old file.
+        self.write().map_err(|source| StateError { path: self.path.clone(), source })?;
+        self.unwritten = false;
+        Ok(())
+    }
+
+    /// Aside, and renamed: a full disk or a crash leaves the old file.
+    fn write(&self) -> io::Result<()> {
         let aside = self.path.with_extension("new");
         let mut file = std::fs::File::create(&aside)?;
         file.write_all(&serde_json::to_vec(&self.kept)?)?;
-        std::fs::rename(&aside, &self.path)?;
-        self.unwritten = false;
-        Ok(())
+        std::fs::rename(&aside, &self.path)
     }
 }
