@@ -157,7 +157,7 @@ fn own_findings(view: &View, around: &Around) -> Vec<Finding> {
             format!(
                 "{fifo} was replaced while keepalived held it: keepalived writes into a file that is gone"
             ),
-            "`systemctl restart keepalived`; in ctsync's unit RuntimeDirectoryPreserve=yes prevents it",
+            "`systemctl restart keepalived` here (a primary hands over by that); RuntimeDirectoryPreserve=yes in ctsync's unit prevents the next time",
         ));
     }
     if let Some(why) = &around.track_file {
@@ -217,7 +217,17 @@ fn as_owner(view: &View, peer: &PeerView, around: &Around) -> Vec<Finding> {
             ),
         ));
     }
-    if !peer.ready {
+    if !peer.ready && !peer.hears {
+        all.push(finding(
+            "one-way",
+            format!("{name} is heard and hears nobody: the channel carries one way only"),
+            format!(
+                "`tcpdump` on {name}: does what this router says arrive? Then a firewall there drops it, else one here, or the \
+                 switch (IGMP snooping). The channel is {}",
+                around.channel_at
+            ),
+        ));
+    } else if !peer.ready {
         let cure = format!("`ctsync status` on {name} says what it waits for");
         all.push(finding("peer-not-ready", format!("{name} is not ready"), cure));
     }
@@ -263,7 +273,8 @@ fn between(owner: &Side<'_>, standby: &Side<'_>, entries: u32, around: &Around) 
                 owner.bound_to.map_or(String::new(), |address| format!("{address}, ")),
                 owner.name
             ),
-            "translate to a virtual address (`snat to` it instead of `masquerade`), or name the address in ignore-address",
+            "translate to a virtual address on both (`snat to` it instead of `masquerade`): new connections live then; or leave these \
+             to die: ignore-address",
         ));
     }
     all
@@ -291,7 +302,7 @@ fn fitness(side: &Side<'_>, around: &Around) -> Vec<Finding> {
             "role-fault",
             format!("{name} cannot be elected: its role is FAULT"),
             format!(
-                "keepalived stops {place}, or an interface or a script that it tracks fails: its log names it"
+                "`journalctl -u keepalived` {place}: it names the interface or script that fails, or it is being stopped"
             ),
         )],
         (Role::Unknown, _) => {
@@ -311,10 +322,9 @@ fn absent(side: &Side<'_>, what: &str, around: &Around) -> Finding {
     let fifo = around.fifo.as_deref().unwrap_or("its notify FIFO");
     finding(
         "mover-absent",
-        format!("{name} {what}: no keepalived holds {fifo} open"),
+        format!("{name} {what}: keepalived does not run, or does not hold {fifo}"),
         format!(
-            "start keepalived {place}; if it runs, its global_defs lack `vrrp_notify_fifo {fifo}`, or it holds a file \
-             that was replaced: restart it"
+            "`systemctl restart keepalived` {place}; its global_defs must have `vrrp_notify_fifo {fifo}`"
         ),
     )
 }
@@ -401,7 +411,10 @@ fn rules(owner: &Side<'_>, standby: &Side<'_>) -> Vec<Finding> {
                 lacking.join(", "),
                 owner.name
             ),
-            format!("load the ruleset {}: `systemctl status nftables`, `nft list ruleset`", standby.place()),
+            format!(
+                "load the ruleset {}: `systemctl restart nftables`, or what loads yours",
+                standby.place()
+            ),
         ));
     }
     let helpers = |side: &Side<'_>| side.kernel.map_or(0, |kernel| kernel.settings.rules.helpers);
@@ -451,18 +464,18 @@ fn settings(
         ));
     }
     let place = if standby.here { "here" } else { "there" };
-    let shorter: Vec<String> = TIMEOUTS
-        .iter()
-        .zip(one.timeouts.iter().zip(two.timeouts))
-        .filter(|(_, (one, two))| *two > 0 && *two < **one)
-        .map(|(what, (one, two))| format!("nf_conntrack_{what} {two} s {place} and {one} s on {owner}"))
-        .collect();
+    let (mut shorter, mut settings) = (Vec::new(), Vec::new());
+    for (what, (one, two)) in TIMEOUTS.iter().zip(one.timeouts.iter().zip(two.timeouts)) {
+        if two > 0 && two < *one {
+            shorter.push(format!("nf_conntrack_{what} {two} s {place} and {one} s on {owner}"));
+            settings.push(format!("net.netfilter.nf_conntrack_{what}={one}"));
+        }
+    }
     if !shorter.is_empty() {
-        let there = shorter.join(", ");
         all.push(finding(
             "timeouts",
-            format!("connections that say nothing end sooner on {name}: {there}"),
-            "set them alike on both (net.netfilter)",
+            format!("idle connections end sooner on {name}: {}", shorter.join(", ")),
+            format!("`sysctl -w {}` {}, and in /etc/sysctl.d", settings.join(" "), standby.place()),
         ));
     }
     all
@@ -473,8 +486,8 @@ fn nobody_heard(view: &View, around: &Around) -> Finding {
     if let Some((_, sentence)) = around.refused.first() {
         return finding(
             "peer-refused",
-            format!("no peer is heard: {sentence}"),
-            "make both configurations alike in that; `ctsync status` on both shows group, channel and key fingerprints",
+            format!("no peer is believed: {sentence}"),
+            "key-file, node-group, node and failover mechanism: compare both configurations, and `ctsync status` on both",
         );
     }
     let lost = view.peers.iter().min_by_key(|peer| peer.silent_ms);
@@ -483,7 +496,9 @@ fn nobody_heard(view: &View, around: &Around) -> Finding {
         Some(peer) => finding(
             "peer-lost",
             format!("no peer is heard, {} not for {:.0} s", peer.name, peer.silent_ms as f64 / 1e3),
-            format!("is it up, does ctsync run there, does its cable carry? The channel is {at}"),
+            format!(
+                "is it up, does ctsync run there, does its cable carry, does a firewall here drop what it says? The channel is {at}"
+            ),
         ),
         None => finding(
             "no-peer",
@@ -555,8 +570,12 @@ impl Judge {
             let alarmed = seen.last >= seen.first + seen.finding.patience;
             seen.last == now || (alarmed && now < seen.last + ALL_CLEAR)
         });
-        let mut counting: Vec<&Seen> =
-            self.seen.values().filter(|seen| seen.last >= seen.first + seen.finding.patience).collect();
+        let alarmed = |seen: &&Seen| seen.last >= seen.first + seen.finding.patience;
+        let mut counting: Vec<&Seen> = self.seen.values().filter(alarmed).collect();
+        // An alarm that is over only delays the all-clear: beside one that is not, it would mislead.
+        if counting.iter().any(|seen| seen.last == now) {
+            counting.retain(|seen| seen.last == now);
+        }
         counting.sort_by_key(|seen| seen.first);
         let reasons: Vec<Reason> = counting
             .into_iter()

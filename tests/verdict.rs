@@ -34,6 +34,8 @@ struct Stage {
     verdicts: [Verdict; 2],
     /// Neither hears the other any more.
     cut: bool,
+    /// The backup hears nothing, and is heard.
+    deaf: bool,
     /// The backup's kernel answers creates with this.
     errno: i32,
 }
@@ -69,6 +71,7 @@ impl Stage {
             judges: [Judge::default(), Judge::default()],
             verdicts: [Verdict::default(), Verdict::default()],
             cut: false,
+            deaf: false,
             errno: 0,
         };
         stage.seat(On::Owner, |seat| seat.here = 2);
@@ -107,13 +110,19 @@ impl Stage {
     fn run(&mut self, seconds: u64) {
         for _ in 0..seconds * 10 {
             for _ in 0..10 {
-                if self.cut {
+                if self.cut || self.deaf {
                     self.pair.now += Duration::from_millis(10);
                     let now = self.pair.now;
-                    for replica in [&mut self.pair.owner, &mut self.pair.backup] {
+                    let Pair { owner, backup, .. } = &mut self.pair;
+                    for replica in [&mut *owner, &mut *backup] {
                         replica.handle_events_empty();
                         replica.handle_timeout(now);
-                        while replica.poll_datagram(now).is_some() {}
+                    }
+                    while owner.poll_datagram(now).is_some() {}
+                    while let Some(datagram) = backup.poll_datagram(now) {
+                        if self.deaf {
+                            owner.handle_datagram(&datagram, now);
+                        }
                     }
                 } else {
                     self.pair.exchange();
@@ -198,6 +207,8 @@ fn rows() -> Vec<Row> {
         row("the owner is dead, and nobody was elected", Backup, "peer-lost", nobody(true)),
         here("the peer's key is another one", Owner, "peer-refused", |s| { s.cut = true; s.around[0].refused = vec![(Refused::Forged, "datagrams are sealed under a key that is not here: they are refused".into())]; }),
         here("the standby reads its kernel's table", Backup, "not-ready", |s| s.pair.backup.handle_overrun()),
+        row("the standby hears nothing and is heard (a firewall)", Owner, "one-way", |s| s.deaf = true),
+        row("the same, seen on the standby", Backup, "peer-lost", |s| s.deaf = true),
         row("the standby is not ready", Owner, "peer-not-ready", |s| s.pair.backup.handle_overrun()),
         here("the owner looks for entries that came up during its takeover", Owner, "looking", |s| { let wanted = false; s.pair.owner.handle_hearing(wanted); }),
         here("the channel's interface is down or gone", Owner, "channel", |s| s.around[0].channel = Some("interface eth0 does not exist".into())),
@@ -277,8 +288,14 @@ fn the_page_has_every_situation_and_its_verdict() {
     assert!(rows.len() >= 30, "{} rows", rows.len());
     let table = rendered(&rows);
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/verdict.md");
-    let page = std::fs::read_to_string(path).unwrap();
-    assert!(page.contains(&table), "docs/verdict.md should have this table:\n{table}");
+    let page = std::fs::read_to_string(&path).unwrap();
+    if std::env::var("INSTA_UPDATE").is_ok_and(|value| value == "always") {
+        let begins = page.find("| situation |").unwrap();
+        let ends = begins + page[begins..].find("\n\n").unwrap() + 1;
+        std::fs::write(&path, [&page[..begins], &table, &page[ends..]].concat()).unwrap();
+        return;
+    }
+    assert!(page.contains(&table), "docs/verdict.md is not current: INSTA_UPDATE=always writes it:\n{table}");
 }
 
 /// Every word that a verdict can give as its reason has a row.

@@ -32,6 +32,8 @@ pub struct PeerView {
     pub seat: Seat,
     /// Says it could take over.
     pub ready: bool,
+    /// Says that it hears a living peer.
+    pub hears: bool,
     /// Entries in its table.
     pub entries: u32,
     /// Datagrams of this node's stream that it had not applied when last heard.
@@ -134,6 +136,7 @@ impl Replica {
                 primary: peer.role == Role::Primary,
                 seat: peer.seat,
                 ready: peer.ready,
+                hears: peer.longest > 0,
                 entries: peer.count,
                 behind: peer.behind,
                 lag_seconds: peer.lag.as_secs_f64(),

@@ -32,6 +32,7 @@ pub fn status(value: &Value, width: Option<usize>) -> String {
     line("verdict", plain(value.get("verdict")));
     tell_reasons(value, &mut line);
     line("node", plain(value.pointer("/state/node")));
+    line("now", format!("{:.6}", jiff::Timestamp::now()));
     tell_group(value, &mut line);
     for group in value["groups"].as_array().into_iter().flatten() {
         line("group", plain(group.get("group")));
@@ -45,9 +46,7 @@ pub fn status(value: &Value, width: Option<usize>) -> String {
     );
     let keys: Vec<&str> =
         value["key-fingerprints"].as_array().into_iter().flatten().filter_map(Value::as_str).collect();
-    if !keys.is_empty() {
-        line("key fingerprints", keys.join(", "));
-    }
+    line("key fingerprints", if keys.is_empty() { "none".into() } else { keys.join(", ") });
     line("channel at", plain(value.get("channel")));
     if let Some(holds) = value["holding"].as_bool() {
         line("hold", if holds { "on: packets to be forwarded are dropped" } else { "off" }.into());
@@ -72,8 +71,8 @@ fn tell_reasons(group: &Value, line: &mut impl FnMut(&str, String)) {
 fn tell_seat(role: String, seat: Option<&Value>) -> String {
     let Some(seat) = seat else { return role };
     let known = match seat["evidence"].as_str() {
-        Some("addresses") => ", shown by its addresses and told by nobody",
-        Some("nobody") => ", told by nobody",
+        Some("addresses") => ", known by its addresses alone (nobody told it)",
+        Some("nobody") => " (nobody told it)",
         _ => "",
     };
     let addresses = match seat["addresses"].as_u64() {
@@ -109,7 +108,7 @@ fn tell_group(group: &Value, line: &mut impl FnMut(&str, String)) {
     let transitions = group["transitions"].as_array().map(Vec::as_slice).unwrap_or_default();
     if transitions.is_empty() {
         // An earlier run remembers when, and no more.
-        line("transition", text("/last-transition-at"));
+        line("transition", format!("{} (in an earlier run)", text("/last-transition-at")));
     }
     for transition in transitions.iter().rev().take(TRANSITIONS) {
         let [at, from, to, cause] = ["at", "from", "to", "cause"].map(|name| plain(transition.get(name)));
@@ -188,11 +187,17 @@ fn refused(value: &Value) -> String {
 }
 
 fn tell_peer(peer: &Value) -> String {
-    let state = if peer["alive"] == true { "alive" } else { "lost" };
+    let name = plain(peer.get("name"));
+    if peer["alive"] != true {
+        // What it said before counts no more.
+        return format!(
+            "{name}, lost: silent for {:.1} s",
+            peer["silent-ms"].as_f64().unwrap_or_default() / 1e3
+        );
+    }
     let ready = if peer["ready"] == true { "ready" } else { "not ready" };
     let mut line = format!(
-        "{}, {state}, {}, heard {} ms ago, {ready}, {} entries",
-        plain(peer.get("name")),
+        "{name}, alive, {}, heard {} ms ago, {ready}, {} entries",
         tell_seat(plain(peer.get("role")), peer.get("seat")),
         peer["silent-ms"],
         peer["entries"]

@@ -89,7 +89,7 @@ async fn wrong_key(pair: &Pair, wrong: &str, made: &mut u32) -> Result<String> {
     // Both must have missed each other for longer than the peer timeout.
     until("router1 says: not protected", super::PATIENCE, async || {
         let (code, out) = pair.topology.router(1)?.type_command(&["status"])?;
-        Ok((code == 3 && out.contains("NOT protected: no peer is heard")).then_some(()))
+        Ok((code == 3 && out.contains("NOT protected: no peer is believed")).then_some(()))
     })
     .await?;
     let external = pair.topology.router(2)?.statistics().await?["external"]["active"].as_u64();
