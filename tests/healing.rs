@@ -303,6 +303,32 @@ fn answers_that_never_come_are_asked_for_less_and_less() {
     assert!(is_well(&mut pair), "{:#?}", pair.backup.view(pair.now));
 }
 
+/// A new run of the backup has everything to ask for, and what it asks never arrives.
+#[test]
+fn questions_that_never_arrive_are_asked_less_and_less() {
+    const ASK: u8 = 4;
+    let mut pair = Pair::start(200);
+    let now = pair.now;
+    pair.backup = common::another_run(2, 9, Role::Backup, true, Vec::new(), now);
+    let mut by_minute = Vec::new();
+    for _ in 0..3 {
+        let mut asked = 0;
+        for _ in 0..6000 {
+            turn(&mut pair, |way, datagram| {
+                let lost = way == Way::ToOwner && datagram.get(3) == Some(&ASK);
+                asked += u32::from(lost);
+                !lost
+            });
+        }
+        by_minute.push(asked);
+    }
+    assert!(by_minute[0] > 5 && by_minute[2] <= 10, "asked so often in each minute: {by_minute:?}");
+    for _ in 0..2000 {
+        turn(&mut pair, |_, _| true);
+    }
+    assert!(is_well(&mut pair), "{:#?}", pair.backup.view(pair.now));
+}
+
 const VIRTUAL: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(10, 0, 0, 1));
 
 /// Masqueraded to the virtual address.
