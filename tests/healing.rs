@@ -329,6 +329,36 @@ fn questions_that_never_arrive_are_asked_less_and_less() {
     assert!(is_well(&mut pair), "{:#?}", pair.backup.view(pair.now));
 }
 
+/// An owner's machine boots anew while the channel is cut, and claims as it did the first time: the same claim, another run. What
+/// only the backup has is offered to it, not purged.
+#[test]
+fn the_same_claim_of_another_run_is_heard() {
+    let mut pair = Pair::start(20);
+    let now = pair.now;
+    let claimed = pair.owner.view(now).epoch;
+    pair.owner = common::another_run(1, 9, Role::Primary, true, Vec::new(), now);
+    // It is alone, as far as it knows.
+    for _ in 0..2000 {
+        turn(&mut pair, |_, _| false);
+    }
+    assert!(
+        pair.owner.owner() && pair.owner.view(pair.now).epoch == claimed,
+        "{:#?}",
+        pair.owner.view(pair.now)
+    );
+    for number in 100..120 {
+        pair.owner.handle_event(Incoming::New(entry(number, 1)), pair.now);
+    }
+    for _ in 0..500 {
+        turn(&mut pair, |_, _| true);
+    }
+    assert!(is_well(&mut pair), "{:#?}", pair.backup.view(pair.now));
+    for number in 0..20 {
+        let before = entry(number, 1);
+        assert!(pair.backup.holds(&before) && pair.owner.holds(&before), "entry {number} is lost");
+    }
+}
+
 const VIRTUAL: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(10, 0, 0, 1));
 
 /// Masqueraded to the virtual address.
