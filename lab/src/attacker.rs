@@ -119,8 +119,11 @@ pub fn forge(heard: &[Vec<u8>], entry: &ctsync::entry::Entry) -> Result<Vec<u8>>
 /// Alives by which a lie is ahead of the truth, so that it is heard.
 const HEARD: u32 = 20;
 
-/// Lies that one datagram can tell of a node, where the channel is open.
-pub const LIES: [(&str, fn(&mut wire::Alive)); 3] = [
+/// What is changed in a node's last alive.
+pub type Lie = fn(&mut wire::Alive);
+
+/// Lies that one datagram can tell of a node, where the channel is open, and what they do.
+pub const LIES: [(&str, Lie); 3] = [
     ("a turn far ahead: its own alives seem overtaken", |alive| alive.turn += 1_000_000),
     ("a claim far above: nobody seems to own the group", |alive| {
         alive.turn += HEARD;
@@ -134,7 +137,7 @@ pub const LIES: [(&str, fn(&mut wire::Alive)); 3] = [
 ];
 
 /// For every node that was heard, its last alive with a lie in it.
-pub fn lie(heard: &[Vec<u8>], lie: fn(&mut wire::Alive)) -> Vec<Vec<u8>> {
+pub fn lie(heard: &[Vec<u8>], lie: Lie) -> Vec<Vec<u8>> {
     let mut last: HashMap<wire::NodeId, (wire::Header, wire::Alive)> = HashMap::new();
     for datagram in heard {
         if let Ok((header, wire::Body::Alive(alive))) = wire::parse(datagram) {

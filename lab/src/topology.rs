@@ -5,7 +5,7 @@
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 
 use crate::documented;
 use crate::net::{Links, Namespace};
@@ -13,7 +13,7 @@ use crate::node::Node;
 use crate::router::{Mover, Options, Router};
 use crate::wait::until;
 
-/// Longest wait for a pair to come up.
+/// Longest wait for a pair to come up, or for a router to take over.
 const START: std::time::Duration = std::time::Duration::from_secs(60);
 
 /// LAN client.
@@ -170,6 +170,28 @@ impl Topology {
     /// A router that is there.
     pub fn router_mut(&mut self, number: u8) -> Result<&mut Router> {
         self.place(number).as_mut().with_context(|| format!("router{number} is powered off"))
+    }
+
+    /// Until a router holds the virtual addresses.
+    pub async fn wait_elected(&self, number: u8) -> Result<()> {
+        let router = self.router(number)?;
+        until(&format!("router{number} holds the virtual addresses"), START, async || {
+            Ok(router.has_vip().await?.then_some(()))
+        })
+        .await
+    }
+
+    /// Until a router's daemon owns the group.
+    pub async fn wait_owner(&self, number: u8) -> Result<()> {
+        let router = self.router(number)?;
+        until(&format!("router{number} owns the group"), START, async || {
+            let status = router.status().await?;
+            if status["state"]["owner"] == true {
+                return Ok(Some(()));
+            }
+            bail!("{}", status["verdict"])
+        })
+        .await
     }
 
     /// Cut both cables of a router at the switch, or plug them in again.

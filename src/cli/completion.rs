@@ -1,4 +1,4 @@
-//! What a shell offers behind <TAB>. The shell's script asks the program itself, which knows its verbs and can ask the daemon
+//! What a shell offers behind the TAB key. The shell's script asks the program itself, which knows its verbs and can ask the daemon
 //! for the names of its failover groups.
 
 use std::ffi::OsString;
@@ -15,7 +15,7 @@ use crate::control::{self, Request};
 
 /// The variable by which a shell's script asks.
 const ASKED: &str = "COMPLETE";
-/// Nobody waits longer for what a <TAB> offers.
+/// Nobody waits longer for what a shell offers.
 const PATIENCE: Duration = Duration::from_millis(500);
 
 /// Answer a shell's script and end, if it is one that asks. To be called before anything is printed.

@@ -8,10 +8,9 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use ctsync::entry::Entry;
-use ctsync::wire::Alive;
 
 use super::{Checks, PATIENCE, Pair, Stage};
-use crate::attacker::{self, Flood, Heard};
+use crate::attacker::{self, Flood, Heard, Lie};
 use crate::narrator::Narrator;
 use crate::node::Node;
 use crate::router::Options;
@@ -90,11 +89,7 @@ async fn with_a_key(pair: &mut Pair, stranger: &Node, checks: &mut Checks<'_>) -
     checks.note("and are on router2", arrived.await.map(|()| format!("{many} entries")));
     checks.narrator.typed("lab", "destroy router1's namespace");
     pair.topology.power_off(1).await?;
-    let second = pair.topology.router(2)?;
-    until("router2 holds the virtual addresses", PATIENCE, async || {
-        Ok(second.has_vip().await?.then_some(()))
-    })
-    .await?;
+    pair.topology.wait_elected(2).await?;
     checks.note("every connection lives", pair.wait_alive().await.map(|alive| alive.to_string()));
     let after = Seen::of(pair).await?;
     let lasted = began.elapsed();
@@ -228,7 +223,7 @@ async fn lands(pair: &Pair, stranger: &Node) -> Result<String> {
 }
 
 /// One lie about each router; what changes then arrives, and both say that they are well, without a restart.
-async fn heals(pair: &Pair, stranger: &Node, lie: fn(&mut Alive), from: u32) -> Result<String> {
+async fn heals(pair: &Pair, stranger: &Node, lie: Lie, from: u32) -> Result<String> {
     const CHANGES: u32 = 100;
     let heard = hear(pair, stranger, from)?;
     pair.wait_equal().await?;

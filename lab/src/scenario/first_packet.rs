@@ -251,11 +251,7 @@ impl Field {
         let late = Steady::open(&net, Kind::Tcp, target(LATE_PORT)?, STREAMS)?;
         tokio::time::sleep(LAST_MOMENT).await;
         self.topology.power_off(1).await?;
-        let second = self.topology.router(2)?;
-        until("router2 holds the virtual addresses", PATIENCE, async || {
-            Ok(second.has_vip().await?.then_some(()))
-        })
-        .await?;
+        self.topology.wait_elected(2).await?;
         [&tcp, &udp, &late].into_iter().for_each(Steady::mark);
         let (dead_tcp, dead_udp) = (dead(&[&tcp], BACKOFF).await, dead(&[&udp], BACKOFF).await);
         let late_dead = dead(&[&late], BACKOFF).await;
@@ -320,15 +316,11 @@ impl Field {
         self.topology.router(2)?.node.signal("ctsync", Signal::SIGSTOP)?;
         let stopped = now();
         self.topology.power_off(1).await?;
-        let second = self.topology.router(2)?;
-        until("router2 holds the virtual addresses", PATIENCE, async || {
-            Ok(second.has_vip().await?.then_some(()))
-        })
-        .await?;
+        self.topology.wait_elected(2).await?;
         udp.mark();
         ensure!(dead(&[&udp], PATIENCE).await == 0, "streams stay silent");
         let spoke = stopped.elapsed();
-        second.node.signal("ctsync", Signal::SIGCONT)?;
+        self.topology.router(2)?.node.signal("ctsync", Signal::SIGCONT)?;
         Ok(format!("every stream speaks {:.1} s after the daemon stopped", spoke.as_secs_f64()))
     }
 

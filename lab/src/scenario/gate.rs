@@ -191,11 +191,7 @@ async fn alone(pair: &mut Pair) -> Result<String> {
     pair.clients.clear();
     pair.wait_ready(2).await?;
     pair.topology.power_off(1).await?;
-    let second = pair.topology.router(2)?;
-    until("router2 holds the virtual addresses", PATIENCE, async || {
-        Ok(second.has_vip().await?.then_some(()))
-    })
-    .await?;
+    pair.topology.wait_elected(2).await?;
     pair.topology.boot_router(1).await?;
     pair.topology.rejoin(1).await?;
     let first = pair.topology.router(1)?;

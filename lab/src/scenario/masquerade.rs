@@ -135,12 +135,8 @@ async fn lose(pair: &mut Pair, way: &Way) -> Result<String> {
         let held = pair.topology.router(1)?.counter("held_back_ends").await?;
         return Ok(format!("{alive} alive; {held} ends held back so far"));
     }
-    let second = pair.topology.router(2)?;
-    until("router2 holds the virtual addresses and owns the group", PATIENCE, async || {
-        let owner = second.status().await?["state"]["owner"] == true;
-        Ok((owner && second.has_vip().await?).then_some(()))
-    })
-    .await?;
+    pair.topology.wait_elected(2).await?;
+    pair.topology.wait_owner(2).await?;
     let alive = pair.wait_alive().await?;
     Ok(format!("{alive} alive, {translated} of them masqueraded TCP"))
 }
@@ -164,12 +160,8 @@ async fn come_back(pair: &mut Pair, way: &Way) -> Result<String> {
             first.start_keepalived()?;
         }
     }
-    let first = pair.topology.router(1)?;
-    until("router1 holds the virtual addresses and owns the group", PATIENCE, async || {
-        let owner = first.status().await?["state"]["owner"] == true;
-        Ok((owner && first.has_vip().await?).then_some(()))
-    })
-    .await?;
+    pair.topology.wait_elected(1).await?;
+    pair.topology.wait_owner(1).await?;
     let alive = pair.wait_alive().await?;
     pair.wait_ready(2).await.context("after the return")?;
     let held = pair.topology.router(1)?.counter("held_back_ends").await?;

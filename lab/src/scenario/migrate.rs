@@ -53,11 +53,7 @@ async fn start(pair: &mut Pair, options: &Options) -> Result<String> {
 async fn tell_roles(pair: &Pair) -> Result<String> {
     pair.typed(2, &["notify", "backup", "SYNC"], 0)?;
     pair.typed(1, &["notify", "primary", "SYNC"], 0)?;
-    let first = pair.topology.router(1)?;
-    until("router1 owns the group", PATIENCE, async || {
-        Ok((first.status().await?["state"]["owner"] == true).then_some(()))
-    })
-    .await?;
+    pair.topology.wait_owner(1).await?;
     Ok(String::new())
 }
 

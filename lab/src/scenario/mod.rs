@@ -283,11 +283,7 @@ impl Pair {
     async fn lose_router1(&mut self, narrator: &Narrator) -> Result<()> {
         narrator.typed("lab", "destroy router1's namespace");
         self.topology.power_off(1).await?;
-        let second = self.topology.router(2)?;
-        until("router2 holds the virtual addresses", PATIENCE, async || {
-            Ok(second.has_vip().await?.then_some(()))
-        })
-        .await
+        self.topology.wait_elected(2).await
     }
 
     async fn wait_ready(&self, number: u8) -> Result<()> {

@@ -192,11 +192,7 @@ async fn pause(time: Duration) -> Result<()> {
 async fn fail_over(pair: &mut Pair, narrator: &Narrator) -> Result<String> {
     pair.lose_router1(narrator).await?;
     let alive = pair.wait_alive().await?;
-    let second = pair.topology.router(2)?;
-    until("router2 owns the group", PATIENCE, async || {
-        Ok((second.status().await?["state"]["owner"] == true).then_some(()))
-    })
-    .await?;
+    pair.topology.wait_owner(2).await?;
     Ok(format!("{alive} alive, 0 dead"))
 }
 
@@ -278,12 +274,8 @@ async fn run_removed(pair: &mut Pair) -> Result<String> {
 async fn return_of_router1(pair: &mut Pair) -> Result<String> {
     pair.topology.boot_router(1).await?;
     pair.topology.rejoin(1).await?;
-    let first = pair.topology.router(1)?;
-    until("router1 is elected again and owns the group", PATIENCE, async || {
-        let owner = first.status().await?["state"]["owner"] == true;
-        Ok((owner && first.has_vip().await?).then_some(()))
-    })
-    .await?;
+    pair.topology.wait_elected(1).await?;
+    pair.topology.wait_owner(1).await?;
     let alive = pair.wait_alive().await?;
     Ok(format!("{alive} alive, 0 dead"))
 }
