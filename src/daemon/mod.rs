@@ -197,6 +197,16 @@ pub async fn run(path: PathBuf, loaded: Loaded, keys: Vec<Key>) -> Result<(), Da
     }
 }
 
+/// Whether the channel is sealed, and under which keys; what is told is no secret.
+fn tell_keys(keys: &[Key], interface: &str) {
+    let fingerprints: Vec<String> = keys.iter().map(Key::fingerprint).collect();
+    match fingerprints.split_first() {
+        None => tracing::warn!("no key is configured: anyone on {interface} can write to this table"),
+        Some((seals, [])) => tracing::info!(seals, "the channel is sealed"),
+        Some((seals, opens)) => tracing::info!(seals, opens = opens.join(","), "the channel is sealed"),
+    }
+}
+
 /// Now, as RFC 3339 has it, in microseconds.
 fn rfc3339() -> String {
     format!("{:.6}", jiff::Timestamp::now())
@@ -243,9 +253,7 @@ impl Daemon {
         let hold =
             if config.hold { Some(Hold::open(config.mechanism.addresses(), config.port)?) } else { None };
         let held = addresses.list().await?;
-        if keys.is_empty() {
-            tracing::warn!("no key is configured: anyone on {} can write to this table", config.interface);
-        }
+        tell_keys(&keys, &config.interface);
         let common = Common { config: &config, mtu, held: &held, keys: &keys };
         let mut groups = vec![Group::open(&common, None)?];
         for further in &config.further {

@@ -175,3 +175,31 @@ fn wide_rows_fit_and_are_whole() {
         }
     }
 }
+
+/// No word is broken at a terminal's edge; of a lost peer only that is told, of another build its version.
+#[test]
+fn our_status_fits_and_tells_what_counts() {
+    let status = |alive: bool, build: &str| {
+        let peer = serde_json::json!({
+            "name": "router2", "alive": alive, "silent-ms": 16_163, "ready": true, "role": "backup", "entries": 7,
+            "seat": { "evidence": "told", "addresses": 2, "here": 0 }, "kernel": { "build": build },
+        });
+        let what = "idle connections end sooner on router2: nf_conntrack_udp_timeout_stream 20 s there";
+        let state = serde_json::json!({ "node": "router1", "kernel": { "build": "0.1.0" }, "peers": [peer] });
+        let value = serde_json::json!({
+            "verdict": format!("NOT protected: {what}"), "state": state,
+            "reasons": [{ "what": what, "cure": "set them alike", "seconds": 3 }],
+        });
+        super::status(&value, Some(80))
+    };
+    let lost = status(false, "0.2.0");
+    assert!(lost.contains("peer                  : router2, lost: silent for 16.2 s\n"), "{lost}");
+    let living = status(true, "0.1.0");
+    assert!(living.contains("router2, alive, backup") && !living.contains("version"), "{living}");
+    assert!(status(true, "0.2.0").contains("version 0.2.0 (here 0.1.0)"));
+    for line in living.lines() {
+        assert!(line.chars().count() <= 80, "{line}");
+    }
+    let words: Vec<&str> = living.split_whitespace().collect();
+    assert!(words.contains(&"nf_conntrack_udp_timeout_stream"), "{living}");
+}

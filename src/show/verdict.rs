@@ -97,7 +97,7 @@ fn tell_group(group: &Value, line: &mut impl FnMut(&str, String)) {
     line("waiting", waiting(group));
     line("cannot be installed", refused(group));
     for peer in group.pointer("/state/peers").and_then(Value::as_array).into_iter().flatten() {
-        line("peer", tell_peer(peer));
+        line("peer", tell_peer(peer) + &another_build(peer, group.pointer("/state/kernel/build")));
     }
     if group.pointer("/state/peers").and_then(Value::as_array).is_none_or(Vec::is_empty) {
         line("peer", "none has been heard".into());
@@ -207,6 +207,16 @@ fn tell_peer(peer: &Value) -> String {
         let _ = write!(line, ", behind by {} datagrams, {lag:.3} s", peer["behind"]);
     }
     line
+}
+
+/// While one router is upgraded before the other.
+fn another_build(peer: &Value, own: Option<&Value>) -> String {
+    match peer.pointer("/kernel/build") {
+        Some(build) if Some(build) != own && peer["alive"] == true => {
+            format!(", version {} (here {})", plain(Some(build)), plain(own))
+        }
+        _ => String::new(),
+    }
 }
 
 /// Where two tables differ: one line an entry. `here` and `there` name them.
