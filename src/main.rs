@@ -10,9 +10,7 @@ fn main() -> ExitCode {
     match ctsync::cli::Cli::parse().run() {
         Ok(code) => code,
         Err(error) => {
-            // The journal reads the priority off the line, sd-daemon(3).
-            let priority = if journal { "<3>" } else { "" };
-            eprintln!("{priority}ctsync: {error:#}");
+            ctsync::cli::tell_error(&error, journal);
             ExitCode::FAILURE
         }
     }

@@ -217,8 +217,13 @@ fn as_owner(view: &View, peer: &PeerView, around: &Around) -> Vec<Finding> {
             ),
         ));
     }
-    if !peer.ready && !peer.hears {
-        all.push(finding(
+    if !peer.ready {
+        let cure = format!("`ctsync status` on {name} says what it waits for");
+        all.push(finding("peer-not-ready", format!("{name} is not ready"), cure));
+    }
+    if !peer.hears {
+        // Whoever has just come hears nobody yet.
+        all.push(patient(INTRODUCTION, finding(
             "one-way",
             format!("{name} is heard and hears nobody: the channel carries one way only"),
             format!(
@@ -226,10 +231,7 @@ fn as_owner(view: &View, peer: &PeerView, around: &Around) -> Vec<Finding> {
                  switch (IGMP snooping). The channel is {}",
                 around.channel_at
             ),
-        ));
-    } else if !peer.ready {
-        let cure = format!("`ctsync status` on {name} says what it waits for");
-        all.push(finding("peer-not-ready", format!("{name} is not ready"), cure));
+        )));
     }
     if let Some(kernel) = peer.kernel.filter(|kernel| kernel.refused > 0) {
         all.push(finding(
@@ -301,9 +303,16 @@ fn fitness(side: &Side<'_>, around: &Around) -> Vec<Finding> {
         (Role::Fault, _) => vec![finding(
             "role-fault",
             format!("{name} cannot be elected: its role is FAULT"),
-            format!(
-                "`journalctl -u keepalived` {place}: it names the interface or script that fails, or it is being stopped"
-            ),
+            if around.fifo.is_some() {
+                format!(
+                    "`journalctl -u keepalived` {place}: it names the interface or script that fails, or it is being stopped"
+                )
+            } else {
+                format!(
+                    "what tells the role {place} says why; when it is over, `ctsync notify backup {}`",
+                    around.group
+                )
+            },
         )],
         (Role::Unknown, _) => {
             vec![finding("role-unknown", format!("{name} does not know its role"), tell)]
@@ -483,12 +492,17 @@ fn settings(
 
 /// No peer lives: why, as far as it shows.
 fn nobody_heard(view: &View, around: &Around) -> Finding {
-    if let Some((_, sentence)) = around.refused.first() {
-        return finding(
-            "peer-refused",
-            format!("no peer is believed: {sentence}"),
-            "key-file, node-group, node and failover mechanism: compare both configurations, and `ctsync status` on both",
-        );
+    if let Some((why, sentence)) = around.refused.first() {
+        let cure = match why {
+            Refused::OtherVersion => "bring both routers to one version of ctsync",
+            Refused::Far => "give the channel a link of its own, or name the `peer` at its end",
+            Refused::SameName => "set `node` to different names",
+            Refused::Unsealed | Refused::Unreadable | Refused::Forged => {
+                "the same key-file on both, then `ctsync reload`: `ctsync status` shows the fingerprints"
+            }
+            _ => "node-group and failover mechanism: compare both configurations",
+        };
+        return finding("peer-refused", format!("no peer is believed: {sentence}"), cure);
     }
     let lost = view.peers.iter().min_by_key(|peer| peer.silent_ms);
     let at = &around.channel_at;
@@ -570,12 +584,12 @@ impl Judge {
             let alarmed = seen.last >= seen.first + seen.finding.patience;
             seen.last == now || (alarmed && now < seen.last + ALL_CLEAR)
         });
-        let alarmed = |seen: &&Seen| seen.last >= seen.first + seen.finding.patience;
-        let mut counting: Vec<&Seen> = self.seen.values().filter(alarmed).collect();
+        let alarmed = |seen: &Seen| seen.last >= seen.first + seen.finding.patience;
         // An alarm that is over only delays the all-clear: beside one that is not, it would mislead.
-        if counting.iter().any(|seen| seen.last == now) {
-            counting.retain(|seen| seen.last == now);
+        if self.seen.values().any(|seen| alarmed(seen) && seen.last == now) {
+            self.seen.retain(|_, seen| seen.last == now);
         }
+        let mut counting: Vec<&Seen> = self.seen.values().filter(|seen| alarmed(seen)).collect();
         counting.sort_by_key(|seen| seen.first);
         let reasons: Vec<Reason> = counting
             .into_iter()

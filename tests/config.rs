@@ -173,6 +173,21 @@ fn machine(case: &str) -> Machine {
     }
 }
 
+/// However many there are of one kind, the next kind is told; the text is read over all of them.
+#[test]
+fn many_comments_hide_nothing() {
+    let comments: String = (0..60).map(|number| format!("  // ä comment {number}\n")).collect();
+    let text = format!(
+        "{{\n{comments}  \"acept-protocol\": [\"tcp\"], \"interface\": {{ \"eth0\": {{}} }},\n  \
+         \"failover-mechanism\": {{ \"manual\": {{ \"group\": \"G\" }} }}\n}}\n"
+    );
+    let refused = parse(Path::new("config.json"), &text).unwrap_err();
+    let words: Vec<String> = refused.errors.iter().map(|error| error.mistake.word()).collect();
+    assert_eq!(words.iter().filter(|word| *word == "Comment").count(), 50, "{words:?}");
+    assert_eq!(words.last().unwrap(), "UnknownOption", "{words:?}");
+    assert_eq!(refused.errors.last().unwrap().place.unwrap().line, 62);
+}
+
 #[test]
 fn a_machine_that_has_everything_is_accepted() {
     let text =

@@ -109,32 +109,37 @@ impl Stage {
     /// Judged ten times a second for so long.
     fn run(&mut self, seconds: u64) {
         for _ in 0..seconds * 10 {
-            for _ in 0..10 {
-                if self.cut || self.deaf {
-                    self.pair.now += Duration::from_millis(10);
-                    let now = self.pair.now;
-                    let Pair { owner, backup, .. } = &mut self.pair;
-                    for replica in [&mut *owner, &mut *backup] {
-                        replica.handle_events_empty();
-                        replica.handle_timeout(now);
-                    }
-                    while owner.poll_datagram(now).is_some() {}
-                    while let Some(datagram) = backup.poll_datagram(now) {
-                        if self.deaf {
-                            owner.handle_datagram(&datagram, now);
-                        }
-                    }
-                } else {
-                    self.pair.exchange();
+            self.look();
+        }
+    }
+
+    /// A tenth of a second, and judged.
+    fn look(&mut self) {
+        for _ in 0..10 {
+            if self.cut || self.deaf {
+                self.pair.now += Duration::from_millis(10);
+                let now = self.pair.now;
+                let Pair { owner, backup, .. } = &mut self.pair;
+                for replica in [&mut *owner, &mut *backup] {
+                    replica.handle_events_empty();
+                    replica.handle_timeout(now);
                 }
+                while owner.poll_datagram(now).is_some() {}
+                while let Some(datagram) = backup.poll_datagram(now) {
+                    if self.deaf {
+                        owner.handle_datagram(&datagram, now);
+                    }
+                }
+            } else {
+                self.pair.exchange();
             }
-            let errors: &[(Op, i32)] = if self.errno == 0 { &[] } else { &[(Op::Create, self.errno)] };
-            while self.pair.backup.waiting() > 0 && !self.pair.batch(errors).is_empty() {}
-            let Pair { owner, backup, now } = &self.pair;
-            for (at, replica) in [owner, backup].into_iter().enumerate() {
-                let view = replica.view(*now);
-                self.verdicts[at] = self.judges[at].judge(&view, &self.around[at], *now);
-            }
+        }
+        let errors: &[(Op, i32)] = if self.errno == 0 { &[] } else { &[(Op::Create, self.errno)] };
+        while self.pair.backup.waiting() > 0 && !self.pair.batch(errors).is_empty() {}
+        let Pair { owner, backup, now } = &self.pair;
+        for (at, replica) in [owner, backup].into_iter().enumerate() {
+            let view = replica.view(*now);
+            self.verdicts[at] = self.judges[at].judge(&view, &self.around[at], *now);
         }
     }
 
@@ -346,6 +351,51 @@ fn alarms_come_at_once_and_go_with_patience() {
     stage.pair.exchange();
     assert!(!judged(&mut stage).protected, "not yet over");
     stage.run(2);
+    assert!(stage.verdict(On::Owner).protected);
+}
+
+/// Beside an alarm that is not over, one that is misleads; and it does not come back when the other one is over, too.
+#[test]
+fn an_alarm_that_is_over_is_not_shown_beside_another() {
+    let mut stage = Stage::new();
+    stage.run(2);
+    let words = |stage: &Stage| -> Vec<&str> {
+        stage.verdict(On::Owner).reasons.iter().map(|reason| reason.finding.word).collect()
+    };
+    stage.role(On::Backup, Role::Fault);
+    stage.run(1);
+    assert_eq!(words(&stage), ["role-fault"]);
+    stage.role(On::Backup, Role::Backup);
+    stage.seat(On::Backup, |seat| seat.mover = Mover::Absent);
+    let mut seen = Vec::new();
+    for well in [false, true] {
+        if well {
+            stage.seat(On::Backup, |_| ());
+        }
+        for _ in 0..30 {
+            stage.look();
+            seen.push(words(&stage));
+        }
+    }
+    seen.dedup();
+    assert_eq!(seen, [vec!["mover-absent"], vec![]], "alone, and not back when that is over");
+}
+
+/// Whoever comes back hears nobody yet: that is not a channel that carries one way only.
+#[test]
+fn a_peer_that_returns_is_not_deaf() {
+    let mut stage = Stage::new();
+    stage.run(2);
+    for _ in 0..3 {
+        stage.cut = true;
+        stage.run(3);
+        stage.cut = false;
+        for _ in 0..40 {
+            stage.look();
+            let reasons = &stage.verdict(On::Owner).reasons;
+            assert!(reasons.iter().all(|reason| reason.finding.word != "one-way"), "{reasons:?}");
+        }
+    }
     assert!(stage.verdict(On::Owner).protected);
 }
 

@@ -179,6 +179,8 @@ impl Wanted {
 #[derive(Deserialize)]
 struct Told {
     when: jiff::Timestamp,
+    /// Daemons before 0.2 tell none.
+    #[serde(default)]
     group: String,
     cache: Cache,
     change: Verb,

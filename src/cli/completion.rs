@@ -59,7 +59,14 @@ pub(super) fn groups() -> Vec<CompletionCandidate> {
 }
 
 /// The daemon that the line asks for.
-fn socket_in(words: impl Iterator<Item = OsString>) -> PathBuf {
-    let mut words = words.skip_while(|word| word != "--control");
-    words.nth(1).map_or(CONTROL.into(), PathBuf::from)
+fn socket_in(mut words: impl Iterator<Item = OsString>) -> PathBuf {
+    while let Some(word) = words.next() {
+        if word == "--control" {
+            return words.next().map_or(CONTROL.into(), PathBuf::from);
+        }
+        if let Some(socket) = word.to_str().and_then(|word| word.strip_prefix("--control=")) {
+            return socket.into();
+        }
+    }
+    CONTROL.into()
 }

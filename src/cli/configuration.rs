@@ -86,6 +86,7 @@ fn bound(config: &Config, machine: &Machine) -> Option<String> {
     if virtual_addresses.is_empty() {
         return None;
     }
+    let filter = crate::daemon::filter(config, machine.addresses().collect());
     let mut found: BTreeMap<IpAddr, usize> = BTreeMap::new();
     for family in [NetfilterProtoFamily::IPv4, NetfilterProtoFamily::IPv6] {
         let entries = match dump(KernelTable::Connections, family) {
@@ -93,7 +94,8 @@ fn bound(config: &Config, machine: &Machine) -> Option<String> {
             Err(error) => return Some(format!("the kernel's table cannot be looked at: {error:#}")),
         };
         let local = |address: &IpAddr| machine.has(*address);
-        let bound = entries.iter().filter_map(|(_, entry)| bound_to(entry, local, &virtual_addresses));
+        let taking_part = entries.iter().filter(|(_, entry)| filter.accepts(entry));
+        let bound = taking_part.filter_map(|(_, entry)| bound_to(entry, local, &virtual_addresses));
         bound.for_each(|address| *found.entry(address).or_default() += 1);
     }
     let (address, _) = found.iter().max_by_key(|(_, count)| **count)?;

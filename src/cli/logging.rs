@@ -32,13 +32,13 @@ fn is_journal(named: Option<&str>, stream: impl AsFd) -> bool {
 struct Journal;
 
 impl<'a> MakeWriter<'a> for Journal {
-    type Writer = Line;
+    type Writer = Line<Stderr>;
 
-    fn make_writer(&'a self) -> Line {
+    fn make_writer(&'a self) -> Line<Stderr> {
         Line { priority: 6, out: std::io::stderr() }
     }
 
-    fn make_writer_for(&'a self, meta: &Metadata<'_>) -> Line {
+    fn make_writer_for(&'a self, meta: &Metadata<'_>) -> Line<Stderr> {
         Line { priority: priority(*meta.level()), out: std::io::stderr() }
     }
 }
@@ -53,16 +53,28 @@ fn priority(level: Level) -> u8 {
     }
 }
 
-/// One line, which the subscriber writes at once.
-struct Line {
-    priority: u8,
-    out: Stderr,
+/// What failed last, for whoever reads standard error; each line of it with its priority where that is the journal.
+pub fn tell_error(error: &anyhow::Error, journal: bool) {
+    let text = format!("ctsync: {error:#}\n");
+    let mut out = std::io::stderr();
+    let _ = if journal {
+        Line { priority: 3, out }.write_all(text.as_bytes())
+    } else {
+        out.write_all(text.as_bytes())
+    };
 }
 
-impl Write for Line {
+/// A line or several, which the subscriber writes at once: the journal reads a priority off each.
+struct Line<W> {
+    priority: u8,
+    out: W,
+}
+
+impl<W: Write> Write for Line<W> {
     fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        let line = [format!("<{}>", self.priority).as_bytes(), bytes].concat();
-        self.out.write_all(&line)?;
+        for line in bytes.split_inclusive(|byte| *byte == b'\n') {
+            self.out.write_all(&[format!("<{}>", self.priority).as_bytes(), line].concat())?;
+        }
         Ok(bytes.len())
     }
 
@@ -74,6 +86,15 @@ impl Write for Line {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn each_line_has_its_priority() {
+        let mut heard = Vec::new();
+        Line { priority: priority(Level::WARN), out: &mut heard }
+            .write_all(b"nothing was changed:\nline 2\n")
+            .unwrap();
+        assert_eq!(heard, b"<4>nothing was changed:\n<4>line 2\n");
+    }
 
     #[test]
     fn the_journal_is_told_from_another_pipe() {

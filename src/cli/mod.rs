@@ -30,7 +30,7 @@ use crate::{config, daemon};
 
 pub use completion::{complete, completions};
 pub use configuration::{assets, page};
-pub use logging::start_logging;
+pub use logging::{start_logging, tell_error};
 
 /// Exit codes: 0 done, 1 failed, 2 misused (clap), 3 a failover now would lose something.
 const EXIT_UNPROTECTED: u8 = 3;

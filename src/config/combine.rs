@@ -131,7 +131,7 @@ impl Judge<'_> {
             }
             (Some(listen), Some(peer)) if listen.is_ipv4() != peer.is_ipv4() => {
                 let mistake = Mistake::FamiliesDiffer { listen: listen.to_string(), peer: peer.to_string() };
-                self.wrong("/listen-address", mistake, &[]);
+                self.wrong("/listen-address", mistake, &["/listen-address"]);
             }
             _ => {}
         }
@@ -199,11 +199,12 @@ impl Judge<'_> {
                 None
             }
         };
+        let several = !further.is_empty();
         let further = mechanism::further(further, state, first.as_ref()).unwrap_or_else(|mistakes| {
             mistakes.into_iter().for_each(|(pointer, mistake)| self.wrong_mechanism(&pointer, mistake));
             Vec::new()
         });
-        if hold && !further.is_empty() {
+        if hold && several {
             self.wrong("/hold", Mistake::HoldWithGroups, &[]);
         } else if hold && first.as_ref().is_some_and(|mechanism| mechanism.addresses().is_empty()) {
             self.wrong("/hold", Mistake::HoldWithoutAddress, &["/failover-mechanism"]);

@@ -23,8 +23,9 @@ const STRICT: ParseOptions = ParseOptions {
     allow_extended_string_escapes: false,
 };
 
-/// Mistakes in the syntax of one file that are told.
-const MOST: usize = 50;
+/// Mistakes in the syntax of one file that are told, and that are read over.
+const TOLD: usize = 50;
+const MENDED: usize = 1000;
 
 /// What a file says, as far as it can be understood, and what is wrong with its syntax.
 #[derive(Default)]
@@ -40,15 +41,20 @@ pub(super) fn read(text: &str) -> Read {
     let places = Places::of(text);
     let mut found = Read::default();
     let mut mended = text.to_owned();
+    let mut count = 0;
     let outermost = loop {
         let error = match parse_to_ast(&mended, &CollectOptions::default(), &STRICT) {
             Ok(parsed) => break parsed.value.map(|value| node(&places, &value)),
             Err(error) => error,
         };
         let (at, kind) = (error.range().start, error.kind());
-        let over = mend(&mended, kind, at).filter(|_| found.errors.len() < MOST);
+        let over = mend(&mended, kind, at).filter(|_| count < MENDED);
         let comment = over.is_some() && starts_comment(&mended, at);
-        found.errors.push((Some(places.at(at)), if comment { Mistake::Comment } else { mistake(kind) }));
+        count += 1;
+        // The last one that is told may be the one that nothing was read behind.
+        if count <= TOLD || over.is_none() {
+            found.errors.push((Some(places.at(at)), if comment { Mistake::Comment } else { mistake(kind) }));
+        }
         match over {
             Some(text) => mended = text,
             None => return found,

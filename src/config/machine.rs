@@ -77,7 +77,12 @@ impl Machine {
 
     /// Whether it is an address of this machine.
     pub fn has(&self, address: IpAddr) -> bool {
-        self.interfaces.iter().flat_map(BTreeMap::values).flatten().any(|known| *known == address)
+        self.addresses().any(|known| known == address)
+    }
+
+    /// All addresses of this machine.
+    pub fn addresses(&self) -> impl Iterator<Item = IpAddr> {
+        self.interfaces.iter().flat_map(BTreeMap::values).flatten().copied()
     }
 }
 

@@ -302,13 +302,16 @@ fn form(text: &str) -> Form {
     {
         return Form::Json;
     }
+    let found = first.chars().take(60).collect();
+    // `service {`, `conntrack-sync {`, and what else a configuration of VyOS begins with; one with a `set {` in it, too.
+    if first.ends_with('{') {
+        return Form::Braces(found);
+    }
     let set_line = |line: &str| matches!(line.split_whitespace().next(), Some("set" | "delete"));
     if text.lines().any(set_line) {
         return Form::SetLines;
     }
-    let found = first.chars().take(60).collect();
-    // `service {`, `conntrack-sync {`, and what else a configuration begins with.
-    if first.ends_with('{') { Form::Braces(found) } else { Form::Neither(found) }
+    Form::Neither(found)
 }
 
 /// Everything not given has its stated default.

@@ -63,6 +63,7 @@ use pace::Pace;
 use systemd::Watchdog;
 use trouble::Trouble;
 
+pub(crate) use start::filter;
 pub use start::node_id;
 
 /// Datagrams read in a turn; with more waiting the next turn begins at once.

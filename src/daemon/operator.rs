@@ -9,6 +9,7 @@ use super::group::{Cause, Group};
 use super::{Daemon, rfc3339, systemd};
 use crate::config::{self, Mechanism};
 use crate::control::{Client, Heard, Reply, Request};
+use crate::filter::Filter;
 use crate::hold::Hold;
 use crate::metrics::{GroupSnapshot, Scrape, Snapshot, named_counters, render};
 use crate::replica::view::View;
@@ -75,9 +76,11 @@ impl Daemon {
             Request::Status => Reply::Ok(self.status(now)),
             Request::Statistics => Reply::Ok(serde_json::to_value(self.statistics(now)).unwrap_or_default()),
             Request::Cache { cache } => return self.list(client, *cache, 0, 0),
-            // It is the same in all groups.
+            // It is the same in all groups. A virtual address that is elsewhere now was here when an entry to it was made.
             Request::Filter => {
-                let filter = self.groups.first().map(|group| group.replica.filter());
+                let mut filter =
+                    self.groups.first().map_or(Filter::default(), |group| group.replica.filter().clone());
+                filter.local.extend(self.groups.iter().flat_map(|group| &group.virtual_addresses));
                 Reply::Ok(serde_json::to_value(filter).unwrap_or_default())
             }
             Request::Events if self.watchers.len() >= WATCHERS => {

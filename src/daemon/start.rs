@@ -105,7 +105,7 @@ pub(super) fn datagram(mtu: usize) -> usize {
 }
 
 /// Which entries take part, by configuration and the router's addresses.
-pub(super) fn filter(config: &Config, local: std::collections::HashSet<IpAddr>) -> Filter {
+pub(crate) fn filter(config: &Config, local: std::collections::HashSet<IpAddr>) -> Filter {
     Filter {
         local,
         channel_port: config.port,

@@ -72,7 +72,7 @@ fn tell_seat(role: String, seat: Option<&Value>) -> String {
     let Some(seat) = seat else { return role };
     let known = match seat["evidence"].as_str() {
         Some("addresses") => ", known by its addresses alone (nobody told it)",
-        Some("nobody") => " (nobody told it)",
+        Some("nobody") => ", told by nobody",
         _ => "",
     };
     let addresses = match seat["addresses"].as_u64() {
@@ -108,7 +108,8 @@ fn tell_group(group: &Value, line: &mut impl FnMut(&str, String)) {
     let transitions = group["transitions"].as_array().map(Vec::as_slice).unwrap_or_default();
     if transitions.is_empty() {
         // An earlier run remembers when, and no more.
-        line("transition", format!("{} (in an earlier run)", text("/last-transition-at")));
+        let at = group["last-transition-at"].as_str();
+        line("transition", at.map_or("none".into(), |at| format!("{at} (in an earlier run)")));
     }
     for transition in transitions.iter().rev().take(TRANSITIONS) {
         let [at, from, to, cause] = ["at", "from", "to", "cause"].map(|name| plain(transition.get(name)));

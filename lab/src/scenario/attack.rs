@@ -244,6 +244,7 @@ async fn heals(pair: &Pair, stranger: &Node, lie: Lie, from: u32) -> Result<Stri
     .await?;
     let entries = pair.wait_equal().await?;
     let outage = unwell.duration_since(began).as_secs_f64();
+    ensure!(outage > 0.0, "nobody heard the lie");
     Ok(format!("well again after {outage:.1} s; {entries} entries on both"))
 }
 
