@@ -164,11 +164,13 @@ let
       pkgs.writeText "ctsync.set" (
         cfg.vyosConfig
         + optionalString (cfg.keyFile != null) "\nset service conntrack-sync key-file ${credential}\n"
-        + optionalString (cfg.keepalived.enable && vrrpGroups != [ ] && words "vrrp virtual-address" == [ ]) (
-          lib.concatMapStrings (
-            address: "\nset service conntrack-sync failover-mechanism vrrp virtual-address ${address}\n"
-          ) (addressesOf (lib.head vrrpGroups))
-        )
+        +
+          optionalString (cfg.keepalived.enable && vrrpGroups != [ ] && words "vrrp virtual-address" == [ ])
+            (
+              lib.concatMapStrings (
+                address: "\nset service conntrack-sync failover-mechanism vrrp virtual-address ${address}\n"
+              ) (addressesOf (lib.head vrrpGroups))
+            )
         + optionalString cfg.metrics.enable "\nset service conntrack-sync metrics-listen ${metricsListen}\n"
       );
   metricsListen = "${

@@ -222,16 +222,17 @@ fn as_owner(view: &View, peer: &PeerView, around: &Around) -> Vec<Finding> {
         all.push(finding("peer-not-ready", format!("{name} is not ready"), cure));
     }
     if !peer.hears {
-        // Whoever has just come hears nobody yet.
-        all.push(patient(INTRODUCTION, finding(
+        let deaf = finding(
             "one-way",
             format!("{name} is heard and hears nobody: the channel carries one way only"),
             format!(
-                "`tcpdump` on {name}: does what this router says arrive? Then a firewall there drops it, else one here, or the \
-                 switch (IGMP snooping). The channel is {}",
+                "`tcpdump` on {name}: does what this router says arrive? Then a firewall there drops it, else one here, or \
+                 the switch (IGMP snooping). The channel is {}",
                 around.channel_at
             ),
-        )));
+        );
+        // Whoever has just come hears nobody yet.
+        all.push(patient(INTRODUCTION, deaf));
     }
     if let Some(kernel) = peer.kernel.filter(|kernel| kernel.refused > 0) {
         all.push(finding(
