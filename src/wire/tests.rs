@@ -23,15 +23,18 @@ fn layer4() -> impl Strategy<Value = L4> {
     ]
 }
 
-fn tuple() -> impl Strategy<Value = Tuple> {
-    any::<bool>().prop_flat_map(|v6| {
-        (address(v6), address(v6), any::<u8>(), layer4()).prop_map(|(src, dst, proto, l4)| Tuple {
-            src,
-            dst,
-            proto,
-            l4,
+/// Boxed, as those below: a debug build keeps whole strategies on the stack, more than a test's thread has.
+fn tuple() -> BoxedStrategy<Tuple> {
+    any::<bool>()
+        .prop_flat_map(|v6| {
+            (address(v6), address(v6), any::<u8>(), layer4()).prop_map(|(src, dst, proto, l4)| Tuple {
+                src,
+                dst,
+                proto,
+                l4,
+            })
         })
-    })
+        .boxed()
 }
 
 fn name() -> impl Strategy<Value = Box<str>> {
@@ -40,7 +43,7 @@ fn name() -> impl Strategy<Value = Box<str>> {
 }
 
 /// What few entries have, an expectation's own part included or not.
-fn rare(expected: bool) -> impl Strategy<Value = Option<Box<Rare>>> {
+fn rare(expected: bool) -> BoxedStrategy<Option<Box<Rare>>> {
     use proptest::option::of;
     let sctp = (any::<u8>(), any::<[u32; 2]>()).prop_map(|(state, [vtag_orig, vtag_reply])| SctpInfo {
         state,
@@ -60,15 +63,15 @@ fn rare(expected: bool) -> impl Strategy<Value = Option<Box<Rare>>> {
         .prop_map(|(mask, [flags, class], function, nat)| Expectation { mask, flags, class, function, nat });
     let expectation = expectation.prop_map(move |expectation| expected.then_some(expectation));
     let fields = (of(any::<u16>()), of(sctp), of(dccp), of(any::<[u8; LABELS]>()), of(name()), of(seqadj));
-    (fields, of(synproxy), expectation).prop_map(
-        |((reply_zone, sctp, dccp, labels, helper, seqadj), synproxy, expectation)| {
+    (fields, of(synproxy), expectation)
+        .prop_map(|((reply_zone, sctp, dccp, labels, helper, seqadj), synproxy, expectation)| {
             Rare { reply_zone, sctp, dccp, labels, helper, seqadj, synproxy, expectation }.boxed()
-        },
-    )
+        })
+        .boxed()
 }
 
 /// Any entry or expectation that the wire can carry.
-fn entry() -> impl Strategy<Value = Entry> {
+fn entry() -> BoxedStrategy<Entry> {
     let common = || prop_oneof![3 => Just(None).boxed(), 1 => rare(false).boxed()];
     prop_oneof![
         4 => (connection(), common()).prop_map(|(entry, rare)| Entry { rare, ..entry }),
@@ -78,10 +81,11 @@ fn entry() -> impl Strategy<Value = Entry> {
             ..entry
         }),
     ]
+    .boxed()
 }
 
 /// Any entry that the wire can carry: the reply tuple differs from the inverse in addresses and ports only.
-fn connection() -> impl Strategy<Value = Entry> {
+fn connection() -> BoxedStrategy<Entry> {
     let tcp = (1u8..10, 0u8..15, 0u8..15, 0u8..8, 0u8..8).prop_map(|(state, a, b, c, d)| TcpInfo {
         state,
         wscale_orig: a,
@@ -98,8 +102,8 @@ fn connection() -> impl Strategy<Value = Entry> {
     });
     let nat = (any::<[bool; 4]>(), any::<[u16; 2]>(), any::<u128>());
     let rest = (any::<u16>(), any::<u32>(), proptest::option::of(1u32..), proptest::option::of(tcp));
-    (tuple(), nat, status, rest, proptest::option::of(tuple())).prop_map(
-        |(orig, (which, ports, bits), status, (zone, timeout, mark, tcp), master)| {
+    (tuple(), nat, status, rest, proptest::option::of(tuple()))
+        .prop_map(|(orig, (which, ports, bits), status, (zone, timeout, mark, tcp), master)| {
             let mut reply = orig.inverse();
             let other = |address: std::net::IpAddr| -> std::net::IpAddr {
                 if address.is_ipv4() {
@@ -124,8 +128,8 @@ fn connection() -> impl Strategy<Value = Entry> {
             }
             let timeout = Some(timeout).filter(|seconds| *seconds != 0);
             Entry { orig, reply, zone, status, timeout, mark, tcp, master: master.map(Box::new), rare: None }
-        },
-    )
+        })
+        .boxed()
 }
 
 proptest! {
