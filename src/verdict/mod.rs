@@ -2,27 +2,30 @@
 //! have told, in sentences with their cures.
 //!
 //! Called by the daemon for `status`, its log and its metrics. [`findings`] says what is wrong now; [`Judge`] gives what
-//! belongs to every handover a moment, and takes an alarm back only when it has been over for a while. `docs/verdict.md` has
+//! belongs to every handover a moment, and takes the last alarm back only when it has been over for a while. `docs/verdict.md` has
 //! the table, and `tests/verdict.rs` a case for each of its rows. No socket, no clock.
 
-use std::collections::BTreeMap;
+mod judge;
+mod kernels;
+
 use std::net::IpAddr;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use serde::Serialize;
 
-use crate::facts::{Asked, Evidence, HELPERS, Mover, Role, Seat, TIMEOUTS};
+use crate::facts::{Asked, Evidence, Mover, Role, Seat};
 use crate::replica::Refused;
 use crate::replica::view::{PeerView, View};
 use crate::wire::KernelTold;
+
+pub use judge::{Judge, Reason, Verdict};
+use kernels::{rules, settings};
 
 /// A role, its addresses and the ownership of a group change one after the other: that they disagree for so long is a
 /// handover.
 const HANDOVER: Duration = Duration::from_secs(3);
 /// A peer that has just been heard tells of its kernel within so long.
 const INTRODUCTION: Duration = Duration::from_secs(2);
-/// An alarm is over when it has not been seen for so long.
-const ALL_CLEAR: Duration = Duration::from_secs(1);
 
 /// What the daemon sees beside its engine.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -385,112 +388,6 @@ fn addresses(side: &Side<'_>) -> Option<Finding> {
     Some(patient(HANDOVER, found))
 }
 
-/// Does the standby's kernel track and translate what the owner's does?
-fn rules(owner: &Side<'_>, standby: &Side<'_>) -> Vec<Finding> {
-    if !owner.asks(Asked::KNOWN) || !standby.asks(Asked::KNOWN) {
-        return Vec::new();
-    }
-    let tracking = Asked::TRACKS4 | Asked::TRACKS6;
-    let any =
-        |side: &Side<'_>| side.kernel.is_some_and(|kernel| kernel.settings.rules.asked.intersects(tracking));
-    if !any(owner) && !any(standby) {
-        return vec![finding(
-            "nothing-tracked",
-            "no rule on either router asks for connection tracking: there is nothing to synchronise".into(),
-            "load the ruleset on both; a state policy such as `ct state established accept` switches tracking on",
-        )];
-    }
-    let mut all = Vec::new();
-    let asked = [
-        ("tracking of IPv4", Asked::TRACKS4),
-        ("tracking of IPv6", Asked::TRACKS6),
-        ("translation of IPv4", Asked::NAT4),
-        ("translation of IPv6", Asked::NAT6),
-    ];
-    let lacking: Vec<&str> = asked
-        .into_iter()
-        .filter(|(_, bit)| owner.asks(*bit) && !standby.asks(*bit))
-        .map(|(what, _)| what)
-        .collect();
-    if !lacking.is_empty() {
-        all.push(finding(
-            "rules",
-            format!(
-                "the rules of {} lack {}, which those of {} have",
-                standby.name,
-                lacking.join(", "),
-                owner.name
-            ),
-            format!(
-                "load the ruleset {}: `systemctl restart nftables`, or what loads yours",
-                standby.place()
-            ),
-        ));
-    }
-    let helpers = |side: &Side<'_>| side.kernel.map_or(0, |kernel| kernel.settings.rules.helpers);
-    let lacking = helpers(owner) & !helpers(standby);
-    if lacking != 0 {
-        let names = HELPERS.iter().enumerate().filter(|(at, _)| lacking & (1 << at) != 0);
-        let names: Vec<&str> = names.map(|(_, name)| *name).collect();
-        all.push(finding(
-            "helpers",
-            format!(
-                "the rules of {} know no helper {}, those of {} do",
-                standby.name,
-                names.join(", "),
-                owner.name
-            ),
-            format!("load the same ruleset {}", standby.place()),
-        ));
-    }
-    all
-}
-
-/// Do the standby's settings let connections live that the owner's let live?
-fn settings(
-    owner: &str,
-    one: &crate::facts::KernelSettings,
-    standby: &Side<'_>,
-    two: &crate::facts::KernelSettings,
-    entries: u32,
-) -> Vec<Finding> {
-    let mut all = Vec::new();
-    let name = standby.name;
-    if one.loose && !two.loose {
-        all.push(finding(
-            "loose",
-            format!("net.netfilter.nf_conntrack_tcp_loose is 1 on {owner} and 0 on {name}"),
-            "set it alike on both: what lives without its entry on one dies on the other",
-        ));
-    }
-    if two.max > 0 && entries > two.max {
-        all.push(finding(
-            "table-small",
-            format!(
-                "net.netfilter.nf_conntrack_max is {} on {name}, and {entries} entries have to fit",
-                two.max
-            ),
-            format!("raise it {}", standby.place()),
-        ));
-    }
-    let place = if standby.here { "here" } else { "there" };
-    let (mut shorter, mut settings) = (Vec::new(), Vec::new());
-    for (what, (one, two)) in TIMEOUTS.iter().zip(one.timeouts.iter().zip(two.timeouts)) {
-        if two > 0 && two < *one {
-            shorter.push(format!("nf_conntrack_{what} {two} s {place} and {one} s on {owner}"));
-            settings.push(format!("net.netfilter.nf_conntrack_{what}={one}"));
-        }
-    }
-    if !shorter.is_empty() {
-        all.push(finding(
-            "timeouts",
-            format!("idle connections end sooner on {name}: {}", shorter.join(", ")),
-            format!("`sysctl -w {}` {}, and in /etc/sysctl.d", settings.join(" "), standby.place()),
-        ));
-    }
-    all
-}
-
 /// No peer lives: why, as far as it shows.
 fn nobody_heard(view: &View, around: &Around) -> Finding {
     if let Some((why, sentence)) = around.refused.first() {
@@ -528,93 +425,5 @@ fn nobody_heard(view: &View, around: &Around) -> Finding {
                 "does ctsync run on the other router, and do both firewalls let it through? The channel is {at}"
             ),
         ),
-    }
-}
-
-/// Would a failover lose something, as it is told.
-#[derive(Clone, PartialEq, Eq, Debug, Default, Serialize)]
-pub struct Verdict {
-    /// One line.
-    pub verdict: String,
-    /// A failover now would lose nothing, as far as the nodes together can know.
-    pub protected: bool,
-    /// What is wrong, longest first.
-    pub reasons: Vec<Reason>,
-}
-
-/// A finding that counts, and since when.
-#[derive(Clone, PartialEq, Eq, Debug, Serialize)]
-#[serde(rename_all = "kebab-case")]
-pub struct Reason {
-    /// What.
-    #[serde(flatten)]
-    pub finding: Finding,
-    /// For how many seconds.
-    pub seconds: u64,
-}
-
-/// Since when a finding has been there, and when it was last.
-struct Seen {
-    finding: Finding,
-    first: Instant,
-    last: Instant,
-}
-
-/// Remembers findings: patient with what belongs to a handover, at once with an alarm, slow with the all-clear.
-#[derive(Default)]
-pub struct Judge {
-    seen: BTreeMap<(&'static str, String), Seen>,
-}
-
-impl Judge {
-    /// Judge a group at this moment.
-    pub fn judge(&mut self, view: &View, around: &Around, now: Instant) -> Verdict {
-        for finding in findings(view, around) {
-            // Another number in the same sentence is no news.
-            let kind = finding.what.replace(|letter: char| letter.is_ascii_digit() || letter == '.', "");
-            let seen = self.seen.entry((finding.word, kind)).or_insert_with(|| Seen {
-                finding: finding.clone(),
-                first: now,
-                last: now,
-            });
-            seen.last = now;
-            seen.finding = finding;
-        }
-        // What has not come of age yet is forgotten when it goes; an alarm stays until it has been over for a while.
-        self.seen.retain(|_, seen| {
-            let alarmed = seen.last >= seen.first + seen.finding.patience;
-            seen.last == now || (alarmed && now < seen.last + ALL_CLEAR)
-        });
-        let alarmed = |seen: &Seen| seen.last >= seen.first + seen.finding.patience;
-        // An alarm that is over only delays the all-clear: beside one that is not, it would mislead.
-        if self.seen.values().any(|seen| alarmed(seen) && seen.last == now) {
-            self.seen.retain(|_, seen| seen.last == now);
-        }
-        let mut counting: Vec<&Seen> = self.seen.values().filter(|seen| alarmed(seen)).collect();
-        counting.sort_by_key(|seen| seen.first);
-        let reasons: Vec<Reason> = counting
-            .into_iter()
-            .map(|seen| Reason {
-                finding: seen.finding.clone(),
-                seconds: now.saturating_duration_since(seen.first).as_secs(),
-            })
-            .collect();
-        Verdict { verdict: line(view, &reasons), protected: reasons.is_empty(), reasons }
-    }
-}
-
-/// The verdict in one line.
-fn line(view: &View, reasons: &[Reason]) -> String {
-    let whats: Vec<&str> = reasons.iter().map(|reason| reason.finding.what.as_str()).collect();
-    match reasons {
-        [] if view.owner => {
-            let peer = view.peers.iter().find(|peer| peer.alive);
-            let (name, entries) = peer.map_or(("-", 0), |peer| (peer.name.as_str(), peer.entries));
-            format!("protected: {name} holds {entries} entries")
-        }
-        [] => format!("ready to take over {} entries", view.external),
-        [only] if only.finding.word == "not-ready" => only.finding.what.clone(),
-        [only] if only.finding.word == "entries-refused" => format!("degraded: {}", only.finding.what),
-        _ => format!("NOT protected: {}", whats.join("; ")),
     }
 }
