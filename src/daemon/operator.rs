@@ -418,7 +418,7 @@ fn add_up(sums: &mut Vec<(String, u64)>, counts: impl Iterator<Item = (&'static 
 }
 
 /// What the groups' comparisons found, as one answer.
-pub(super) fn tell_compared(all: &[&Compared]) -> Reply {
+pub(super) fn tell_compared(all: &[Compared]) -> Reply {
     let mut sums = [0; 3];
     let mut pairs: Vec<Value> = Vec::new();
     let mut with = String::new();

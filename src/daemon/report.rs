@@ -5,8 +5,9 @@ use std::time::Instant;
 use super::operator::tell_compared;
 use super::start::netfilter_sysctl;
 use super::{Daemon, DaemonError, REMARKS};
+use crate::control::{Reply, Request};
 use crate::precheck;
-use crate::replica::Refused;
+use crate::replica::{Compared, Refused};
 
 impl Daemon {
     /// Tell whoever should know what changed: log, `/run`, track file, waiting clients.
@@ -83,8 +84,7 @@ impl Daemon {
                 group.compared = Some(compared);
             }
         }
-        let all: Option<Vec<_>> = self.groups.iter().map(|group| group.compared.as_ref()).collect();
-        let compared = all.map(|all| tell_compared(&all));
+        let compared = self.compared();
         let mut index = 0;
         while let Some((client, request)) = self.waiting.get(index) {
             if !client.waits() {
@@ -100,6 +100,16 @@ impl Daemon {
                 None => index += 1,
             }
         }
+    }
+
+    /// What all groups' comparisons found, once, for whoever waits for it; what nobody waits for is let go.
+    fn compared(&mut self) -> Option<Reply> {
+        if self.groups.iter().any(|group| group.compared.is_none()) {
+            return None;
+        }
+        let all: Vec<Compared> = self.groups.iter_mut().filter_map(|group| group.compared.take()).collect();
+        let awaited = self.waiting.iter().any(|(_, request)| *request == Request::Diff);
+        awaited.then(|| tell_compared(&all))
     }
 
     /// Datagrams that point to a mistake are refused loudly, once each time that it begins.

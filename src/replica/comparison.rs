@@ -3,7 +3,7 @@
 //!
 //! Changes nothing on either node.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
 
 use super::Replica;
@@ -75,7 +75,8 @@ pub(super) struct Comparison {
     peer: Incarnation,
     name: String,
     waiting: VecDeque<Want>,
-    asked: HashMap<Want, Instant>,
+    /// Ordered: what is asked again goes into one datagram, and a seed has to replay it.
+    asked: BTreeMap<Want, Instant>,
     heard: Instant,
     found: Found,
     first_round: Option<Found>,
@@ -109,7 +110,7 @@ impl Replica {
             peer,
             name,
             waiting: VecDeque::from([ROOT]),
-            asked: HashMap::new(),
+            asked: BTreeMap::new(),
             heard: now,
             found: Found::new(),
             first_round: None,

@@ -74,7 +74,7 @@ pub struct StreamHead {
 }
 
 /// What a backup asks its owner for, to repair a difference.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub enum Want {
     /// The sixteen sums below a node of the digest tree.
     Sums(Node),
@@ -87,7 +87,7 @@ pub enum Want {
 }
 
 /// A node of the digest tree: level 0 is the root, level 4 the buckets.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
 pub struct Node {
     /// 0 to 4.
     pub level: u8,
