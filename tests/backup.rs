@@ -44,6 +44,27 @@ fn a_replacement_is_one_batch() {
     assert_eq!(pair.backup.entries().filter(|(_, installed)| *installed).count(), 3);
 }
 
+/// A replacement whose first half the kernel refuses and whose second it takes: nothing is refused in the end, and none is counted.
+#[test]
+fn what_was_refused_and_then_done_is_not_counted_as_refused() {
+    let labelled =
+        |entry: Entry| Entry { rare: Rare { labels: Some([7; 16]), ..Rare::default() }.boxed(), ..entry };
+    let mut pair = Pair::start(3);
+    pair.owner.handle_event(Incoming::New(labelled(entry(1, 1))), pair.now);
+    pair.exchange();
+    pair.answer_all();
+    let mut other = labelled(entry(1, 1));
+    other.reply.dst = [192, 0, 2, 1].into();
+    pair.owner.handle_event(Incoming::New(other), pair.now);
+    pair.exchange();
+    let asked: Vec<Op> =
+        pair.batch(&[(Op::Destroy, Errno::EPERM as i32)]).into_iter().map(|(op, _)| op).collect();
+    assert_eq!(asked, [Op::Destroy, Op::Create]);
+    pair.answer_all();
+    let listed = pair.backup.entries().filter(|(_, installed)| !*installed).count();
+    assert_eq!((pair.backup.view(pair.now).failed, listed), (0, 0));
+}
+
 /// A replaced master takes with it what its helper foresaw (`nf_ct_remove_expectations`): that is created again in the same batch.
 #[test]
 fn what_a_replaced_master_foresaw_comes_back_with_it() {

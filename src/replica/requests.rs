@@ -305,15 +305,16 @@ impl Replica {
         if overtaken {
             slot.flags |= reborn;
         }
+        // Counted by the flag, whatever the outcome: a step that is done has cleared it.
+        if failed_before && !slot.flags.contains(Flags::FAILED) {
+            self.failed -= 1;
+        }
         match outcome {
             Outcome::Without(failure) => {
                 self.count_failure(failure);
                 self.want_kernel(id, false);
             }
             Outcome::Settled => {
-                if failed_before {
-                    self.failed -= 1;
-                }
                 if let Some(slot) = self.table.get_mut(id).filter(|_| !overtaken) {
                     slot.flags -= Flags::PENDING;
                 }
