@@ -91,8 +91,10 @@ impl Mechanism {
             Mechanism::Manual { .. } => "manual",
         };
         // A name of 64 bytes, which is the most, would not fit whole; what is cut off tells nobody apart any more.
-        let name: String = self.group().chars().take(48).collect();
-        format!("{kind} {name}")
+        let name = self.group();
+        let ends = name.char_indices().map(|(at, letter)| at + letter.len_utf8());
+        let cut = ends.take_while(|end| *end <= 48).last().unwrap_or(0);
+        format!("{kind} {}", name.get(..cut).unwrap_or_default())
     }
 
     /// As `show conntrack-sync status` prints it.

@@ -113,6 +113,20 @@ fn only_what_differs_is_reloaded_or_needs_a_restart() {
     assert_eq!(difference(&old, &said), (vec![], vec![]));
 }
 
+/// A peer is told it in a name of 64 bytes, whole: cut there it would be another one.
+#[test]
+fn a_groups_identity_fits_into_a_name() {
+    for (group, told) in [
+        ("SYNC".to_owned(), "SYNC".to_owned()),
+        ("ü".repeat(32), "ü".repeat(24)),
+        ("x".repeat(64), "x".repeat(48)),
+    ] {
+        let mechanism = Mechanism::Manual { group, virtual_address: vec![] };
+        assert_eq!(mechanism.identity(), format!("manual {told}"));
+        assert!(mechanism.identity().len() <= 64);
+    }
+}
+
 #[test]
 fn our_fragments_pass_our_check() {
     let loaded = good(DOCUMENTED);

@@ -186,7 +186,12 @@ fn emit_name(out: &mut Vec<u8>, name: &str) {
     out.extend_from_slice(name.get(..length).unwrap_or_default());
 }
 
+/// No node has a name that is longer, or that is no text.
 fn parse_name(reader: &mut Reader<'_>) -> Result<String, WireError> {
     let length = usize::from(reader.u8()?);
-    Ok(String::from_utf8_lossy(reader.bytes(length)?).into_owned())
+    let name = std::str::from_utf8(reader.bytes(length)?).map_err(|_| WireError::Undefined("name"))?;
+    if length > NAME {
+        return Err(WireError::Undefined("name"));
+    }
+    Ok(name.to_owned())
 }

@@ -317,6 +317,21 @@ fn another_version_and_other_programs_are_told_apart() {
 }
 
 #[test]
+fn a_name_that_no_node_has_is_refused() {
+    let header = Header { node_group: 0, sender: NodeId(1), incarnation: Incarnation(2) };
+    let alive = Alive { name: "n".repeat(64), told_group: "manual G".into(), ..Alive::default() };
+    let mut good = Vec::new();
+    emit_body(&mut good, &header, &Body::Alive(alive));
+    assert!(parse(&good).is_ok());
+    let mut long = good.clone();
+    long[HEADER] = 65;
+    assert_eq!(parse(&long), Err(WireError::Undefined("name")));
+    let mut no_text = good.clone();
+    no_text[HEADER + 64] = 0xff;
+    assert_eq!(parse(&no_text), Err(WireError::Undefined("name")));
+}
+
+#[test]
 fn a_translated_tcp_entry_costs_at_most_33_bytes() {
     let orig = Tuple {
         src: [10, 0, 1, 100].into(),
