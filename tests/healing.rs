@@ -442,6 +442,52 @@ fn an_address_that_comes_back_brings_its_connections() {
     assert_eq!((created, counts(&pair)), (10, (19, 19)));
 }
 
+/// Packets come while the address is away, and the kernel translates them to another one: neither the peer's copies nor the
+/// connections are lost by that, and what the kernel made is replaced when the address is back.
+#[test]
+fn what_the_kernel_makes_meanwhile_takes_no_connections_place() {
+    let other = |number: u16| {
+        let mut strange = masqueraded(number);
+        strange.reply.dst = [10, 0, 0, 10].into();
+        strange
+    };
+    let away = || {
+        let mut pair = translating();
+        leave(&mut pair);
+        for number in 100..105 {
+            pair.owner.handle_event(Incoming::New(other(number)), pair.now);
+            pair.owner.handle_event(Incoming::Update(other(number)), pair.now);
+        }
+        pair.run(500);
+        assert_eq!(counts(&pair), (19, 19));
+        assert!(
+            (100..110).all(|number| pair.backup.holds(&masqueraded(number))),
+            "the peer keeps the good copies"
+        );
+        pair
+    };
+    let mut pair = away();
+    pair.owner.handle_returned(&[VIRTUAL]);
+    let mut asked = Vec::new();
+    while pair.owner.waiting() > 0 {
+        let count = pair.owner.poll_requests(64, |request| asked.push(request.op));
+        pair.owner.handle_answers_end(&vec![false; count], pair.now);
+    }
+    let of = |op: Op| asked.iter().filter(|asked| **asked == op).count();
+    assert_eq!((of(Op::Destroy), of(Op::Create), asked.len()), (5, 10, 15), "{asked:?}");
+    pair.run(1000);
+    assert!(
+        (100..110)
+            .all(|number| pair.owner.holds(&masqueraded(number)) && pair.backup.holds(&masqueraded(number)))
+    );
+    // It stays away and nobody takes over: what the kernel has is what there is.
+    let mut pair = away();
+    pair.run(4000);
+    let mut read = 0;
+    pair.owner.poll_requests(64, |request| read += u32::from(request.op == Op::Get));
+    assert_eq!(read, 5);
+}
+
 /// It does not come back, and nobody takes over: they have ended.
 #[test]
 fn what_no_handover_follows_has_ended() {

@@ -179,7 +179,7 @@ impl Wanted {
 #[derive(Deserialize)]
 struct Told {
     when: jiff::Timestamp,
-    /// Daemons before 0.2 tell none.
+    /// An older daemon tells none.
     #[serde(default)]
     group: String,
     cache: Cache,

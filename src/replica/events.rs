@@ -176,6 +176,11 @@ impl Replica {
 
     /// The table takes the kernel's word.
     pub(super) fn kernel_says(&mut self, id: SlotId, told: Told) {
+        if let Told::Created(found) | Told::Updated(found) | Told::Exists(found) = &told
+            && self.keeps_from(id, found)
+        {
+            return;
+        }
         let owner = self.group.owner;
         let Some(slot) = self.table.get_mut(id) else { return };
         let present = slot.flags.contains(Flags::PRESENT);

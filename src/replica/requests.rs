@@ -215,7 +215,9 @@ impl Replica {
             self.release(id);
             return;
         }
-        let op = match decide(slot, standing) {
+        let decision =
+            if self.departed.replaces(slot) { Decision::Ask(Op::Destroy) } else { decide(slot, standing) };
+        let op = match decision {
             Decision::Ask(op) => op,
             Decision::Rest => {
                 slot.flags -= Flags::PENDING;
