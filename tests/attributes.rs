@@ -8,9 +8,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use ctsync::ctnetlink::codec::{self, Incoming, Install};
+use ctsync::ctnetlink::entry::Entry;
 use ctsync::ctnetlink::nla::Writer;
-use ctsync::entry::Entry;
-use ctsync::wire;
+use ctsync::engine::wire;
 
 #[allow(dead_code, reason = "the other test needs the rest")]
 #[path = "faithful/raw.rs"]
@@ -305,7 +305,8 @@ fn the_table_of_attributes_is_true() {
 /// nfs and sqlnet have user-space helpers, which not every kernel can run: their expectations on constructed messages.
 #[test]
 fn expectations_of_user_space_helpers_are_taken_by_the_users_words() {
-    let filter = |word: &str| ctsync::filter::Filter { expect: vec![word.into()], ..Default::default() };
+    let filter =
+        |word: &str| ctsync::engine::filter::Filter { expect: vec![word.into()], ..Default::default() };
     let (_, _, sample) = samples().pop().unwrap();
     for (word, helper) in [("nfs", "rpc\0"), ("sqlnet", "tns\0"), ("h323", "Q.931\0"), ("ftp", "ftp\0")] {
         let mut attributes = sample.clone();
@@ -319,6 +320,6 @@ fn expectations_of_user_space_helpers_are_taken_by_the_users_words() {
             assert_eq!(filter(other).accepts(&entry), other == word, "{helper} and {other}");
         }
         assert!(filter("all").accepts(&entry));
-        assert!(!ctsync::filter::Filter::default().accepts(&entry), "off unless asked for");
+        assert!(!ctsync::engine::filter::Filter::default().accepts(&entry), "off unless asked for");
     }
 }

@@ -6,8 +6,8 @@ use std::net::{IpAddr, SocketAddr, UdpSocket};
 use std::path::Path;
 use std::time::Duration;
 
-use ctsync::channel::{Channel, Received};
 use ctsync::config;
+use ctsync::io::channel::{Channel, Received};
 
 /// A channel to itself.
 fn channel(peer: &str, port: u16) -> Channel {

@@ -11,8 +11,8 @@
 )]
 
 use ctsync::ctnetlink::codec::{self, Incoming, Install};
+use ctsync::ctnetlink::entry::{Entry, L4, Status, proto};
 use ctsync::ctnetlink::nla::Writer;
-use ctsync::entry::{Entry, L4, Status, proto};
 
 fn recorded() -> Vec<Vec<u8>> {
     include_str!("fixtures/conntrack-events.hex")

@@ -6,8 +6,8 @@
 use std::time::{Duration, Instant};
 
 use ctsync::ctnetlink::codec::Incoming;
-use ctsync::entry::{Entry, L4};
-use ctsync::replica::{Compared, Replica, Role};
+use ctsync::ctnetlink::entry::{Entry, L4};
+use ctsync::engine::replica::{Compared, Replica, Role};
 
 #[path = "common/mod.rs"]
 mod common;

@@ -116,7 +116,7 @@ fn every_mistake_has_a_file_and_an_error_of_its_own() {
 }
 
 /// The keys of a file with these bytes and this mode; mode 0: no file.
-fn keys(bytes: &str, mode: u32) -> Result<Vec<ctsync::seal::Key>, config::Refused> {
+fn keys(bytes: &str, mode: u32) -> Result<Vec<ctsync::engine::seal::Key>, config::Refused> {
     use std::os::unix::fs::PermissionsExt;
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("key");
@@ -135,7 +135,7 @@ fn keys(bytes: &str, mode: u32) -> Result<Vec<ctsync::seal::Key>, config::Refuse
 fn keys_are_read_in_their_order() {
     let text = format!("# the pair's\n{}\n\n{} # the next one\n", "01".repeat(32), "Ab".repeat(32));
     let found = keys(&text, 0o600).unwrap();
-    assert_eq!(found, [ctsync::seal::Key([1; 32]), ctsync::seal::Key([0xab; 32])]);
+    assert_eq!(found, [ctsync::engine::seal::Key([1; 32]), ctsync::engine::seal::Key([0xab; 32])]);
 }
 
 /// A machine with eth0, eth1 and (without an IPv4 address) eth2, keepalived and heartbeat configured.

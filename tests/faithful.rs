@@ -16,10 +16,10 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use ctsync::ctnetlink::codec::{self, Incoming};
-use ctsync::ctnetlink::socket::{BATCH, RequestSocket};
-use ctsync::filter::Filter;
-use ctsync::reconcile::Op;
-use ctsync::replica::{Replica, Role};
+use ctsync::engine::filter::Filter;
+use ctsync::engine::reconcile::Op;
+use ctsync::engine::replica::{Replica, Role};
+use ctsync::kernel::socket::{BATCH, RequestSocket};
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_NETFILTER};
 use nix::sched::{CloneFlags, unshare};
 

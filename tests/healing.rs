@@ -7,11 +7,11 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use ctsync::ctnetlink::codec::Incoming;
-use ctsync::entry::Entry;
-use ctsync::facts::Role;
-use ctsync::reconcile::Op;
-use ctsync::replica::{Replica, Tunables};
-use ctsync::wire::{self, Alive, Body, Claim, Header, Incarnation, NodeId, StreamHead};
+use ctsync::ctnetlink::entry::Entry;
+use ctsync::engine::facts::Role;
+use ctsync::engine::reconcile::Op;
+use ctsync::engine::replica::{Replica, Tunables};
+use ctsync::engine::wire::{self, Alive, Body, Claim, Header, Incarnation, NodeId, StreamHead};
 use fastrand::Rng;
 
 #[path = "common/mod.rs"]

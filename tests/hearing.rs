@@ -5,8 +5,8 @@
 use std::time::Duration;
 
 use ctsync::ctnetlink::codec::Incoming;
-use ctsync::reconcile::Op;
-use ctsync::replica::Role;
+use ctsync::engine::reconcile::Op;
+use ctsync::engine::replica::Role;
 
 #[path = "common/mod.rs"]
 mod common;

@@ -8,9 +8,9 @@
 )]
 
 use ctsync::ctnetlink::codec::{self, Incoming, Install, KernelTable};
+use ctsync::ctnetlink::entry::{Entry, L4, Status, TcpInfo, Tuple, proto};
 use ctsync::ctnetlink::nla::Writer;
-use ctsync::ctnetlink::socket::{DumpSocket, EventSocket, Read, RequestSocket};
-use ctsync::entry::{Entry, L4, Status, TcpInfo, Tuple, proto};
+use ctsync::kernel::socket::{DumpSocket, EventSocket, Read, RequestSocket};
 use nix::errno::Errno;
 use nix::sched::{CloneFlags, unshare};
 
@@ -151,7 +151,7 @@ fn events(socket: &mut EventSocket) -> (Vec<Incoming>, bool) {
 
 fn canonical(entry: &Entry) -> Vec<u8> {
     let mut bytes = Vec::new();
-    ctsync::wire::packed::emit_canonical(&mut bytes, entry);
+    ctsync::engine::wire::packed::emit_canonical(&mut bytes, entry);
     bytes
 }
 

@@ -6,11 +6,11 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::path::Path;
 
-use ctsync::digest::Digester;
-use ctsync::entry::{Entry, Expectation, Key, L4, Rare, Status, TcpInfo, Tuple, proto};
-use ctsync::facts::{Asked, Build, Evidence, KernelSettings, Mover, Role, Rules, Seat};
-use ctsync::seal::{Key as SealKey, Seal};
-use ctsync::wire::{
+use ctsync::ctnetlink::entry::{Entry, Expectation, Key, L4, Rare, Status, TcpInfo, Tuple, proto};
+use ctsync::engine::digest::Digester;
+use ctsync::engine::facts::{Asked, Build, Evidence, KernelSettings, Mover, Role, Rules, Seat};
+use ctsync::engine::seal::{Key as SealKey, Seal};
+use ctsync::engine::wire::{
     self, Alive, Body, Claim, GroupId, Header, Incarnation, KernelTold, Listed, Messages, Node, NodeId,
     StreamHead, Want, packed,
 };

@@ -5,10 +5,10 @@
 use std::time::Duration;
 
 use ctsync::ctnetlink::codec::Incoming;
-use ctsync::digest::Digester;
-use ctsync::entry::{Entry, Expectation, Rare};
-use ctsync::filter::Filter;
-use ctsync::wire::{self, Alive, Body, Changed, Header, Message, Messages, StreamHead};
+use ctsync::ctnetlink::entry::{Entry, Expectation, Rare};
+use ctsync::engine::digest::Digester;
+use ctsync::engine::filter::Filter;
+use ctsync::engine::wire::{self, Alive, Body, Changed, Header, Message, Messages, StreamHead};
 
 #[path = "common/mod.rs"]
 mod common;

@@ -7,11 +7,11 @@ use std::path::Path;
 use std::time::Duration;
 
 use ctsync::ctnetlink::codec::Incoming;
-use ctsync::facts::{Asked, Evidence, KernelSettings, Mover, Role, Rules, Seat};
-use ctsync::reconcile::Op;
-use ctsync::replica::{Refused, Replica};
-use ctsync::verdict::{Around, Judge, Verdict};
-use ctsync::wire::{self, Body};
+use ctsync::engine::facts::{Asked, Evidence, KernelSettings, Mover, Role, Rules, Seat};
+use ctsync::engine::reconcile::Op;
+use ctsync::engine::replica::{Refused, Replica};
+use ctsync::engine::wire::{self, Body};
+use ctsync::faces::verdict::{Around, Judge, Verdict};
 
 #[path = "common/mod.rs"]
 mod common;
@@ -306,7 +306,9 @@ fn the_page_has_every_situation_and_its_verdict() {
 /// Every word that a verdict can give as its reason has a row.
 #[test]
 fn every_reason_has_a_row() {
-    let source = [include_str!("../src/verdict/mod.rs"), include_str!("../src/verdict/kernels.rs")].concat();
+    let source =
+        [include_str!("../src/faces/verdict/mod.rs"), include_str!("../src/faces/verdict/kernels.rs")]
+            .concat();
     let mut words: Vec<&str> = source
         .split("finding(\n")
         .flat_map(|part| part.trim_start().strip_prefix('"').and_then(|rest| rest.split('"').next()))

@@ -15,7 +15,7 @@ fuzz_target!(|bytes: &[u8]| {
     let datagrams = split(bytes);
     datagrams.iter().for_each(|datagram| round_trip(datagram));
     // Who it pretends to come from decides who hears it.
-    let from_owner = datagrams.iter().filter_map(|datagram| ctsync::wire::peek(datagram).ok()).next();
+    let from_owner = datagrams.iter().filter_map(|datagram| ctsync::engine::wire::peek(datagram).ok()).next();
     let from_owner = from_owner.is_some_and(|(header, _)| header.sender == Side::Owner.header().sender);
     let mut stage = Stage::fed(if from_owner { Side::Backup } else { Side::Owner }, false);
     for datagram in datagrams {

@@ -4,7 +4,7 @@
 
 use ctsync::ctnetlink::codec::{self, Incoming, Install};
 use ctsync::ctnetlink::nla::Writer;
-use ctsync::entry::Entry;
+use ctsync::ctnetlink::entry::Entry;
 use ctsync_fuzz::wire::entry_round_trip;
 use libfuzzer_sys::fuzz_target;
 

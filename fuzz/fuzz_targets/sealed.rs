@@ -6,7 +6,7 @@
 
 use std::cell::RefCell;
 
-use ctsync::replica::Replica;
+use ctsync::engine::replica::Replica;
 use ctsync_fuzz::stage::{Side, Stage, refusals};
 use libfuzzer_sys::fuzz_target;
 

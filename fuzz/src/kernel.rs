@@ -5,9 +5,9 @@ use std::collections::HashMap;
 
 use ctsync::ctnetlink::codec;
 use ctsync::ctnetlink::nla::Writer;
-use ctsync::entry::{Entry, Key};
-use ctsync::reconcile::Op;
-use ctsync::replica::{Replica, Request};
+use ctsync::ctnetlink::entry::{Entry, Key};
+use ctsync::engine::reconcile::Op;
+use ctsync::engine::replica::{Replica, Request};
 
 /// Requests in one batch.
 const BATCH: usize = 64;

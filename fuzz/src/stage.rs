@@ -7,12 +7,12 @@ use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
 use ctsync::ctnetlink::codec::Incoming;
-use ctsync::entry::{Entry, L4, Status, TcpInfo, Tuple, proto};
-use ctsync::filter::Filter;
-use ctsync::replica::{Counters, Replica, Restored, Role, Settings};
-use ctsync::seal::{Key, Seal};
-use ctsync::facts::KernelSettings;
-use ctsync::wire::{self, HEADER, Header, Incarnation, NodeId};
+use ctsync::ctnetlink::entry::{Entry, L4, Status, TcpInfo, Tuple, proto};
+use ctsync::engine::filter::Filter;
+use ctsync::engine::replica::{Counters, Replica, Restored, Role, Settings};
+use ctsync::engine::seal::{Key, Seal};
+use ctsync::engine::facts::KernelSettings;
+use ctsync::engine::wire::{self, HEADER, Header, Incarnation, NodeId};
 
 use crate::kernel::Kernel;
 

@@ -1,8 +1,8 @@
 //! Oracles of the wire format: what was read can be written, and is read again as the same. Called by the targets and by
 //! the stage, for what a replica says.
 
-use ctsync::entry::Entry;
-use ctsync::wire::{self, Body, Changed, Message, Messages, Node, Reader, packed};
+use ctsync::ctnetlink::entry::Entry;
+use ctsync::engine::wire::{self, Body, Changed, Message, Messages, Node, Reader, packed};
 
 /// Whatever parses is written and read again.
 pub fn round_trip(datagram: &[u8]) {

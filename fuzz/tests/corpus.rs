@@ -11,9 +11,9 @@ use ctsync::config;
 use ctsync::control::{Reply, Request};
 use ctsync::ctnetlink::codec::{self, Install};
 use ctsync::ctnetlink::nla::Writer;
-use ctsync::entry::{Entry, Expectation, Rare, SctpInfo, SeqAdj, Synproxy, proto};
-use ctsync::replica::{Cache, Role};
-use ctsync::wire::{self, Body, GroupId, HEADER, Listed, Node, StreamHead, Want};
+use ctsync::ctnetlink::entry::{Entry, Expectation, Rare, SctpInfo, SeqAdj, Synproxy, proto};
+use ctsync::engine::replica::{Cache, Role};
+use ctsync::engine::wire::{self, Body, GroupId, HEADER, Listed, Node, StreamHead, Want};
 use ctsync_fuzz::stage::{Side, Stage, entry};
 use serde_json::json;
 

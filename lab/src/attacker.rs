@@ -10,7 +10,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
-use ctsync::wire;
+use ctsync::engine::wire;
 use fastrand::Rng;
 
 use crate::net::Namespace;
@@ -31,7 +31,7 @@ const SORTS: usize = 9;
 
 /// What is sent.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Sort {
+pub(crate) enum Sort {
     /// Heard before, of the run that lives.
     Replayed,
     /// Heard before, of a run that has ended.
@@ -54,7 +54,7 @@ pub enum Sort {
 
 impl Sort {
     /// All of them.
-    pub const ALL: [Sort; SORTS] = [
+    pub(crate) const ALL: [Sort; SORTS] = [
         Sort::Replayed,
         Sort::Former,
         Sort::Forged,
@@ -77,7 +77,7 @@ fn socket() -> Result<UdpSocket> {
 }
 
 /// Everything that is said on the channel until it is enough.
-pub fn listen(namespace: &Namespace, address: Ipv4Addr, enough: &AtomicBool) -> Result<Vec<Vec<u8>>> {
+pub(crate) fn listen(namespace: &Namespace, address: Ipv4Addr, enough: &AtomicBool) -> Result<Vec<Vec<u8>>> {
     namespace.run(|| {
         let socket = socket()?;
         socket.join_multicast_v4(&GROUP, &address).context("cannot listen to the channel")?;
@@ -93,7 +93,7 @@ pub fn listen(namespace: &Namespace, address: Ipv4Addr, enough: &AtomicBool) -> 
 }
 
 /// One datagram to everybody on the channel.
-pub fn send(namespace: &Namespace, from: Ipv4Addr, datagram: &[u8]) -> Result<()> {
+pub(crate) fn send(namespace: &Namespace, from: Ipv4Addr, datagram: &[u8]) -> Result<()> {
     namespace.run(|| {
         let socket = socket()?;
         socket2::SockRef::from(&socket).set_multicast_if_v4(&from)?;
@@ -103,7 +103,7 @@ pub fn send(namespace: &Namespace, from: Ipv4Addr, datagram: &[u8]) -> Result<()
 }
 
 /// A stream datagram that follows on `last` of what was heard, with this entry in it.
-pub fn forge(heard: &[Vec<u8>], entry: &ctsync::entry::Entry) -> Result<Vec<u8>> {
+pub(crate) fn forge(heard: &[Vec<u8>], entry: &ctsync::ctnetlink::entry::Entry) -> Result<Vec<u8>> {
     let streams = heard.iter().filter_map(|datagram| match wire::parse(datagram) {
         Ok((header, wire::Body::Stream(head, _))) => Some((header, head)),
         _ => None,
@@ -120,10 +120,10 @@ pub fn forge(heard: &[Vec<u8>], entry: &ctsync::entry::Entry) -> Result<Vec<u8>>
 const HEARD: u32 = 20;
 
 /// What is changed in a node's last alive.
-pub type Lie = fn(&mut wire::Alive);
+pub(crate) type Lie = fn(&mut wire::Alive);
 
 /// Lies that one datagram can tell of a node, where the channel is open, and what they do.
-pub const LIES: [(&str, Lie); 3] = [
+pub(crate) const LIES: [(&str, Lie); 3] = [
     ("a turn far ahead: its own alives seem overtaken", |alive| alive.turn += 1_000_000),
     ("a claim far above: nobody seems to own the group", |alive| {
         alive.turn += HEARD;
@@ -137,7 +137,7 @@ pub const LIES: [(&str, Lie); 3] = [
 ];
 
 /// For every node that was heard, its last alive with a lie in it.
-pub fn lie(heard: &[Vec<u8>], lie: Lie) -> Vec<Vec<u8>> {
+pub(crate) fn lie(heard: &[Vec<u8>], lie: Lie) -> Vec<Vec<u8>> {
     let mut last: HashMap<wire::NodeId, (wire::Header, wire::Alive)> = HashMap::new();
     for datagram in heard {
         if let Ok((header, wire::Body::Alive(alive))) = wire::parse(datagram) {
@@ -154,18 +154,18 @@ pub fn lie(heard: &[Vec<u8>], lie: Lie) -> Vec<Vec<u8>> {
 }
 
 /// What the attacker has to work with.
-pub struct Heard {
+pub(crate) struct Heard {
     /// Of runs that live.
     pub living: Vec<Vec<u8>>,
     /// Of one that has ended.
     pub former: Vec<Vec<u8>>,
     /// An entry that must land nowhere.
-    pub entry: ctsync::entry::Entry,
+    pub entry: ctsync::ctnetlink::entry::Entry,
 }
 
 impl Heard {
     /// What it could make a router believe: answers and questions are left out, so that everything sent is refused.
-    pub fn keep_believable(&mut self) {
+    pub(crate) fn keep_believable(&mut self) {
         let believable =
             |datagram: &Vec<u8>| datagram.get(KIND_AT).is_some_and(|kind| BELIEVED.contains(&(kind & KIND)));
         self.living.retain(believable);
@@ -217,7 +217,7 @@ impl Heard {
 }
 
 /// A flood under way.
-pub struct Flood {
+pub(crate) struct Flood {
     stop: Arc<AtomicBool>,
     sent: Arc<[AtomicU64; SORTS]>,
     thread: Option<JoinHandle<Result<()>>>,
@@ -225,7 +225,7 @@ pub struct Flood {
 
 impl Flood {
     /// Send all sorts in turn to one router, without a pause.
-    pub fn start(namespace: &Namespace, to: Ipv4Addr, heard: Heard) -> Flood {
+    pub(crate) fn start(namespace: &Namespace, to: Ipv4Addr, heard: Heard) -> Flood {
         let (stop, sent) = (Arc::new(AtomicBool::new(false)), Arc::new([const { AtomicU64::new(0) }; SORTS]));
         let (namespace, stopped, count) = (namespace.clone(), stop.clone(), sent.clone());
         let thread = std::thread::spawn(move || {
@@ -250,7 +250,7 @@ impl Flood {
     }
 
     /// End it; how many of each sort were sent.
-    pub fn stop(mut self) -> Result<Vec<(Sort, u64)>> {
+    pub(crate) fn stop(mut self) -> Result<Vec<(Sort, u64)>> {
         self.stop.store(true, Ordering::Relaxed);
         if let Some(thread) = self.thread.take() {
             thread.join().map_err(|_| anyhow!("the attacker panicked"))??;

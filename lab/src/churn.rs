@@ -11,7 +11,7 @@ use std::time::Duration;
 use anyhow::{Result, anyhow};
 use ctsync::ctnetlink::codec::{Install, emit_create, emit_destroy, emit_update};
 use ctsync::ctnetlink::nla::Writer;
-use ctsync::ctnetlink::socket::{BATCH, RequestSocket};
+use ctsync::kernel::socket::{BATCH, RequestSocket};
 
 use crate::load::connection;
 use crate::net::Namespace;
@@ -23,7 +23,7 @@ const TICK: Duration = Duration::from_millis(10);
 const TIMEOUT: u32 = 432_000;
 
 /// Changes being made.
-pub struct Churn {
+pub(crate) struct Churn {
     stop: Arc<AtomicBool>,
     made: Arc<AtomicU64>,
     thread: Option<JoinHandle<Result<()>>>,
@@ -31,7 +31,7 @@ pub struct Churn {
 
 impl Churn {
     /// Change the connections of these numbers, so many times a second; `None`: as fast as the kernel takes it.
-    pub fn start(namespace: &Namespace, numbers: Range<u32>, rate: Option<u32>) -> Churn {
+    pub(crate) fn start(namespace: &Namespace, numbers: Range<u32>, rate: Option<u32>) -> Churn {
         let (stop, made) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
         let (namespace, stopped, count) = (namespace.clone(), stop.clone(), made.clone());
         let thread = std::thread::spawn(move || {
@@ -42,12 +42,12 @@ impl Churn {
     }
 
     /// Changes made so far.
-    pub fn made(&self) -> u64 {
+    pub(crate) fn made(&self) -> u64 {
         self.made.load(Ordering::Relaxed)
     }
 
     /// End it; how many changes were made.
-    pub fn stop(mut self) -> Result<u64> {
+    pub(crate) fn stop(mut self) -> Result<u64> {
         self.end()?;
         Ok(self.made())
     }

@@ -19,9 +19,9 @@ use crate::topology::Topology;
 use crate::wait::until;
 
 /// The name in `failover-mechanism cluster group`.
-pub const GROUP: &str = "GROUP";
+pub(crate) const GROUP: &str = "GROUP";
 /// The resources by name: the promotable clone, what it is a clone of, the group of addresses.
-pub const CLONE: &str = "ctsync-clone";
+pub(crate) const CLONE: &str = "ctsync-clone";
 const RESOURCE: &str = "ctsync";
 const ADDRESSES: &str = "addresses";
 /// Nothing here could cut a node's power for good, and of two nodes none is a majority. The addresses stay where they are
@@ -40,7 +40,7 @@ const PLACES: [&str; 5] =
     ["/dev/shm", "/etc/corosync", "/var/lib/corosync", "/var/lib/pacemaker", "/var/log"];
 
 /// Start both programs on both routers; once they have found each other, tell the cluster its resources.
-pub async fn form(topology: &mut Topology) -> Result<()> {
+pub(crate) async fn form(topology: &mut Topology) -> Result<()> {
     for number in [1, 2] {
         join(topology.router_mut(number)?)?;
     }
@@ -61,7 +61,7 @@ pub async fn form(topology: &mut Topology) -> Result<()> {
 }
 
 /// Start both programs on a router: it joins the cluster, or waits for it.
-pub fn join(router: &mut Router) -> Result<()> {
+pub(crate) fn join(router: &mut Router) -> Result<()> {
     furnish(router)?;
     router.node.start("corosync", "corosync", &["-f"])?;
     // It waits for Corosync by itself. Its log is in the node's /var/log; the machine's syslog hears nothing.
@@ -188,17 +188,17 @@ fn constraints() -> String {
 }
 
 /// A command of the cluster on a router: what it printed.
-pub fn run(router: &Router, program: &str, arguments: &[&str]) -> Result<String> {
+pub(crate) fn run(router: &Router, program: &str, arguments: &[&str]) -> Result<String> {
     router.node.output(program, arguments)
 }
 
 /// Until the cluster has nothing more to do.
-pub fn settle(router: &Router) -> Result<()> {
+pub(crate) fn settle(router: &Router) -> Result<()> {
     run(router, "crm_resource", &["--wait", "--timeout=60s"]).map(|_| ())
 }
 
 /// The name of the router whose daemon's instance is promoted, as the cluster sees it.
-pub fn promoted(router: &Router) -> Result<Option<String>> {
+pub(crate) fn promoted(router: &Router) -> Result<Option<String>> {
     let found = run(router, "crm_resource", &["--resource", CLONE, "--locate"])?;
     let line = found.lines().find(|line| line.trim_end().ends_with("Promoted"));
     // "resource ctsync-clone is running on: router1 Promoted"
@@ -206,7 +206,12 @@ pub fn promoted(router: &Router) -> Result<Option<String>> {
 }
 
 /// Call the agent by hand, as an instance of its own, so that the cluster's own is left alone: its exit code.
-pub fn call_agent(router: &Router, instance: &str, action: &str, parameters: &[(&str, &str)]) -> Result<i32> {
+pub(crate) fn call_agent(
+    router: &Router,
+    instance: &str,
+    action: &str,
+    parameters: &[(&str, &str)],
+) -> Result<i32> {
     let mut arguments = vec![
         "OCF_ROOT=/usr/lib/ocf".to_owned(),
         format!("OCF_RESOURCE_INSTANCE={instance}"),
@@ -220,7 +225,7 @@ pub fn call_agent(router: &Router, instance: &str, action: &str, parameters: &[(
 }
 
 /// What the cluster's programs said, for a failure's report.
-pub fn diagnosis(node: &Node) -> String {
+pub(crate) fn diagnosis(node: &Node) -> String {
     let mut text = format!("=== {} cluster\n", node.name);
     for (program, arguments) in [
         ("crm_mon", &["--one-shot", "--show-node-attributes", "--failcounts"][..]),

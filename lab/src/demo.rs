@@ -22,7 +22,7 @@ use crate::wait::{now, until};
 
 /// How router1 dies.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
-pub enum Fault {
+pub(crate) enum Fault {
     /// Both cables are cut.
     Links,
     /// Its namespace is destroyed at once; it returns as a new one with an empty kernel.
@@ -39,7 +39,7 @@ pub enum Fault {
 
 impl Fault {
     /// The word on the command line.
-    pub fn word(self) -> &'static str {
+    pub(crate) fn word(self) -> &'static str {
         match self {
             Fault::Links => "links",
             Fault::Power => "power",
@@ -53,7 +53,7 @@ impl Fault {
 
 /// What one telling of the story is about.
 #[derive(Clone, Debug)]
-pub struct Plot {
+pub(crate) struct Plot {
     pub fault: Fault,
     pub options: Options,
     /// TCP connections through source NAT.
@@ -78,7 +78,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const BACKOFF: Duration = Duration::from_secs(40);
 
 /// Tell it. True: every connection lived.
-pub async fn tell(plot: &Plot, sandbox: &Sandbox, narrator: &mut Narrator) -> Result<bool> {
+pub(crate) async fn tell(plot: &Plot, sandbox: &Sandbox, narrator: &mut Narrator) -> Result<bool> {
     let mut story = Story::begin(plot, sandbox, narrator).await?;
     let result = story.run().await;
     match result {

@@ -10,7 +10,7 @@ use anyhow::{Context, Result, bail};
 
 /// A VRRP instance.
 #[derive(Clone, Default, Debug)]
-pub struct Instance {
+pub(crate) struct Instance {
     pub name: String,
     pub interface: String,
     pub vrid: u8,
@@ -21,14 +21,14 @@ pub struct Instance {
 
 /// Instances that change their state together.
 #[derive(Clone, Default, Debug)]
-pub struct SyncGroup {
+pub(crate) struct SyncGroup {
     pub name: String,
     pub members: Vec<String>,
 }
 
 /// A rule of source NAT.
 #[derive(Clone, Default, Debug)]
-pub struct SourceNat {
+pub(crate) struct SourceNat {
     pub outbound: String,
     pub source: String,
     pub translation: String,
@@ -36,7 +36,7 @@ pub struct SourceNat {
 
 /// A cluster as VyOS 1.2 has it: heartbeat moves the services from the primary node to the secondary one.
 #[derive(Clone, Default, Debug)]
-pub struct Cluster {
+pub(crate) struct Cluster {
     pub interfaces: Vec<String>,
     pub mcast_group: String,
     pub secret: String,
@@ -49,7 +49,7 @@ pub struct Cluster {
 
 /// Which pair of routers.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Figure {
+pub(crate) enum Figure {
     /// The documentation's.
     Documented,
     /// The documentation's with heartbeat, in VyOS 1.2 only.
@@ -60,7 +60,7 @@ pub enum Figure {
 
 /// A router as its `set` lines describe it.
 #[derive(Clone, Default, Debug)]
-pub struct Description {
+pub(crate) struct Description {
     pub name: String,
     /// Interface, address with prefix.
     pub addresses: Vec<(String, String)>,
@@ -77,7 +77,7 @@ pub struct Description {
 }
 
 /// One of a figure's two routers.
-pub fn router(figure: Figure, number: u8) -> Result<Description> {
+pub(crate) fn router(figure: Figure, number: u8) -> Result<Description> {
     let (directory, text) = match (figure, number) {
         (Figure::Documented, 1) => ("documented", include_str!("../examples/documented/router1.set")),
         (Figure::Documented, _) => ("documented", include_str!("../examples/documented/router2.set")),
@@ -94,7 +94,7 @@ pub fn router(figure: Figure, number: u8) -> Result<Description> {
 }
 
 /// Read `set` lines.
-pub fn parse(text: &str) -> Result<Description> {
+pub(crate) fn parse(text: &str) -> Result<Description> {
     let mut router = Description { tcp_loose: true, text: text.to_owned(), ..Description::default() };
     for (number, line) in text.lines().enumerate() {
         let line = line.split('#').next().unwrap_or_default().trim();
@@ -179,7 +179,7 @@ fn take_cluster(cluster: &mut Cluster, words: &[&str]) -> Result<()> {
 }
 
 /// `10.0.0.10/24` taken apart.
-pub fn split_address(text: &str) -> Result<(IpAddr, u8)> {
+pub(crate) fn split_address(text: &str) -> Result<(IpAddr, u8)> {
     let (address, prefix) = text.split_once('/').with_context(|| format!("{text} has no prefix length"))?;
     Ok((address.parse()?, prefix.parse()?))
 }

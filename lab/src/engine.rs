@@ -6,13 +6,13 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
 use ctsync::daemon::node_id;
-use ctsync::facts::KernelSettings;
-use ctsync::filter::Filter;
-use ctsync::replica::{Replica, Restored, Role, Settings};
-use ctsync::wire::Incarnation;
+use ctsync::engine::facts::KernelSettings;
+use ctsync::engine::filter::Filter;
+use ctsync::engine::replica::{Replica, Restored, Role, Settings};
+use ctsync::engine::wire::Incarnation;
 
 /// Started, told that it is primary, its (empty) kernel read. It owns the group once it has heard of no other owner.
-pub fn primary(name: &str, run: u128, began: Instant) -> Result<Replica> {
+pub(crate) fn primary(name: &str, run: u128, began: Instant) -> Result<Replica> {
     let settings = Settings {
         name: name.to_owned(),
         node: node_id(name),

@@ -28,13 +28,13 @@ use crate::router::Router;
 use crate::wait::until;
 
 /// Milliseconds between two advertisements; vrrpd counts in tens.
-pub const ADVERT: u32 = 100;
+pub(crate) const ADVERT: u32 = 100;
 
 /// Longest wait for zebra's socket.
 const START: Duration = Duration::from_secs(20);
 
 /// Macvlans, configuration, zebra, vrrpd.
-pub async fn start(router: &mut Router) -> Result<()> {
+pub(crate) async fn start(router: &mut Router) -> Result<()> {
     for (name, value) in [("arp_ignore", "1"), ("arp_announce", "2")] {
         router.node.net.sysctl(&format!("net/ipv4/conf/all/{name}"), value)?;
     }
@@ -54,17 +54,17 @@ pub async fn start(router: &mut Router) -> Result<()> {
 }
 
 /// vrrpd alone, as after its end.
-pub fn start_vrrpd(router: &mut Router) -> Result<()> {
+pub(crate) fn start_vrrpd(router: &mut Router) -> Result<()> {
     router.node.start("vrrpd", "/usr/lib/frr/vrrpd", &["-f", "/etc/frr/frr.conf", "--log", "stdout"])
 }
 
 /// The macvlan of an instance, as FRR's documentation names it.
-pub fn device(instance: &Instance) -> String {
+pub(crate) fn device(instance: &Instance) -> String {
     format!("vrrp4-{}", instance.vrid)
 }
 
 /// Whether the instance's addresses are here, and whether the interface that has them is operationally up.
-pub fn seen(router: &Router, instance: &Instance) -> Result<(bool, bool)> {
+pub(crate) fn seen(router: &Router, instance: &Instance) -> Result<(bool, bool)> {
     let name = device(instance);
     let shown = router.node.output("ip", &["-json", "address", "show", "dev", &name])?;
     let shown: Value = serde_json::from_str(&shown).context("ip's JSON")?;

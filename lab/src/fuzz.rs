@@ -28,7 +28,7 @@ const LIMITS: [&str; 3] = ["-timeout=10", "-rss_limit_mb=2048", "-max_len=4096"]
 const TAIL: usize = 5;
 
 /// What one target came to.
-pub struct Outcome {
+pub(crate) struct Outcome {
     target: String,
     /// Inputs tried.
     pub runs: u64,
@@ -54,7 +54,7 @@ impl Outcome {
 }
 
 /// Fuzz, and tell each target's outcome when it has ended.
-pub fn run(seconds: u64, jobs: usize, targets: &[String]) -> Result<ExitCode> {
+pub(crate) fn run(seconds: u64, jobs: usize, targets: &[String]) -> Result<ExitCode> {
     let outcomes = fuzz(seconds, jobs, targets, &|outcome| println!("{}", outcome.tell()))?;
     let found = outcomes.iter().filter(|outcome| outcome.finding.is_some()).count();
     println!("{} targets, {found} with a finding", outcomes.len());
@@ -62,7 +62,7 @@ pub fn run(seconds: u64, jobs: usize, targets: &[String]) -> Result<ExitCode> {
 }
 
 /// All of it in one line, for `cargo lab test`.
-pub fn must_find_nothing(seconds: u64, jobs: usize) -> Result<String> {
+pub(crate) fn must_find_nothing(seconds: u64, jobs: usize) -> Result<String> {
     let outcomes = fuzz(seconds, jobs, &[], &|_| {})?;
     let found: Vec<String> =
         outcomes.iter().filter(|outcome| outcome.finding.is_some()).map(Outcome::tell).collect();

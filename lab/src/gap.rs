@@ -12,7 +12,7 @@ use crate::soak::demo;
 use crate::wait::now;
 
 /// The parts of a gap: what the demo calls it, how it is shown, how many of the fact are a second.
-pub const PARTS: [(&str, &str, f64); 4] = [
+pub(crate) const PARTS: [(&str, &str, f64); 4] = [
     ("gap-seconds", "gap", 1.0),
     ("detection-seconds", "detection", 1.0),
     ("fence-milliseconds", "fence", 1e3),
@@ -20,7 +20,7 @@ pub const PARTS: [(&str, &str, f64); 4] = [
 ];
 
 /// So many takeovers; a line each, and the median and the worst of every part.
-pub fn run(runs: u32, connections: usize, entries: u32) -> Result<ExitCode> {
+pub(crate) fn run(runs: u32, connections: usize, entries: u32) -> Result<ExitCode> {
     let (connections, entries) = (connections.to_string(), entries.to_string());
     let plot = [
         "--fault",

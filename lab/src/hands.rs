@@ -24,16 +24,16 @@ struct Shown {
 }
 
 /// The daemon's event socket.
-pub struct Events(OwnedFd);
+pub(crate) struct Events(OwnedFd);
 
 impl Events {
     /// Borrow it.
-    pub fn of(node: &Node) -> Result<Events> {
+    pub(crate) fn of(node: &Node) -> Result<Events> {
         borrow(node, |socket, _| socket.hears_events).map(Events)
     }
 
     /// What it holds from now on, in bytes as the kernel counts them; until the daemon makes it larger again.
-    pub fn set_buffer(&self, bytes: usize) -> Result<()> {
+    pub(crate) fn set_buffer(&self, bytes: usize) -> Result<()> {
         // The kernel doubles what it is told.
         if setsockopt(&self.0, sockopt::RcvBufForce, &(bytes / 2)).is_ok() {
             return Ok(());
@@ -43,16 +43,16 @@ impl Events {
 }
 
 /// The daemon's request socket.
-pub struct Requests(OwnedFd);
+pub(crate) struct Requests(OwnedFd);
 
 impl Requests {
     /// Borrow it. The first netlink socket of a process has the process's number.
-    pub fn of(node: &Node) -> Result<Requests> {
+    pub(crate) fn of(node: &Node) -> Result<Requests> {
         borrow(node, |socket, pid| !socket.hears_events && socket.port_id == pid).map(Requests)
     }
 
     /// Send requests in the daemon's name: their events are its own echo, and are kept from it.
-    pub fn send(&self, requests: &Writer) -> Result<()> {
+    pub(crate) fn send(&self, requests: &Writer) -> Result<()> {
         send(self.0.as_raw_fd(), requests.as_bytes(), MsgFlags::empty())
             .context("cannot change the kernel in the daemon's name")?;
         Ok(())

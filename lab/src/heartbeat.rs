@@ -26,7 +26,7 @@ const STANDBY: &str = "/usr/share/heartbeat/hb_standby";
 const SETTLES: Duration = Duration::from_secs(40);
 
 /// Write its files and start it; with `sync`, once ctsync may be elected.
-pub async fn start(router: &mut Router, sync: bool) -> Result<()> {
+pub(crate) async fn start(router: &mut Router, sync: bool) -> Result<()> {
     let cluster = router.told.cluster.clone();
     let log = router.node.log_path("heartbeat");
     let etc = router.node.own("/etc/ha.d")?;
@@ -53,7 +53,7 @@ pub async fn start(router: &mut Router, sync: bool) -> Result<()> {
 }
 
 /// `hb_standby`: the other node is to have everything. Refused while a node that has returned is still being served.
-pub async fn stand_by(router: &Router) -> Result<()> {
+pub(crate) async fn stand_by(router: &Router) -> Result<()> {
     // The addresses are the primary node's own, and foreign to the other.
     let settled = if router.told.name == router.told.cluster.primary { "local" } else { "all" };
     until("heartbeat is settled", SETTLES, async || {
@@ -66,7 +66,7 @@ pub async fn stand_by(router: &Router) -> Result<()> {
 }
 
 /// Our script's verb `tell`: what a unit does after ctsync has started.
-pub fn tell(router: &Router) -> Result<()> {
+pub(crate) fn tell(router: &Router) -> Result<()> {
     let done = script(router, "tell")?.status().context("cannot run the resource script")?;
     ensure!(done.success(), "the resource script failed: {done}");
     Ok(())

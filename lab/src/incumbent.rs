@@ -20,7 +20,7 @@ esac
 
 /// How it is set up.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Shape {
+pub(crate) struct Shape {
     /// `FTFW` or `NOTRACK`.
     pub mode: &'static str,
     /// Off: what the peer says goes into the kernel at once.
@@ -36,7 +36,7 @@ impl Default for Shape {
 }
 
 /// Write its files into the node's directory and start it.
-pub async fn start(node: &mut Node, address: &str, own: &[String], shape: Shape) -> Result<()> {
+pub(crate) async fn start(node: &mut Node, address: &str, own: &[String], shape: Shape) -> Result<()> {
     let family = |text: &str| if text.contains(':') { "IPv6_address" } else { "IPv4_address" };
     let ignored: String = own
         .iter()
@@ -97,7 +97,7 @@ General {{
 }
 
 /// Start it once more after it was killed: it leaves its lock and its socket behind, and refuses to start beside them.
-pub async fn restart(node: &mut Node) -> Result<()> {
+pub(crate) async fn restart(node: &mut Node) -> Result<()> {
     for name in ["conntrackd.lock", "conntrackd.ctl"] {
         let _ = std::fs::remove_file(node.run_directory().join(name));
     }
@@ -115,17 +115,17 @@ fn config_path(node: &Node) -> String {
 }
 
 /// Its external cache, as it lists it.
-pub fn external(node: &Node) -> Result<String> {
+pub(crate) fn external(node: &Node) -> Result<String> {
     node.output("conntrackd", &["-C", &config_path(node), "-e"])
 }
 
 /// Its external cache into the kernel: what its script asks for first. Answered when it is done.
-pub fn commit(node: &Node) -> Result<()> {
+pub(crate) fn commit(node: &Node) -> Result<()> {
     node.output("conntrackd", &["-C", &config_path(node), "-c"]).map(|_| ())
 }
 
 /// What keepalived calls with `primary`, `backup` or `fault`.
-pub fn script(node: &Node) -> String {
+pub(crate) fn script(node: &Node) -> String {
     node.directory.join("primary-backup.sh").to_string_lossy().into_owned()
 }
 
@@ -134,7 +134,7 @@ fn statistics(node: &Node) -> Result<String> {
 }
 
 /// Entries in its internal and in its external cache.
-pub fn numbers(node: &Node) -> Result<[u64; 2]> {
+pub(crate) fn numbers(node: &Node) -> Result<[u64; 2]> {
     let shown = statistics(node)?;
     let mut active = shown.lines().filter_map(|line| line.strip_prefix("current active connections:"));
     let mut next = || active.next().and_then(|number| number.trim().parse().ok()).context("its statistics");

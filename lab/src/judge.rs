@@ -10,7 +10,7 @@ use crate::node::Node;
 
 /// The entries of a kernel that are worth comparing, one normalised line each. `own` are the addresses of the
 /// routers (virtual ones included): what begins or ends on a router is left out.
-pub fn entries(node: &Node, own: &[String]) -> Result<BTreeSet<String>> {
+pub(crate) fn entries(node: &Node, own: &[String]) -> Result<BTreeSet<String>> {
     let mut all = BTreeSet::new();
     for family in ["ipv4", "ipv6"] {
         let listing = node.output("conntrack", &["-L", "-f", family])?;
@@ -34,7 +34,7 @@ fn normalise(line: &str, own: &[String]) -> Option<String> {
 }
 
 /// What begins or ends on a router, and what is local to a link.
-pub fn is_noise(line: &str, own: &[String]) -> bool {
+pub(crate) fn is_noise(line: &str, own: &[String]) -> bool {
     let words: Vec<&str> = line.split_whitespace().collect();
     let sources: Vec<&str> = words.iter().filter_map(|word| word.strip_prefix("src=")).collect();
     let destinations: Vec<&str> = words.iter().filter_map(|word| word.strip_prefix("dst=")).collect();

@@ -8,15 +8,15 @@ use std::time::Duration;
 
 use anyhow::Result;
 use ctsync::ctnetlink::codec::{Incoming, Install, emit_create, emit_destroy, emit_update};
+use ctsync::ctnetlink::entry::{Entry, L4, Status, TcpInfo, Tuple, proto};
 use ctsync::ctnetlink::nla::Writer;
-use ctsync::ctnetlink::socket::{BATCH, RequestSocket};
-use ctsync::entry::{Entry, L4, Status, TcpInfo, Tuple, proto};
+use ctsync::kernel::socket::{BATCH, RequestSocket};
 
 use crate::net::Namespace;
 use crate::wait::now;
 
 /// An established TCP connection number `number` of a LAN host through source NAT; all distinct.
-pub fn connection(number: u32) -> Entry {
+pub(crate) fn connection(number: u32) -> Entry {
     let orig = Tuple {
         src: IpAddr::V4(Ipv4Addr::from(u32::from(Ipv4Addr::new(10, 0, 1, 120)) + number % 100)),
         dst: IpAddr::V4(Ipv4Addr::from(u32::from(Ipv4Addr::new(198, 51, 100, 1)) + number % 250)),
@@ -44,18 +44,18 @@ pub fn connection(number: u32) -> Entry {
 }
 
 /// Create connections `from..from + count` in a namespace; how many the kernel took.
-pub fn create(namespace: &Namespace, from: u32, count: u32) -> Result<u32> {
+pub(crate) fn create(namespace: &Namespace, from: u32, count: u32) -> Result<u32> {
     create_paced(namespace, from, count, None)
 }
 
 /// The same, so many a second.
-pub fn create_paced(namespace: &Namespace, from: u32, count: u32, rate: Option<u32>) -> Result<u32> {
+pub(crate) fn create_paced(namespace: &Namespace, from: u32, count: u32, rate: Option<u32>) -> Result<u32> {
     let portion = rate.map_or(BATCH, |rate| (rate / 1000).clamp(1, BATCH));
     request(namespace, (from, 1), count, (portion, rate), emit_whole)
 }
 
 /// The same, each by a request of its own.
-pub fn create_one_by_one(namespace: &Namespace, from: u32, count: u32) -> Result<u32> {
+pub(crate) fn create_one_by_one(namespace: &Namespace, from: u32, count: u32) -> Result<u32> {
     request(namespace, (from, 1), count, (1, None), emit_whole)
 }
 
@@ -64,12 +64,17 @@ fn emit_whole(writer: &mut Writer, sequence: u32, entry: &Entry) {
 }
 
 /// Change the connections `from..from + count`, each once: their mark; how many were there.
-pub fn change(namespace: &Namespace, from: u32, count: u32, mark: u32) -> Result<u32> {
+pub(crate) fn change(namespace: &Namespace, from: u32, count: u32, mark: u32) -> Result<u32> {
     change_spread(namespace, (from, 1), count, mark)
 }
 
 /// Change so many connections, from a first one on in steps.
-pub fn change_spread(namespace: &Namespace, numbers: (u32, u32), count: u32, mark: u32) -> Result<u32> {
+pub(crate) fn change_spread(
+    namespace: &Namespace,
+    numbers: (u32, u32),
+    count: u32,
+    mark: u32,
+) -> Result<u32> {
     request(namespace, numbers, count, (BATCH, None), |writer, sequence, entry| {
         let how = Install { be_liberal: false, ..Install::whole(432_000) };
         emit_update(writer, sequence, &Entry { mark: Some(mark), ..entry.clone() }, how);
@@ -77,7 +82,7 @@ pub fn change_spread(namespace: &Namespace, numbers: (u32, u32), count: u32, mar
 }
 
 /// End those of the connections `from..from + count` that are there; how many were.
-pub fn end(namespace: &Namespace, from: u32, count: u32) -> Result<u32> {
+pub(crate) fn end(namespace: &Namespace, from: u32, count: u32) -> Result<u32> {
     request(namespace, (from, 1), count, (BATCH, None), |writer, sequence, entry| {
         emit_destroy(writer, sequence, &entry.key());
     })

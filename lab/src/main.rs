@@ -226,7 +226,7 @@ impl DemoArguments {
 }
 
 fn main() -> ExitCode {
-    ctsync::cli::complete(<Cli as clap::CommandFactory>::command);
+    ctsync::cli::complete(<Cli as CommandFactory>::command);
     match run(Cli::parse()) {
         Ok(code) => code,
         Err(error) => {

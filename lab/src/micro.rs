@@ -10,12 +10,12 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use clap::{Args, ValueEnum};
 use ctsync::ctnetlink::codec::{self, Incoming, Install};
+use ctsync::ctnetlink::entry::{Entry, Status};
 use ctsync::ctnetlink::nla::Writer;
-use ctsync::digest::{Digester, Sums};
-use ctsync::entry::{Entry, Status};
-use ctsync::seal::{Key, Seal};
-use ctsync::table::Table;
-use ctsync::wire::{self, Incarnation, Messages};
+use ctsync::engine::digest::{Digester, Sums};
+use ctsync::engine::seal::{Key, Seal};
+use ctsync::engine::table::Table;
+use ctsync::engine::wire::{self, Incarnation, Messages};
 use serde_json::{Value, json};
 
 use crate::engine;
@@ -40,7 +40,7 @@ const DATAGRAM: usize = 1_372;
 
 /// What to measure.
 #[derive(Args, Clone)]
-pub struct Arguments {
+pub(crate) struct Arguments {
     /// Only these steps.
     #[arg(value_enum)]
     steps: Vec<Step>,
@@ -229,7 +229,7 @@ struct Cost {
 }
 
 /// Measure, and tell.
-pub fn run(arguments: &Arguments) -> Result<ExitCode> {
+pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     let steps = if arguments.steps.is_empty() { Step::value_variants() } else { &arguments.steps };
     if let Some(times) = arguments.repeat {
         for step in steps {

@@ -12,12 +12,12 @@ use crate::router::Router;
 const SHOWN: usize = 14;
 
 /// A line to standard output; a reader that went away (`| head`) is no error.
-pub fn tell(text: &str) {
+pub(crate) fn tell(text: &str) {
     let _ = writeln!(std::io::stdout().lock(), "{text}");
 }
 
 /// The voice of a story.
-pub struct Narrator {
+pub(crate) struct Narrator {
     json: bool,
     quiet: bool,
     color: bool,
@@ -26,7 +26,7 @@ pub struct Narrator {
 
 impl Narrator {
     /// Text, or only JSON; `quiet` says nothing but keeps the facts.
-    pub fn new(json: bool, quiet: bool) -> Narrator {
+    pub(crate) fn new(json: bool, quiet: bool) -> Narrator {
         Narrator { json, quiet, color: std::io::stdout().is_terminal(), facts: Map::new() }
     }
 
@@ -45,17 +45,17 @@ impl Narrator {
     }
 
     /// A new part of the story.
-    pub fn chapter(&self, text: &str) {
+    pub(crate) fn chapter(&self, text: &str) {
         self.line("1;36", &format!("\n== {text}"));
     }
 
     /// A sentence.
-    pub fn say(&self, text: &str) {
+    pub(crate) fn say(&self, text: &str) {
         self.line("0", &format!("   {text}"));
     }
 
     /// How far a long run is, on a terminal.
-    pub fn progress(&self, done: u64, of: u64, remark: &str) {
+    pub(crate) fn progress(&self, done: u64, of: u64, remark: &str) {
         if self.silent() || !self.color {
             return;
         }
@@ -67,13 +67,13 @@ impl Narrator {
     }
 
     /// A good or bad result.
-    pub fn verdict(&self, good: bool, text: &str) {
+    pub(crate) fn verdict(&self, good: bool, text: &str) {
         let (code, word) = if good { ("1;32", "ok") } else { ("1;31", "FAILED") };
         self.line(code, &format!("   {word}: {text}"));
     }
 
     /// Type a command on a router and show what it prints.
-    pub fn command(&self, router: &Router, arguments: &[&str]) -> Result<(i32, String)> {
+    pub(crate) fn command(&self, router: &Router, arguments: &[&str]) -> Result<(i32, String)> {
         let (code, out) = router.type_command(arguments)?;
         self.line("1", &format!("{}$ ctsync {}", router.told.name, arguments.join(" ")));
         let lines: Vec<&str> = out.lines().collect();
@@ -87,22 +87,22 @@ impl Narrator {
     }
 
     /// Something that was not a ctsync command.
-    pub fn typed(&self, at: &str, text: &str) {
+    pub(crate) fn typed(&self, at: &str, text: &str) {
         self.line("1", &format!("{at}$ {text}"));
     }
 
     /// Keep a fact for the JSON form.
-    pub fn fact(&mut self, name: &str, value: impl Into<Value>) {
+    pub(crate) fn fact(&mut self, name: &str, value: impl Into<Value>) {
         self.facts.insert(name.to_owned(), value.into());
     }
 
     /// A fact that was kept.
-    pub fn told(&self, name: &str) -> Option<&Value> {
+    pub(crate) fn told(&self, name: &str) -> Option<&Value> {
         self.facts.get(name)
     }
 
     /// The end: JSON, if that is what was asked for.
-    pub fn end(&self) -> Result<()> {
+    pub(crate) fn end(&self) -> Result<()> {
         if self.json {
             let mut out = std::io::stdout().lock();
             let _ = writeln!(out, "{}", serde_json::to_string_pretty(&self.facts)?);
@@ -112,7 +112,7 @@ impl Narrator {
 }
 
 /// How far a long measurement is.
-pub fn progress(jobs: usize) -> Result<ProgressBar> {
+pub(crate) fn progress(jobs: usize) -> Result<ProgressBar> {
     let bar = ProgressBar::new(jobs as u64);
     bar.set_style(ProgressStyle::with_template("{bar:30} {pos}/{len} {msg} {elapsed}, {eta} left")?);
     Ok(bar)

@@ -19,13 +19,13 @@ use rtnetlink::{Handle, LinkBridge, LinkUnspec, LinkVeth, RouteMessageBuilder};
 
 /// A network namespace, alive while a clone of this is.
 #[derive(Clone)]
-pub struct Namespace {
+pub(crate) struct Namespace {
     file: Arc<File>,
 }
 
 impl Namespace {
     /// A new, empty one with loopback up.
-    pub async fn create() -> Result<Namespace> {
+    pub(crate) async fn create() -> Result<Namespace> {
         let file = in_thread(|| {
             unshare(CloneFlags::CLONE_NEWNET).context("cannot make a network namespace")?;
             File::open("/proc/thread-self/ns/net").context("cannot hold a network namespace")
@@ -37,22 +37,22 @@ impl Namespace {
     }
 
     /// A path by which any process of the lab can open it.
-    pub fn path(&self) -> PathBuf {
+    pub(crate) fn path(&self) -> PathBuf {
         PathBuf::from(format!("/proc/{}/fd/{}", std::process::id(), self.file.as_raw_fd()))
     }
 
     /// The descriptor's number in this process.
-    pub fn descriptor(&self) -> u32 {
+    pub(crate) fn descriptor(&self) -> u32 {
         self.file.as_raw_fd().unsigned_abs()
     }
 
     /// What `/proc/PID/ns/net` of a process inside shows.
-    pub fn inode(&self) -> Result<u64> {
+    pub(crate) fn inode(&self) -> Result<u64> {
         Ok(self.file.metadata()?.ino())
     }
 
     /// Run a closure on a thread inside.
-    pub fn run<T: Send>(&self, inside: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+    pub(crate) fn run<T: Send>(&self, inside: impl FnOnce() -> Result<T> + Send) -> Result<T> {
         in_thread(|| {
             setns(self.file.as_fd(), CloneFlags::CLONE_NEWNET).context("cannot enter a network namespace")?;
             inside()
@@ -60,12 +60,12 @@ impl Namespace {
     }
 
     /// A descriptor for a thread that will live inside.
-    pub fn enter(&self) -> Result<()> {
+    pub(crate) fn enter(&self) -> Result<()> {
         setns(self.file.as_fd(), CloneFlags::CLONE_NEWNET).context("cannot enter a network namespace")
     }
 
     /// Write a sysctl of this namespace: `net/ipv4/ip_forward`.
-    pub fn sysctl(&self, name: &str, value: &str) -> Result<()> {
+    pub(crate) fn sysctl(&self, name: &str, value: &str) -> Result<()> {
         self.run(|| {
             let path = format!("/proc/sys/{name}");
             std::fs::write(&path, value).with_context(|| format!("cannot set {path} to {value}"))
@@ -73,7 +73,7 @@ impl Namespace {
     }
 
     /// Read a sysctl of this namespace.
-    pub fn read_sysctl(&self, name: &str) -> Result<String> {
+    pub(crate) fn read_sysctl(&self, name: &str) -> Result<String> {
         self.run(|| {
             let path = format!("/proc/sys/{name}");
             let value = std::fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))?;
@@ -88,13 +88,13 @@ fn in_thread<T: Send>(work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
 }
 
 /// rtnetlink inside one namespace.
-pub struct Links {
+pub(crate) struct Links {
     handle: Handle,
 }
 
 impl Links {
     /// A connection whose socket lives in the namespace; its task runs on the caller's runtime.
-    pub fn open(namespace: &Namespace) -> Result<Links> {
+    pub(crate) fn open(namespace: &Namespace) -> Result<Links> {
         let runtime = tokio::runtime::Handle::current();
         let (connection, handle) = namespace.run(|| {
             let _guard = runtime.enter();
@@ -113,21 +113,21 @@ impl Links {
     }
 
     /// Bring an interface up.
-    pub async fn up(&self, name: &str) -> Result<()> {
+    pub(crate) async fn up(&self, name: &str) -> Result<()> {
         let index = self.index(name).await?;
         let message = LinkUnspec::new_with_index(index).up().build();
         self.handle.link().set(message).execute().await.with_context(|| format!("cannot bring {name} up"))
     }
 
     /// Cut an interface: its other end loses the carrier.
-    pub async fn down(&self, name: &str) -> Result<()> {
+    pub(crate) async fn down(&self, name: &str) -> Result<()> {
         let index = self.index(name).await?;
         let message = LinkUnspec::new_with_index(index).down().build();
         self.handle.link().set(message).execute().await.with_context(|| format!("cannot bring {name} down"))
     }
 
     /// Give an interface another MTU.
-    pub async fn set_mtu(&self, name: &str, bytes: u32) -> Result<()> {
+    pub(crate) async fn set_mtu(&self, name: &str, bytes: u32) -> Result<()> {
         let index = self.index(name).await?;
         let message = LinkUnspec::new_with_index(index).mtu(bytes).build();
         self.handle
@@ -139,19 +139,25 @@ impl Links {
     }
 
     /// Remove an interface, and with it the other end of its cable.
-    pub async fn delete(&self, name: &str) -> Result<()> {
+    pub(crate) async fn delete(&self, name: &str) -> Result<()> {
         let index = self.index(name).await?;
         self.handle.link().del(index).execute().await.with_context(|| format!("cannot remove {name}"))
     }
 
     /// A bridge, up.
-    pub async fn add_bridge(&self, name: &str) -> Result<()> {
+    pub(crate) async fn add_bridge(&self, name: &str) -> Result<()> {
         let message = LinkBridge::new(name).up().build();
         self.handle.link().add(message).execute().await.with_context(|| format!("cannot add bridge {name}"))
     }
 
     /// A cable from a port of a bridge here to an interface of another namespace.
-    pub async fn plug(&self, port: &str, bridge: &str, into: &Namespace, interface: &str) -> Result<()> {
+    pub(crate) async fn plug(
+        &self,
+        port: &str,
+        bridge: &str,
+        into: &Namespace,
+        interface: &str,
+    ) -> Result<()> {
         let far = format!("{port}~");
         let what = || format!("cannot plug {interface} into {bridge}");
         self.handle.link().add(LinkVeth::new(port, &far).build()).execute().await.with_context(what)?;
@@ -167,7 +173,7 @@ impl Links {
     }
 
     /// An address on an interface.
-    pub async fn add_address(&self, name: &str, address: IpAddr, prefix: u8) -> Result<()> {
+    pub(crate) async fn add_address(&self, name: &str, address: IpAddr, prefix: u8) -> Result<()> {
         let index = self.index(name).await?;
         self.handle
             .address()
@@ -178,11 +184,11 @@ impl Links {
     }
 
     /// A default route.
-    pub async fn add_default_route(&self, gateway: IpAddr) -> Result<()> {
+    pub(crate) async fn add_default_route(&self, gateway: IpAddr) -> Result<()> {
         let what = || format!("cannot route by {gateway}");
         let request = match gateway {
             IpAddr::V4(gateway) => {
-                let route = RouteMessageBuilder::<std::net::Ipv4Addr>::new().gateway(gateway).build();
+                let route = RouteMessageBuilder::<Ipv4Addr>::new().gateway(gateway).build();
                 self.handle.route().add(route).execute().await
             }
             IpAddr::V6(gateway) => {
@@ -194,7 +200,7 @@ impl Links {
     }
 
     /// Route an address by a gateway for packets with this mark, and for no others.
-    pub async fn route_marked(&self, mark: u32, to: Ipv4Addr, gateway: Ipv4Addr) -> Result<()> {
+    pub(crate) async fn route_marked(&self, mark: u32, to: Ipv4Addr, gateway: Ipv4Addr) -> Result<()> {
         let what = || format!("cannot route {to} by its mark");
         let route = || RouteMessageBuilder::<Ipv4Addr>::new().destination_prefix(to, 32);
         let nowhere = route().kind(RouteType::BlackHole).build();
@@ -206,7 +212,7 @@ impl Links {
     }
 
     /// Whether the namespace has an address.
-    pub async fn has_address(&self, address: IpAddr) -> Result<bool> {
+    pub(crate) async fn has_address(&self, address: IpAddr) -> Result<bool> {
         let mut answers = self.handle.address().get().execute();
         let mut found = false;
         while let Some(message) = answers.try_next().await? {

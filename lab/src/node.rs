@@ -18,7 +18,7 @@ use crate::net::Namespace;
 use crate::sandbox;
 
 /// A machine of the lab.
-pub struct Node {
+pub(crate) struct Node {
     pub name: String,
     pub net: Namespace,
     mounts: Arc<File>,
@@ -31,7 +31,7 @@ pub struct Node {
 
 impl Node {
     /// A machine that has just booted.
-    pub async fn boot(name: &str, directory: &Path) -> Result<Node> {
+    pub(crate) async fn boot(name: &str, directory: &Path) -> Result<Node> {
         let directory = directory.join(name);
         let run = directory.join("run");
         sandbox::in_memory(&run)?;
@@ -47,12 +47,12 @@ impl Node {
     }
 
     /// Where the node's `/run` is seen from outside.
-    pub fn run_directory(&self) -> PathBuf {
+    pub(crate) fn run_directory(&self) -> PathBuf {
         self.directory.join("run")
     }
 
     /// From now on a directory is the node's own: a copy of this machine's. Where it is seen from outside.
-    pub fn own(&self, path: &str) -> Result<PathBuf> {
+    pub(crate) fn own(&self, path: &str) -> Result<PathBuf> {
         let copy = self.directory.join("own").join(path.trim_start_matches('/'));
         if copy.exists() {
             std::fs::remove_dir_all(&copy)?;
@@ -75,19 +75,19 @@ impl Node {
     }
 
     /// A program inside, for callers that want its pipes.
-    pub fn command(&self, program: &str, arguments: &[&str]) -> Result<std::process::Command> {
+    pub(crate) fn command(&self, program: &str, arguments: &[&str]) -> Result<std::process::Command> {
         let mut command = std::process::Command::new(std::env::current_exe()?);
         command.arg("inside").args(self.namespaces()).args(["--", program]).args(arguments);
         Ok(command)
     }
 
     /// Run a program inside to its end; its standard output, or its complaint.
-    pub fn output(&self, program: &str, arguments: &[&str]) -> Result<String> {
+    pub(crate) fn output(&self, program: &str, arguments: &[&str]) -> Result<String> {
         self.feed(program, arguments, "")
     }
 
     /// The same with something on standard input.
-    pub fn feed(&self, program: &str, arguments: &[&str], input: &str) -> Result<String> {
+    pub(crate) fn feed(&self, program: &str, arguments: &[&str], input: &str) -> Result<String> {
         let (code, out, err) = self.try_run(program, arguments, input)?;
         if code != 0 {
             bail!("{}: {program} {} failed ({code}): {}", self.name, arguments.join(" "), err.trim());
@@ -96,7 +96,12 @@ impl Node {
     }
 
     /// Exit code, standard output and standard error.
-    pub fn try_run(&self, program: &str, arguments: &[&str], input: &str) -> Result<(i32, String, String)> {
+    pub(crate) fn try_run(
+        &self,
+        program: &str,
+        arguments: &[&str],
+        input: &str,
+    ) -> Result<(i32, String, String)> {
         let output = self
             .inside(program, arguments)?
             .stdin_bytes(input.as_bytes().to_vec())
@@ -110,7 +115,7 @@ impl Node {
     }
 
     /// Start a program that stays; what it says goes to `NAME.log` in the node's directory.
-    pub fn start(&mut self, name: &str, program: &str, arguments: &[&str]) -> Result<()> {
+    pub(crate) fn start(&mut self, name: &str, program: &str, arguments: &[&str]) -> Result<()> {
         let log = self.log_file(name)?;
         let handle = self
             .inside(program, arguments)?
@@ -125,36 +130,36 @@ impl Node {
     }
 
     /// A log to write to.
-    pub fn log_file(&self, name: &str) -> Result<File> {
+    pub(crate) fn log_file(&self, name: &str) -> Result<File> {
         Ok(std::fs::OpenOptions::new().create(true).append(true).open(self.log_path(name))?)
     }
 
     /// The last lines of a program's log.
-    pub fn log_tail(&self, name: &str) -> Result<String> {
+    pub(crate) fn log_tail(&self, name: &str) -> Result<String> {
         let log = std::fs::read_to_string(self.log_path(name))?;
         let lines: Vec<&str> = log.lines().collect();
         Ok(lines.get(lines.len().saturating_sub(40)..).unwrap_or_default().join("\n"))
     }
 
     /// The log of a started program.
-    pub fn log_path(&self, name: &str) -> PathBuf {
+    pub(crate) fn log_path(&self, name: &str) -> PathBuf {
         self.directory.join(format!("{name}.log"))
     }
 
     /// Whether a started program still runs.
-    pub fn runs(&self, name: &str) -> bool {
+    pub(crate) fn runs(&self, name: &str) -> bool {
         self.processes.iter().any(|(known, handle)| known == name && matches!(handle.try_wait(), Ok(None)))
     }
 
     /// The process of a started program.
-    pub fn pid(&self, name: &str) -> Result<u32> {
+    pub(crate) fn pid(&self, name: &str) -> Result<u32> {
         let started = self.processes.iter().find(|(known, _)| known == name);
         let pids = started.map(|(_, handle)| handle.pids()).unwrap_or_default();
         pids.first().copied().with_context(|| format!("{name} was never started on {}", self.name))
     }
 
     /// A signal to a started program itself.
-    pub fn signal(&self, name: &str, signal: Signal) -> Result<()> {
+    pub(crate) fn signal(&self, name: &str, signal: Signal) -> Result<()> {
         let started = self.processes.iter().find(|(known, _)| known == name);
         let (_, handle) = started.with_context(|| format!("{name} was never started on {}", self.name))?;
         for pid in handle.pids() {
@@ -164,7 +169,7 @@ impl Node {
     }
 
     /// SIGKILL to a started program and all its children at once.
-    pub fn kill(&mut self, name: &str) -> Result<()> {
+    pub(crate) fn kill(&mut self, name: &str) -> Result<()> {
         let (gone, kept) =
             std::mem::take(&mut self.processes).into_iter().partition(|(known, _)| known == name);
         self.processes = kept;
@@ -185,7 +190,7 @@ impl Node {
     }
 
     /// Power off: every process inside dies at once, the kernel's tables go with the last descriptor.
-    pub fn power_off(mut self) -> Result<()> {
+    pub(crate) fn power_off(mut self) -> Result<()> {
         let inode = self.net.inode()?;
         for entry in std::fs::read_dir("/proc")?.flatten() {
             let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<i32>().ok()) else {
@@ -212,7 +217,7 @@ impl Node {
     }
 
     /// Run a closure on a thread that sees the node's files, to mount more.
-    pub fn in_mounts(&self, work: impl FnOnce() -> Result<()> + Send) -> Result<()> {
+    pub(crate) fn in_mounts(&self, work: impl FnOnce() -> Result<()> + Send) -> Result<()> {
         let made = std::thread::scope(|scope| {
             let inside = || -> Result<()> {
                 // A thread that shares its working directory with others may not change its mounts.
@@ -226,7 +231,7 @@ impl Node {
     }
 
     /// Descriptor numbers of network and mounts in this process, for `ctsync-lab enter`.
-    pub fn descriptor_numbers(&self) -> (u32, u32) {
+    pub(crate) fn descriptor_numbers(&self) -> (u32, u32) {
         (self.net.descriptor(), self.mounts.as_raw_fd().unsigned_abs())
     }
 }
@@ -271,7 +276,7 @@ fn private_places(name: &str, run: &Path, passwd: &Path) -> Result<(File, [File;
 }
 
 /// The hidden verb `inside`: enter a node and become the program. Never returns when it works.
-pub fn become_inside(namespaces: &[PathBuf], program: &str, arguments: &[String]) -> Result<()> {
+pub(crate) fn become_inside(namespaces: &[PathBuf], program: &str, arguments: &[String]) -> Result<()> {
     // All of them first: their paths lead nowhere among the node's mounts.
     let opened: std::io::Result<Vec<File>> = namespaces.iter().map(File::open).collect();
     for namespace in opened.context("the node is gone")? {

@@ -14,7 +14,7 @@ use crate::suite::Outcome;
 const SYMPTOM: usize = 200;
 
 /// Plant every fault, or those whose names contain one of these, one at a time.
-pub fn run(names: &[String]) -> Result<ExitCode> {
+pub(crate) fn run(names: &[String]) -> Result<ExitCode> {
     let root = checkout()?;
     let work = tempfile::Builder::new().prefix("ctsync-faults-").tempdir()?;
     let mut patches: Vec<_> = std::fs::read_dir(root.join("tests/faults"))

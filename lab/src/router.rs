@@ -20,7 +20,7 @@ use crate::sandbox;
 
 /// What moves the virtual addresses.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Mover {
+pub(crate) enum Mover {
     Keepalived,
     Heartbeat,
     Frr,
@@ -30,7 +30,7 @@ pub enum Mover {
 
 /// How keepalived does VRRP.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Vrrp {
+pub(crate) struct Vrrp {
     /// 2 or 3.
     pub version: u8,
     /// To the other router's address instead of the multicast group.
@@ -60,7 +60,7 @@ impl Default for Vrrp {
 
 /// What a story changes about its routers.
 #[derive(Clone, Debug)]
-pub struct Options {
+pub(crate) struct Options {
     /// VRRP advertisement interval in seconds.
     pub advert: f64,
     /// Start ctsync at all.
@@ -120,7 +120,7 @@ const UNPRIVILEGED: [&str; 8] = [
 
 impl Options {
     /// A pair as it should be, with quick elections.
-    pub fn usual(ctsync: PathBuf) -> Options {
+    pub(crate) fn usual(ctsync: PathBuf) -> Options {
         Options {
             advert: 0.2,
             sync: true,
@@ -148,7 +148,7 @@ impl Options {
 }
 
 /// One of the two routers.
-pub struct Router {
+pub(crate) struct Router {
     pub node: Node,
     pub told: Description,
     options: Options,
@@ -158,7 +158,7 @@ pub struct Router {
 
 impl Router {
     /// Give a node its addresses and switch forwarding on. Cables must be plugged.
-    pub async fn configure(node: Node, told: Description, options: &Options) -> Result<Router> {
+    pub(crate) async fn configure(node: Node, told: Description, options: &Options) -> Result<Router> {
         let links = Links::open(&node.net)?;
         for (interface, address) in &told.addresses {
             let (address, prefix) = split_address(address)?;
@@ -185,26 +185,26 @@ impl Router {
     }
 
     /// What it is to be from now on; takes effect where something is started again.
-    pub fn set_options(&mut self, options: &Options) {
+    pub(crate) fn set_options(&mut self, options: &Options) {
         self.options = options.clone();
     }
 
     /// The channel's own interface, made anew.
-    pub fn make_channel(&self) -> Result<()> {
+    pub(crate) fn make_channel(&self) -> Result<()> {
         self.node
             .output("ip", &["link", "add", "chan0", "link", "eth0", "type", "macvlan", "mode", "bridge"])?;
         self.raise_channel()
     }
 
     /// ... up, with its address.
-    pub fn raise_channel(&self) -> Result<()> {
+    pub(crate) fn raise_channel(&self) -> Result<()> {
         let address = if self.told.name == "router1" { "192.168.7.1/24" } else { "192.168.7.2/24" };
         self.node.output("ip", &["link", "set", "chan0", "up"])?;
         self.node.output("ip", &["address", "replace", address, "dev", "chan0"]).map(|_| ())
     }
 
     /// The state policy and NAT as nftables rules: from here on connections are tracked.
-    pub fn load_firewall(&self) -> Result<()> {
+    pub(crate) fn load_firewall(&self) -> Result<()> {
         let rules = format!("{}{}", self.ruleset(), self.options.rules);
         self.node.feed("nft", &["-f", "-"], &rules).map(|_| ())
     }
@@ -246,7 +246,7 @@ impl Router {
     }
 
     /// A hash of the rules as the kernel lists them, counters left out.
-    pub fn ruleset_hash(&self) -> Result<String> {
+    pub(crate) fn ruleset_hash(&self) -> Result<String> {
         use std::hash::{Hash, Hasher};
         let listing = self.node.output("nft", &["--stateless", "list", "ruleset"])?;
         let mut hasher = std::collections::hash_map::DefaultHasher::new();
@@ -255,7 +255,7 @@ impl Router {
     }
 
     /// Packets that went through the forward chain.
-    pub fn carried(&self) -> Result<u64> {
+    pub(crate) fn carried(&self) -> Result<u64> {
         let listing = self.node.output("nft", &["--json", "list", "counters"])?;
         let value: Value = serde_json::from_str(&listing)?;
         let counters = value["nftables"].as_array().into_iter().flatten();
@@ -298,13 +298,13 @@ impl Router {
     }
 
     /// Where the daemon's metrics are scraped, when [`Options::metrics`] is set.
-    pub fn metrics_address(&self) -> String {
+    pub(crate) fn metrics_address(&self) -> String {
         let own = self.told.addresses.first().and_then(|(_, address)| address.split('/').next());
         format!("{}:9338", own.unwrap_or("127.0.0.1"))
     }
 
     /// Start the daemon.
-    pub fn start_ctsync(&mut self) -> Result<()> {
+    pub(crate) fn start_ctsync(&mut self) -> Result<()> {
         if !self.options.sync {
             return Ok(());
         }
@@ -341,7 +341,7 @@ impl Router {
     }
 
     /// Start conntrackd in its place.
-    pub async fn start_incumbent(&mut self) -> Result<()> {
+    pub(crate) async fn start_incumbent(&mut self) -> Result<()> {
         // Its own addresses, not the virtual ones: what is translated to those would be left out too.
         let own = self.told.addresses.iter().map(|(_, address)| Ok(split_address(address)?.0.to_string()));
         let own: Vec<String> = own.collect::<Result<_>>()?;
@@ -350,7 +350,7 @@ impl Router {
     }
 
     /// Start conntrackd again after it was killed.
-    pub async fn restart_incumbent(&mut self) -> Result<()> {
+    pub(crate) async fn restart_incumbent(&mut self) -> Result<()> {
         incumbent::restart(&mut self.node).await
     }
 
@@ -359,7 +359,7 @@ impl Router {
     }
 
     /// What the daemon's key file holds from now on; a reload reads it.
-    pub fn write_key(&self, text: &str) -> Result<()> {
+    pub(crate) fn write_key(&self, text: &str) -> Result<()> {
         let path = self.key_path();
         std::fs::write(&path, text)?;
         std::fs::set_permissions(&path, std::os::unix::fs::PermissionsExt::from_mode(0o600))?;
@@ -367,17 +367,17 @@ impl Router {
     }
 
     /// The daemon's configuration file.
-    pub fn config_path(&self) -> String {
+    pub(crate) fn config_path(&self) -> String {
         self.node.directory.join("router.set").to_string_lossy().into_owned()
     }
 
     /// The daemon's program.
-    pub fn binary(&self) -> Result<String> {
+    pub(crate) fn binary(&self) -> Result<String> {
         Ok(self.options.ctsync.to_str().context("the path of ctsync is not UTF-8")?.to_owned())
     }
 
     /// keepalived's configuration, as `docs/operation.md` describes it.
-    pub fn keepalived(&self) -> String {
+    pub(crate) fn keepalived(&self) -> String {
         let vrrp = self.options.vrrp;
         let instances = self.instances();
         let mut text = format!("global_defs {{\n  vrrp_version {}\n", vrrp.version);
@@ -523,7 +523,7 @@ impl Router {
     }
 
     /// Start what moves the virtual addresses; ctsync must run.
-    pub async fn start_mover(&mut self) -> Result<()> {
+    pub(crate) async fn start_mover(&mut self) -> Result<()> {
         match self.options.mover {
             Mover::Keepalived => self.start_keepalived(),
             Mover::Heartbeat => heartbeat::start(self, self.options.sync).await,
@@ -533,7 +533,7 @@ impl Router {
     }
 
     /// Start keepalived; ctsync must have made its files.
-    pub fn start_keepalived(&mut self) -> Result<()> {
+    pub(crate) fn start_keepalived(&mut self) -> Result<()> {
         self.write_keepalived()?;
         let arguments = [
             "--dont-fork",
@@ -548,28 +548,28 @@ impl Router {
     }
 
     /// keepalived's configuration file, where it looks by itself.
-    pub fn write_keepalived(&self) -> Result<()> {
+    pub(crate) fn write_keepalived(&self) -> Result<()> {
         let Some(own) = &self.keepalived_directory else { return Ok(()) };
         Ok(std::fs::write(own.join("keepalived.conf"), self.keepalived())?)
     }
 
     /// Where the daemon's control socket is seen from outside.
-    pub fn control(&self) -> PathBuf {
+    pub(crate) fn control(&self) -> PathBuf {
         self.node.run_directory().join("ctsync/control.sock")
     }
 
     /// `ctsync status --json`, without a process.
-    pub async fn status(&self) -> Result<Value> {
+    pub(crate) async fn status(&self) -> Result<Value> {
         Ok(control::ask(&self.control(), &Request::Status, Duration::from_secs(5)).await?)
     }
 
     /// `ctsync show conntrack-sync statistics --json`, without a process.
-    pub async fn statistics(&self) -> Result<Value> {
+    pub(crate) async fn statistics(&self) -> Result<Value> {
         Ok(control::ask(&self.control(), &Request::Statistics, Duration::from_secs(5)).await?)
     }
 
     /// One of its counters.
-    pub async fn counter(&self, name: &str) -> Result<u64> {
+    pub(crate) async fn counter(&self, name: &str) -> Result<u64> {
         let statistics = self.statistics().await?;
         let counters = statistics["counters"].as_array().map_or(&[][..], Vec::as_slice);
         let found = counters.iter().find(|pair| pair[0] == name).and_then(|pair| pair[1].as_u64());
@@ -577,13 +577,13 @@ impl Router {
     }
 
     /// Type a command on the router: what was printed, good or bad.
-    pub fn type_command(&self, arguments: &[&str]) -> Result<(i32, String)> {
+    pub(crate) fn type_command(&self, arguments: &[&str]) -> Result<(i32, String)> {
         let (code, out, err) = self.node.try_run(&self.binary()?, arguments, "")?;
         Ok((code, out + &err))
     }
 
     /// The story moves the virtual addresses: here, or away.
-    pub fn move_addresses(&self, here: bool) -> Result<()> {
+    pub(crate) fn move_addresses(&self, here: bool) -> Result<()> {
         let verb = if here { "replace" } else { "del" };
         let mut commands = String::new();
         for instance in &self.told.instances {
@@ -596,13 +596,13 @@ impl Router {
     }
 
     /// Whether the first virtual address is here.
-    pub async fn has_vip(&self) -> Result<bool> {
+    pub(crate) async fn has_vip(&self) -> Result<bool> {
         let vip = self.vips()?.into_iter().next().context("no virtual address")?;
         Links::open(&self.node.net)?.has_address(vip).await
     }
 
     /// The virtual addresses.
-    pub fn vips(&self) -> Result<Vec<IpAddr>> {
+    pub(crate) fn vips(&self) -> Result<Vec<IpAddr>> {
         let instances = self.told.instances.iter();
         let all = instances.flat_map(|instance| instance.addresses.iter().chain(&instance.excluded));
         let all = all.chain(&self.told.cluster.services);
@@ -611,7 +611,7 @@ impl Router {
     }
 
     /// Every address that is a router's own.
-    pub fn own_addresses(&self) -> Result<Vec<String>> {
+    pub(crate) fn own_addresses(&self) -> Result<Vec<String>> {
         let mut own = Vec::new();
         for (_, address) in &self.told.addresses {
             own.push(split_address(address)?.0.to_string());
@@ -621,7 +621,7 @@ impl Router {
     }
 
     /// A word for the log when something must be running and is not.
-    pub fn must_run(&self, program: &str) -> Result<()> {
+    pub(crate) fn must_run(&self, program: &str) -> Result<()> {
         if !self.node.runs(program) {
             let log = std::fs::read_to_string(self.node.log_path(program)).unwrap_or_default();
             bail!("{program} ended on {}: {}", self.node.name, log.lines().last().unwrap_or("no output"));
@@ -630,7 +630,7 @@ impl Router {
     }
 
     /// Everything about this router, for a failure's report.
-    pub fn diagnosis(&self) -> String {
+    pub(crate) fn diagnosis(&self) -> String {
         let mut text = format!("=== {}\n", self.node.name);
         let mut show = |title: &str, result: Result<String>| {
             let body = result.unwrap_or_else(|error| format!("{error:#}"));

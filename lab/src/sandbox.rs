@@ -22,7 +22,7 @@ const CALLER: &str = "CTSYNC_LAB_CALLER";
 
 /// What the inner process was given.
 #[derive(Clone, Debug)]
-pub struct Sandbox {
+pub(crate) struct Sandbox {
     /// Everything the lab writes goes here.
     pub directory: PathBuf,
     /// The user outside, when the lab is rootless: no SO_RCVBUFFORCE, no machine-wide sysctls.
@@ -30,19 +30,19 @@ pub struct Sandbox {
 }
 
 /// Whether this process is the inner one.
-pub fn is_inside() -> bool {
+pub(crate) fn is_inside() -> bool {
     std::env::var_os(DIRECTORY).is_some()
 }
 
 /// Whether root in here is an ordinary user outside.
-pub fn is_rootless() -> bool {
+pub(crate) fn is_rootless() -> bool {
     std::env::var_os(CALLER).is_some()
 }
 
 /// Inside already: set it up. Outside: make it, run this program again inside, and hand back its exit code.
 ///
 /// A standing lab's outer process leaves word at `pointer`.
-pub fn enter(pointer: Option<&Path>) -> Result<std::result::Result<Sandbox, ExitCode>> {
+pub(crate) fn enter(pointer: Option<&Path>) -> Result<std::result::Result<Sandbox, ExitCode>> {
     if let Some(directory) = std::env::var_os(DIRECTORY) {
         if std::process::id() == 1 {
             settle().context("cannot set the lab's namespaces up")?;
@@ -154,13 +154,13 @@ fn silence_console() -> Result<()> {
 }
 
 /// Mounts made from here on are seen by nobody else.
-pub fn make_private() -> Result<()> {
+pub(crate) fn make_private() -> Result<()> {
     mount(None::<&str>, "/", None::<&str>, MsFlags::MS_REC | MsFlags::MS_PRIVATE, None::<&str>)
         .context("cannot make mounts private")
 }
 
 /// A directory that is new, empty and in memory, as `/run` is: who writes to it does not wait for a disk.
-pub fn in_memory(directory: &Path) -> Result<()> {
+pub(crate) fn in_memory(directory: &Path) -> Result<()> {
     std::fs::create_dir_all(directory)?;
     // That of the machine's last boot, if there was one.
     let _ = umount2(directory, MntFlags::MNT_DETACH);
@@ -169,13 +169,13 @@ pub fn in_memory(directory: &Path) -> Result<()> {
 }
 
 /// Put a file or a directory over another.
-pub fn bind(from: &Path, over: &Path) -> Result<()> {
+pub(crate) fn bind(from: &Path, over: &Path) -> Result<()> {
     mount(Some(from), over, None::<&str>, MsFlags::MS_BIND, None::<&str>)
         .with_context(|| format!("cannot bind {} over {}", from.display(), over.display()))
 }
 
 /// The hidden verb `as-user`: become a program as user `user` of a nested user namespace, who is root out here.
-pub fn become_user(user: u32, program: &str, arguments: &[String]) -> Result<()> {
+pub(crate) fn become_user(user: u32, program: &str, arguments: &[String]) -> Result<()> {
     use std::os::unix::process::CommandExt;
     unshare(CloneFlags::CLONE_NEWUSER).context("cannot make a nested user namespace")?;
     for (file, text) in [

@@ -41,19 +41,19 @@ const BESIDE: [(&str, &str); 15] = [
 ];
 
 /// Install what is missing for the demo, build the daemon.
-pub fn ensure() -> Result<()> {
+pub(crate) fn ensure() -> Result<()> {
     ensure_packages(&NEEDED)?;
     build_ctsync()
 }
 
 /// The same for everything that the lab can do.
-pub fn ensure_all() -> Result<()> {
+pub(crate) fn ensure_all() -> Result<()> {
     ensure_packages(&[&NEEDED[..], &BESIDE].concat())?;
     build_ctsync()
 }
 
 /// What counts instructions, where it can be had.
-pub fn ensure_counter() -> Result<()> {
+pub(crate) fn ensure_counter() -> Result<()> {
     ensure_packages(&[("valgrind", "valgrind")])
 }
 
@@ -112,7 +112,7 @@ fn build_ctsync() -> Result<()> {
 }
 
 /// The daemon that was asked for, else the one beside this program, else the one on PATH.
-pub fn ctsync_binary(asked: Option<&Path>) -> Result<PathBuf> {
+pub(crate) fn ctsync_binary(asked: Option<&Path>) -> Result<PathBuf> {
     if let Some(asked) = asked {
         return asked.canonicalize().with_context(|| format!("no ctsync at {}", asked.display()));
     }
@@ -129,7 +129,7 @@ const BUCKETS: &str = "/proc/sys/net/netfilter/nf_conntrack_buckets";
 
 /// So many buckets in the kernel's hash, which all namespaces share: with fewer than entries it refuses what would make a long
 /// chain (`nf_conntrack_hash_check_insert`), and every walk through the table reads all of them.
-pub fn set_buckets(buckets: u32) -> Result<()> {
+pub(crate) fn set_buckets(buckets: u32) -> Result<()> {
     let written = std::fs::write(BUCKETS, buckets.to_string());
     let there = std::fs::read_to_string(BUCKETS)?.trim().parse::<u32>()?;
     if there >= buckets {
@@ -142,7 +142,7 @@ pub fn set_buckets(buckets: u32) -> Result<()> {
 }
 
 /// The kernel's table must hold so many entries. Its limit is the machine's, not a namespace's.
-pub fn ensure_table(entries: u32) -> Result<()> {
+pub(crate) fn ensure_table(entries: u32) -> Result<()> {
     const LIMIT: &str = "/proc/sys/net/netfilter/nf_conntrack_max";
     if sandbox::is_inside() {
         return Ok(());

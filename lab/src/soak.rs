@@ -18,7 +18,7 @@ use crate::{in_sandbox, sandbox, setup};
 
 /// What to repeat.
 #[derive(Subcommand)]
-pub enum Soak {
+pub(crate) enum Soak {
     /// The demo, every fault many times.
     Example {
         /// Runs of each fault.
@@ -155,7 +155,7 @@ pub enum Soak {
 }
 
 /// Repeat.
-pub fn run(what: &Soak) -> Result<ExitCode> {
+pub(crate) fn run(what: &Soak) -> Result<ExitCode> {
     if !sandbox::is_inside() {
         setup::ensure_all()?;
     }
@@ -218,12 +218,12 @@ fn story(tell: impl AsyncFnOnce(&Stage<'_>, &mut Narrator) -> Result<bool>) -> R
 }
 
 /// One telling of the demo by another process.
-pub fn demo(arguments: &[&str]) -> Result<Value> {
+pub(crate) fn demo(arguments: &[&str]) -> Result<Value> {
     told_by("demo", arguments)
 }
 
 /// A story told by another process: its facts, or what it said when it failed to tell.
-pub fn told_by(verb: &str, arguments: &[&str]) -> Result<Value> {
+pub(crate) fn told_by(verb: &str, arguments: &[&str]) -> Result<Value> {
     let output = Command::new(std::env::current_exe()?)
         .args([verb, "--json"])
         .args(arguments)
@@ -241,7 +241,7 @@ pub fn told_by(verb: &str, arguments: &[&str]) -> Result<Value> {
 }
 
 /// All ways for router1 to die.
-pub const FAULTS: [&str; 6] = ["links", "power", "keepalived", "daemon", "daemons", "channel"];
+pub(crate) const FAULTS: [&str; 6] = ["links", "power", "keepalived", "daemon", "daemons", "channel"];
 
 /// What all runs so far came to.
 #[derive(Default)]
@@ -284,7 +284,7 @@ fn example(runs: u32, advert: f64, jobs: usize) -> Result<ExitCode> {
 }
 
 /// A panic elsewhere ends the run anyway.
-pub fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
 }
 
@@ -376,7 +376,7 @@ fn repeat(scenario: crate::scenario::Scenario, runs: u32) -> Result<ExitCode> {
 }
 
 /// The checkout this lab was built from.
-pub fn checkout() -> Result<PathBuf> {
+pub(crate) fn checkout() -> Result<PathBuf> {
     let manifest = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
     let root = manifest.parent().context("no checkout")?.to_owned();
     if !root.join("Cargo.toml").exists() {

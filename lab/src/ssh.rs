@@ -14,7 +14,7 @@ use crate::traffic::{Clients, Kind};
 const PORT: &str = "2222";
 
 /// Make keys and start sshd on the server. `caller` is the user outside when the lab is rootless.
-pub fn start_server(server: &mut Node, directory: &Path, caller: Option<u32>) -> Result<()> {
+pub(crate) fn start_server(server: &mut Node, directory: &Path, caller: Option<u32>) -> Result<()> {
     let path = |name: &str| directory.join(name).to_string_lossy().into_owned();
     for key in ["ssh-host-key", "ssh-client-key"] {
         server.output("ssh-keygen", &["-q", "-t", "ed25519", "-N", "", "-f", &path(key)])?;
@@ -44,7 +44,7 @@ pub fn start_server(server: &mut Node, directory: &Path, caller: Option<u32>) ->
 }
 
 /// Log in and echo lines until dropped.
-pub fn open_session(client: &Node, directory: &Path, caller: Option<u32>) -> Result<Clients> {
+pub(crate) fn open_session(client: &Node, directory: &Path, caller: Option<u32>) -> Result<Clients> {
     let user = match caller {
         Some(user) => {
             let found = nix::unistd::User::from_uid(user.into())?;

@@ -43,7 +43,7 @@ struct Place {
 }
 
 /// The file that tells where the lab of this name is.
-pub fn pointer_path(name: &str) -> Result<PathBuf> {
+pub(crate) fn pointer_path(name: &str) -> Result<PathBuf> {
     let base = std::env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from).filter(|path| path.is_dir());
     let directory = base.map_or_else(
         || std::env::temp_dir().join(format!("ctsync-lab-{}", geteuid())),
@@ -54,14 +54,14 @@ pub fn pointer_path(name: &str) -> Result<PathBuf> {
 }
 
 /// Called by the outer process of a standing lab.
-pub fn write_pointer(path: &Path, directory: &Path) -> Result<()> {
+pub(crate) fn write_pointer(path: &Path, directory: &Path) -> Result<()> {
     let pointer = Pointer { outer: std::process::id(), directory: directory.to_owned() };
     std::fs::write(path, serde_json::to_vec(&pointer)?)
         .with_context(|| format!("cannot write {}", path.display()))
 }
 
 /// Start a lab in the background and wait until it is up.
-pub fn up(name: &str, advert: f64) -> Result<ExitCode> {
+pub(crate) fn up(name: &str, advert: f64) -> Result<ExitCode> {
     if find(name).is_ok() {
         bail!("a lab named {name} is up already; `ctsync-lab down --name {name}` ends it");
     }
@@ -101,7 +101,7 @@ pub fn up(name: &str, advert: f64) -> Result<ExitCode> {
 }
 
 /// The lab itself: build everything, tell where the nodes are, stay.
-pub async fn stay(sandbox: &Sandbox, options: &Options) -> Result<ExitCode> {
+pub(crate) async fn stay(sandbox: &Sandbox, options: &Options) -> Result<ExitCode> {
     let narrator = Narrator::new(false, true);
     let mut topology = Topology::build(&sandbox.directory, options).await?;
     topology.start().await?;
@@ -138,7 +138,7 @@ fn only_child(parent: u32) -> Option<u32> {
 }
 
 /// Run a shell, or a command, on a node.
-pub fn enter(name: &str, node: &str, command: &[String]) -> Result<ExitCode> {
+pub(crate) fn enter(name: &str, node: &str, command: &[String]) -> Result<ExitCode> {
     let (pointer, lab) = find(name)?;
     let bytes = std::fs::read(pointer.directory.join(NODES)).context("the lab is not up yet")?;
     let nodes: BTreeMap<String, Place> = serde_json::from_slice(&bytes)?;
@@ -170,7 +170,7 @@ pub fn enter(name: &str, node: &str, command: &[String]) -> Result<ExitCode> {
 }
 
 /// Both routers at a glance.
-pub fn status(name: &str, json: bool) -> Result<ExitCode> {
+pub(crate) fn status(name: &str, json: bool) -> Result<ExitCode> {
     find(name)?;
     let mut good = true;
     for router in ["router1", "router2"] {
@@ -188,7 +188,7 @@ pub fn status(name: &str, json: bool) -> Result<ExitCode> {
 }
 
 /// End it; nothing stays.
-pub fn down(name: &str) -> Result<ExitCode> {
+pub(crate) fn down(name: &str) -> Result<ExitCode> {
     let (pointer, _) = find(name)?;
     kill(Pid::from_raw(i32::try_from(pointer.outer)?), Signal::SIGTERM).context("cannot end the lab")?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;

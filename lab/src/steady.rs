@@ -24,7 +24,7 @@ const CONNECT: Duration = Duration::from_secs(10);
 
 /// What one stream has lived through.
 #[derive(Clone, Default)]
-pub struct Stream {
+pub(crate) struct Stream {
     /// What the server saw first.
     seen: Option<String>,
     /// Right echoes since the mark.
@@ -35,7 +35,7 @@ pub struct Stream {
 
 impl Stream {
     /// It speaks, from the port it always had.
-    pub fn alive(&self) -> bool {
+    pub(crate) fn alive(&self) -> bool {
         self.ended.is_none() && self.echoes >= ALIVE
     }
 
@@ -52,14 +52,19 @@ impl Stream {
 }
 
 /// Some streams of one kind to one server; they end when this is dropped.
-pub struct Steady {
+pub(crate) struct Steady {
     streams: Arc<Mutex<Vec<Stream>>>,
     _worker: Worker,
 }
 
 impl Steady {
     /// Begin them, one a millisecond.
-    pub fn open(namespace: &Namespace, kind: Kind, server: SocketAddr, count: usize) -> Result<Steady> {
+    pub(crate) fn open(
+        namespace: &Namespace,
+        kind: Kind,
+        server: SocketAddr,
+        count: usize,
+    ) -> Result<Steady> {
         let streams = Arc::new(Mutex::new(vec![Stream::default(); count]));
         let shared = streams.clone();
         let worker = Worker::start(namespace, move |ready| async move {
@@ -87,12 +92,12 @@ impl Steady {
     }
 
     /// All as they are now.
-    pub fn streams(&self) -> Vec<Stream> {
+    pub(crate) fn streams(&self) -> Vec<Stream> {
         lock(&self.streams).clone()
     }
 
     /// Count echoes from here.
-    pub fn mark(&self) {
+    pub(crate) fn mark(&self) {
         lock(&self.streams).iter_mut().for_each(|stream| stream.echoes = 0);
     }
 }

@@ -23,7 +23,7 @@ const FUZZERS: usize = 2;
 const LABS: usize = 2;
 
 /// What became of a test.
-pub enum Outcome {
+pub(crate) enum Outcome {
     /// It is good; a remark.
     Passed(String),
     /// It was not run, and why.
@@ -85,7 +85,7 @@ impl Tally<'_> {
 }
 
 /// Run it all, or what has one of these in its name. Cargo's own tests print their own lines; the lab's are counted below.
-pub fn run(parts: &[String]) -> Result<ExitCode> {
+pub(crate) fn run(parts: &[String]) -> Result<ExitCode> {
     let root = checkout()?;
     let nix = Nix::open(&root)?;
     setup::ensure_all()?;
@@ -170,7 +170,7 @@ fn must_die() -> Result<String> {
 }
 
 /// The kernel tests need to be root of some user namespace: they run in the sandbox.
-pub fn kernel_tests() -> Result<ExitCode> {
+pub(crate) fn kernel_tests() -> Result<ExitCode> {
     let root = checkout()?;
     in_sandbox(None, async |_: &Sandbox| {
         let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());

@@ -17,18 +17,18 @@ use crate::wait::until;
 const START: std::time::Duration = std::time::Duration::from_secs(60);
 
 /// LAN client.
-pub const CLIENT: &str = "10.0.1.100";
+pub(crate) const CLIENT: &str = "10.0.1.100";
 /// LAN client, IPv6.
-pub const CLIENT6: &str = "fd00:0:0:b::100";
+pub(crate) const CLIENT6: &str = "fd00:0:0:b::100";
 /// The WAN side's virtual address: how the WAN sees the LAN.
-pub const VIP: &str = "10.0.0.1";
+pub(crate) const VIP: &str = "10.0.0.1";
 /// WAN server.
-pub const SERVER: &str = "10.0.0.100";
+pub(crate) const SERVER: &str = "10.0.0.100";
 /// WAN server, IPv6.
-pub const SERVER6: &str = "fd00:0:0:a::100";
+pub(crate) const SERVER6: &str = "fd00:0:0:a::100";
 
 /// All of it.
-pub struct Topology {
+pub(crate) struct Topology {
     pub router1: Option<Router>,
     pub router2: Option<Router>,
     pub client: Node,
@@ -40,7 +40,7 @@ pub struct Topology {
 
 impl Topology {
     /// Build it: routers configured, nothing running on them, no firewall loaded.
-    pub async fn build(directory: &Path, options: &Options) -> Result<Topology> {
+    pub(crate) async fn build(directory: &Path, options: &Options) -> Result<Topology> {
         let switch = Node::boot("switch", directory).await?;
         let links = Links::open(&switch.net)?;
         for bridge in ["wan", "lan"] {
@@ -68,13 +68,13 @@ impl Topology {
     }
 
     /// Both routers lose their power and come back: empty kernels, as `options` are now.
-    pub async fn reboot(&mut self) -> Result<()> {
+    pub(crate) async fn reboot(&mut self) -> Result<()> {
         self.power_on_both().await?;
         self.start().await
     }
 
     /// The same, and nothing runs on them yet.
-    pub async fn power_on_both(&mut self) -> Result<()> {
+    pub(crate) async fn power_on_both(&mut self) -> Result<()> {
         for number in [1, 2] {
             if self.router(number).is_ok() {
                 self.power_off(number).await?;
@@ -87,7 +87,7 @@ impl Topology {
     }
 
     /// A router, new as after power on.
-    pub async fn boot_router(&mut self, number: u8) -> Result<()> {
+    pub(crate) async fn boot_router(&mut self, number: u8) -> Result<()> {
         let told = documented::router(self.options.figure, number)?;
         let node = Node::boot(&told.name, &self.directory).await?;
         quiet_ipv6(&node.net)?;
@@ -100,7 +100,7 @@ impl Topology {
     }
 
     /// A router that has just booted joins the pair.
-    pub async fn rejoin(&mut self, number: u8) -> Result<()> {
+    pub(crate) async fn rejoin(&mut self, number: u8) -> Result<()> {
         self.wake(number).await?;
         if self.options.mover == Mover::Frr {
             // vrrpd looks at no file that could lower it: it is started when the router is ready.
@@ -110,7 +110,7 @@ impl Topology {
     }
 
     /// Firewall and ctsync on a router, until the daemon answers.
-    pub async fn wake(&mut self, number: u8) -> Result<()> {
+    pub(crate) async fn wake(&mut self, number: u8) -> Result<()> {
         self.router(number)?.load_firewall()?;
         self.router_mut(number)?.start_ctsync()?;
         let router = self.router(number)?;
@@ -118,7 +118,7 @@ impl Topology {
     }
 
     /// One more machine: on the WAN side, where the channel is, or on the LAN side.
-    pub async fn plug_in(&self, name: &str, bridge: &str, address: Ipv4Addr) -> Result<Node> {
+    pub(crate) async fn plug_in(&self, name: &str, bridge: &str, address: Ipv4Addr) -> Result<Node> {
         let node = Node::boot(name, &self.directory).await?;
         let links = Links::open(&self.switch.net)?;
         links.plug(name, bridge, &node.net, "eth0").await?;
@@ -127,7 +127,7 @@ impl Topology {
     }
 
     /// The end hosts forget where the virtual addresses were: the story has moved them, and no VRRP daemon tells.
-    pub fn forget_neighbours(&self) -> Result<()> {
+    pub(crate) fn forget_neighbours(&self) -> Result<()> {
         for node in [&self.client, &self.server] {
             node.output("ip", &["neighbour", "flush", "dev", "eth0"])?;
         }
@@ -135,7 +135,7 @@ impl Topology {
     }
 
     /// Firewall, ctsync and what moves the addresses on both routers, until router1 is elected.
-    pub async fn start(&mut self) -> Result<()> {
+    pub(crate) async fn start(&mut self) -> Result<()> {
         for number in [1, 2] {
             self.router(number)?.load_firewall()?;
             self.router_mut(number)?.start_ctsync()?;
@@ -162,18 +162,18 @@ impl Topology {
     }
 
     /// A router that is there.
-    pub fn router(&self, number: u8) -> Result<&Router> {
+    pub(crate) fn router(&self, number: u8) -> Result<&Router> {
         let place = if number == 1 { &self.router1 } else { &self.router2 };
         place.as_ref().with_context(|| format!("router{number} is powered off"))
     }
 
     /// A router that is there.
-    pub fn router_mut(&mut self, number: u8) -> Result<&mut Router> {
+    pub(crate) fn router_mut(&mut self, number: u8) -> Result<&mut Router> {
         self.place(number).as_mut().with_context(|| format!("router{number} is powered off"))
     }
 
     /// Until a router holds the virtual addresses.
-    pub async fn wait_elected(&self, number: u8) -> Result<()> {
+    pub(crate) async fn wait_elected(&self, number: u8) -> Result<()> {
         let router = self.router(number)?;
         until(&format!("router{number} holds the virtual addresses"), START, async || {
             Ok(router.has_vip().await?.then_some(()))
@@ -182,7 +182,7 @@ impl Topology {
     }
 
     /// Until a router's daemon owns the group.
-    pub async fn wait_owner(&self, number: u8) -> Result<()> {
+    pub(crate) async fn wait_owner(&self, number: u8) -> Result<()> {
         let router = self.router(number)?;
         until(&format!("router{number} owns the group"), START, async || {
             let status = router.status().await?;
@@ -195,7 +195,7 @@ impl Topology {
     }
 
     /// Cut both cables of a router at the switch, or plug them in again.
-    pub async fn cables(&self, number: u8, connected: bool) -> Result<()> {
+    pub(crate) async fn cables(&self, number: u8, connected: bool) -> Result<()> {
         for side in ["wan", "lan"] {
             self.cable(number, side, connected).await?;
         }
@@ -203,7 +203,7 @@ impl Topology {
     }
 
     /// One of them: `wan` or `lan`.
-    pub async fn cable(&self, number: u8, side: &str, connected: bool) -> Result<()> {
+    pub(crate) async fn cable(&self, number: u8, side: &str, connected: bool) -> Result<()> {
         let links = Links::open(&self.switch.net)?;
         let port = port(number, side);
         if connected { links.up(&port).await } else { links.down(&port).await }
@@ -213,7 +213,7 @@ impl Topology {
     ///
     /// The cables go first: a namespace is taken down in steps, and between two of them it would answer packets
     /// without its rules and its entries, with a RST for instance, which no machine without power does.
-    pub async fn power_off(&mut self, number: u8) -> Result<()> {
+    pub(crate) async fn power_off(&mut self, number: u8) -> Result<()> {
         self.cables(number, false).await?;
         let links = Links::open(&self.switch.net)?;
         for side in ["wan", "lan"] {
@@ -224,7 +224,7 @@ impl Topology {
     }
 
     /// Drop the channel's datagrams between the routers at the switch, or let them pass again.
-    pub fn channel_passes(&self, passes: bool) -> Result<()> {
+    pub(crate) fn channel_passes(&self, passes: bool) -> Result<()> {
         let rules = if passes {
             "table bridge cut\ndelete table bridge cut\n"
         } else {
@@ -235,7 +235,7 @@ impl Topology {
     }
 
     /// Drop the channel's datagrams that are longer than so many bytes, IP header included, at the switch, which tells nobody.
-    pub fn channel_carries(&self, bytes: u32) -> Result<()> {
+    pub(crate) fn channel_carries(&self, bytes: u32) -> Result<()> {
         let rules = format!(
             "table bridge cut {{ chain forward {{ type filter hook forward priority 0; \
              udp dport 3780 meta length > {bytes} counter drop; }}; }}\n"
@@ -244,7 +244,7 @@ impl Topology {
     }
 
     /// Lose so many of a hundred of the channel's datagrams at the switch, in both directions.
-    pub fn channel_loses(&self, percent: u32) -> Result<()> {
+    pub(crate) fn channel_loses(&self, percent: u32) -> Result<()> {
         let rules = format!(
             "table bridge cut {{ chain forward {{ type filter hook forward priority 0; \
              udp dport 3780 numgen random mod 100 < {percent} counter drop; }}; }}\n"
@@ -254,7 +254,7 @@ impl Topology {
 
     /// Bytes that both routers have sent towards the WAN side, where the channel is: nearly nothing else is there in a
     /// quiet lab.
-    pub fn channel_bytes(&self) -> Result<u64> {
+    pub(crate) fn channel_bytes(&self) -> Result<u64> {
         let counters = self.switch.net.run(|| Ok(std::fs::read_to_string("/proc/thread-self/net/dev")?))?;
         let mut all = 0;
         for number in [1, 2] {
@@ -267,7 +267,7 @@ impl Topology {
     }
 
     /// Every address that is a router's own.
-    pub fn own_addresses(&self) -> Result<Vec<String>> {
+    pub(crate) fn own_addresses(&self) -> Result<Vec<String>> {
         let mut own = Vec::new();
         for router in [&self.router1, &self.router2].into_iter().flatten() {
             own.extend(router.own_addresses()?);
@@ -276,7 +276,7 @@ impl Topology {
     }
 
     /// Everything about both routers, for a failure's report.
-    pub fn diagnosis(&self) -> String {
+    pub(crate) fn diagnosis(&self) -> String {
         let mut all: String =
             [&self.router1, &self.router2].into_iter().flatten().map(Router::diagnosis).collect();
         for (node, program) in [(&self.server, "sshd"), (&self.client, "ssh"), (&self.client, "ping")] {
@@ -287,7 +287,7 @@ impl Topology {
     }
 
     /// All nodes that can be entered.
-    pub fn nodes(&self) -> impl Iterator<Item = &Node> {
+    pub(crate) fn nodes(&self) -> impl Iterator<Item = &Node> {
         let routers = [&self.router1, &self.router2].into_iter().flatten().map(|router| &router.node);
         routers.chain([&self.client, &self.server, &self.switch])
     }

@@ -17,9 +17,9 @@ use crate::net::Namespace;
 use crate::wait::now;
 
 /// The echo port.
-pub const PORT: u16 = 7000;
+pub(crate) const PORT: u16 = 7000;
 /// The echo port of connections that are counted by themselves.
-pub const LATE_PORT: u16 = 7020;
+pub(crate) const LATE_PORT: u16 = 7020;
 /// The port that pours.
 const BULK_PORT: u16 = 7001;
 /// Bytes of a bulk transfer that count as one echo.
@@ -28,17 +28,17 @@ const BULK_BYTE: u8 = b'x';
 /// Between two lines of one connection.
 const PACE: Duration = Duration::from_millis(100);
 /// Right echoes after a takeover that make a connection alive.
-pub const ALIVE: u64 = 10;
+pub(crate) const ALIVE: u64 = 10;
 
 /// A thread inside a namespace; ends when dropped.
-pub struct Worker {
+pub(crate) struct Worker {
     stop: Option<oneshot::Sender<()>>,
     thread: Option<std::thread::JoinHandle<()>>,
 }
 
 impl Worker {
     /// Do this inside until it is dropped; the work says when it is ready.
-    pub fn start<F: Future<Output = Result<()>> + 'static>(
+    pub(crate) fn start<F: Future<Output = Result<()>> + 'static>(
         namespace: &Namespace,
         work: impl FnOnce(mpsc::Sender<()>) -> F + Send + 'static,
     ) -> Result<Worker> {
@@ -76,7 +76,7 @@ impl Drop for Worker {
 }
 
 /// The server's side.
-pub struct Server {
+pub(crate) struct Server {
     _worker: Worker,
     /// ICMP id of the last echo request that arrived, as the server sees it.
     ping_id: Arc<AtomicU32>,
@@ -84,13 +84,13 @@ pub struct Server {
 
 impl Server {
     /// What the server sees of pings: source NAT may translate their id like a port.
-    pub fn ping_id(&self) -> Arc<AtomicU32> {
+    pub(crate) fn ping_id(&self) -> Arc<AtomicU32> {
         self.ping_id.clone()
     }
 }
 
 /// Start the servers: echo over TCP and UDP, both families; a source of bulk transfers; a look at pings.
-pub fn serve(namespace: &Namespace) -> Result<Server> {
+pub(crate) fn serve(namespace: &Namespace) -> Result<Server> {
     let ping_id = Arc::new(AtomicU32::new(0));
     let seen = ping_id.clone();
     let worker = Worker::start(namespace, |ready| async move {
@@ -180,7 +180,7 @@ fn plain(address: SocketAddr) -> SocketAddr {
 
 /// What one connection has lived through.
 #[derive(Clone, Debug)]
-pub struct Life {
+pub(crate) struct Life {
     pub kind: Kind,
     /// Local address and port.
     pub local: Option<SocketAddr>,
@@ -199,7 +199,7 @@ pub struct Life {
 /// What kind of connection.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, serde::Serialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Kind {
+pub(crate) enum Kind {
     Tcp,
     Udp,
     /// TCP from the server as fast as it goes.
@@ -223,14 +223,14 @@ impl Life {
     }
 
     /// A word for a report: which kind, from where, how it ended.
-    pub fn describe(&self) -> String {
+    pub(crate) fn describe(&self) -> String {
         let local = self.local.map_or_else(|| "-".into(), |address| address.to_string());
         let ended = self.ended.as_deref().unwrap_or("silent");
         format!("{:?} {local}: {} echoes, {ended}", self.kind, self.echoes)
     }
 
     /// Alive: enough right echoes came since the mark, on the same socket, from the same port.
-    pub fn alive(&self) -> bool {
+    pub(crate) fn alive(&self) -> bool {
         self.ended.is_none() && self.echoes_since >= ALIVE
     }
 
@@ -252,7 +252,7 @@ impl Life {
 }
 
 /// Many connections from one client, or one session of a real program.
-pub struct Clients {
+pub(crate) struct Clients {
     lives: Arc<Mutex<Vec<Life>>>,
     quiet: Arc<AtomicBool>,
     _keeper: Keeper,
@@ -275,7 +275,7 @@ impl Drop for Keeper {
 
 impl Clients {
     /// Open `count` connections to the echo server; they stay open until this is dropped.
-    pub fn open(namespace: &Namespace, kind: Kind, server: IpAddr, count: usize) -> Result<Clients> {
+    pub(crate) fn open(namespace: &Namespace, kind: Kind, server: IpAddr, count: usize) -> Result<Clients> {
         let lives = Arc::new(Mutex::new(vec![Life::new(kind); count]));
         let shared = lives.clone();
         let quiet = Arc::new(AtomicBool::new(false));
@@ -306,7 +306,7 @@ impl Clients {
 
     /// A real program on the client that echoes: every line it prints is handed to `read`, which tells what the far
     /// end sees; with `speak` it is given numbered lines at the usual pace.
-    pub fn program(
+    pub(crate) fn program(
         kind: Kind,
         mut command: std::process::Command,
         speak: bool,
@@ -349,17 +349,17 @@ impl Clients {
     }
 
     /// All connections as they are now.
-    pub fn lives(&self) -> Vec<Life> {
+    pub(crate) fn lives(&self) -> Vec<Life> {
         lock(&self.lives).clone()
     }
 
     /// Let TCP connections of ours say nothing from here on, or speak again.
-    pub fn hush(&self, quiet: bool) {
+    pub(crate) fn hush(&self, quiet: bool) {
         self.quiet.store(quiet, Ordering::Relaxed);
     }
 
     /// Count echoes and gaps from here.
-    pub fn mark(&self) {
+    pub(crate) fn mark(&self) {
         for life in lock(&self.lives).iter_mut() {
             life.echoes_since = 0;
             life.gap = Duration::ZERO;
@@ -367,7 +367,7 @@ impl Clients {
     }
 
     /// Count echoes from here, keep the gap.
-    pub fn mark_echoes(&self) {
+    pub(crate) fn mark_echoes(&self) {
         for life in lock(&self.lives).iter_mut() {
             life.echoes_since = 0;
         }

@@ -9,12 +9,12 @@ const LOOK: Duration = Duration::from_millis(20);
 
 /// The lab's clock: it measures real programs.
 #[expect(clippy::disallowed_methods, reason = "the lab measures real time")]
-pub fn now() -> Instant {
+pub(crate) fn now() -> Instant {
     Instant::now()
 }
 
 /// Look until `probe` gives a value; fail with `what` and the last look's complaint.
-pub async fn until<T>(
+pub(crate) async fn until<T>(
     what: &str,
     limit: Duration,
     mut probe: impl AsyncFnMut() -> Result<Option<T>>,

@@ -13,11 +13,11 @@ use super::ends::{End, Ends};
 use super::{Daemon, Form, Section, WORK, kernel, pretty, print};
 use crate::control::{Asked, ControlError, Request};
 use crate::ctnetlink::codec::KernelTable;
-use crate::entry::{proto, protocol_name};
-use crate::filter::Filter;
-use crate::replica::{Cache, Verb};
-use crate::rows::{Row, VERSION};
-use crate::show;
+use crate::ctnetlink::entry::{proto, protocol_name};
+use crate::engine::filter::Filter;
+use crate::engine::replica::{Cache, Verb};
+use crate::faces::rows::{Row, VERSION};
+use crate::faces::show;
 
 /// `show conntrack-sync cache`: printed as it comes.
 pub(super) async fn show(

@@ -16,7 +16,7 @@ use super::kernel::dump;
 use super::{Cli, ConfigVerb, To, pretty, print};
 use crate::config::{self, Config, Loaded, Machine, Refused};
 use crate::ctnetlink::codec::KernelTable;
-use crate::replica::bound_to;
+use crate::engine::replica::bound_to;
 
 pub(super) fn run(verb: ConfigVerb) -> Result<ExitCode> {
     match verb {
@@ -171,7 +171,7 @@ pub(super) fn keygen(file: Option<&Path>) -> Result<()> {
         }
     }
     // The key alone goes to standard output.
-    let fingerprint = crate::seal::Key(bytes).fingerprint();
+    let fingerprint = crate::engine::seal::Key(bytes).fingerprint();
     eprintln!("fingerprint {fingerprint}: `ctsync status` shows the same on both routers");
     Ok(())
 }

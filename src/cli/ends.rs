@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use anyhow::{Context, Result, bail};
 
-use crate::rows::End2End;
+use crate::faces::rows::End2End;
 
 /// What `source` and `destination` ask for.
 #[derive(Default, PartialEq, Debug)]
@@ -21,7 +21,7 @@ pub(super) struct End {
 }
 
 impl Ends {
-    pub fn parse(words: &[String], v6: bool) -> Result<Ends> {
+    pub(super) fn parse(words: &[String], v6: bool) -> Result<Ends> {
         let mut ends = Ends::default();
         let mut words = words.iter().map(String::as_str);
         while let Some(word) = words.next() {
@@ -39,13 +39,13 @@ impl Ends {
         Ok(ends)
     }
 
-    pub fn admits(&self, at: &End2End) -> bool {
+    pub(super) fn admits(&self, at: &End2End) -> bool {
         self.source.admits(at.src, at.sport) && self.destination.admits(at.dst, at.dport)
     }
 }
 
 impl End {
-    pub fn parse(which: &str, text: &str, v6: bool) -> Result<End> {
+    pub(super) fn parse(which: &str, text: &str, v6: bool) -> Result<End> {
         let family = if v6 { "IPv6" } else { "IPv4" };
         let (address, port) = if let Some(rest) = text.strip_prefix('[') {
             let Some((address, port)) = rest.split_once(']') else {
@@ -82,12 +82,12 @@ impl End {
     }
 
     /// As `parse`; which family is meant, the text shows.
-    pub fn of_either(which: &str, text: &str) -> Result<End> {
+    pub(super) fn of_either(which: &str, text: &str) -> Result<End> {
         let v6 = text.starts_with('[') || text.matches(':').count() > 1;
         End::parse(which, text, v6)
     }
 
-    pub fn admits(&self, address: IpAddr, port: Option<u16>) -> bool {
+    pub(super) fn admits(&self, address: IpAddr, port: Option<u16>) -> bool {
         self.address.is_none_or(|wanted| wanted == address)
             && self.port.is_none_or(|wanted| Some(wanted) == port)
     }

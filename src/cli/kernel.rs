@@ -10,10 +10,10 @@ use serde_json::json;
 use super::ends::Ends;
 use super::{Family, Form, pretty, print};
 use crate::ctnetlink::codec::{self, Incoming, KernelTable};
-use crate::ctnetlink::socket::{DumpSocket, RequestSocket};
-use crate::entry::{Entry, L4};
-use crate::rows::{Row, VERSION};
-use crate::show;
+use crate::ctnetlink::entry::{Entry, L4};
+use crate::faces::rows::{Row, VERSION};
+use crate::faces::show;
+use crate::kernel::socket::{DumpSocket, RequestSocket};
 
 /// `show conntrack table`.
 pub(super) async fn table(family: Family, ends: &[String], wide: bool, form: Form) -> Result<ExitCode> {

@@ -24,8 +24,8 @@ use clap_complete::engine::ArgValueCandidates;
 use serde_json::Value;
 
 use crate::control::{self, ControlError, Request};
-use crate::replica::{Cache, Role};
-use crate::show;
+use crate::engine::replica::{Cache, Role};
+use crate::faces::show;
 use crate::{config, daemon};
 
 pub use completion::{complete, completions};

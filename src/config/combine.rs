@@ -12,7 +12,7 @@ use serde_json::{Map, Value as Json};
 use super::mechanism::{self, GivenFurther, GivenMechanism};
 use super::mistake::{ConfigError, Mistake};
 use super::{Config, FurtherGroup, Mechanism, MetricsAddress, Source};
-use crate::entry::proto;
+use crate::ctnetlink::entry::proto;
 
 /// VyOS says MB and means this.
 pub(super) const MEGABYTE: usize = 1_048_576;

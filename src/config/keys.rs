@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use super::Loaded;
 use super::mistake::{Mistake, Refused};
-use crate::seal::Key;
+use crate::engine::seal::Key;
 
 /// The keys that a configuration names, in their order; none without a `key-file`.
 ///

@@ -11,7 +11,7 @@ use serde::Deserialize;
 use super::combine::network;
 use super::mistake::Mistake;
 use super::shape::below;
-use crate::groups::Rule;
+use crate::engine::groups::Rule;
 
 /// Whose state keepalived tells in a line of its notify FIFO.
 #[derive(Clone, PartialEq, Eq, Debug)]

@@ -700,7 +700,7 @@ pub enum Mistake {
 }
 
 /// The candidate that was probably meant.
-pub fn nearest<'a>(found: &str, candidates: impl IntoIterator<Item = &'a str>) -> Nearest {
+pub(super) fn nearest<'a>(found: &str, candidates: impl IntoIterator<Item = &'a str>) -> Nearest {
     let found = found.to_lowercase();
     let best = candidates
         .into_iter()

@@ -33,7 +33,7 @@ pub use keepalived::{
 pub use keys::read_keys;
 pub use machine::{Machine, check_machine, may_come_late};
 pub use mechanism::{FurtherGroup, Mechanism, Subject};
-pub use mistake::{ConfigError, Mistake, Place, Refused};
+pub use mistake::{ConfigError, Mistake, Nearest, Place, Refused};
 pub use schema::schema;
 pub use write::{EXAMPLE, reference_roff, reference_table, to_json, to_set_lines};
 

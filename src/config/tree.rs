@@ -32,7 +32,7 @@ pub(super) struct Field {
 
 impl Value {
     /// For an error's "found ...".
-    pub fn describe(&self) -> String {
+    pub(super) fn describe(&self) -> String {
         match self {
             Value::Null => "null".into(),
             Value::Bool(value) => value.to_string(),
@@ -53,12 +53,12 @@ pub(super) struct Places<'a> {
 }
 
 impl<'a> Places<'a> {
-    pub fn of(text: &'a str) -> Places<'a> {
+    pub(super) fn of(text: &'a str) -> Places<'a> {
         let lines = std::iter::once(0).chain(text.match_indices('\n').map(|(at, _)| at + 1)).collect();
         Places { text, lines, ascii: text.is_ascii() }
     }
 
-    pub fn at(&self, offset: usize) -> Place {
+    pub(super) fn at(&self, offset: usize) -> Place {
         let line = self.lines.partition_point(|start| *start <= offset);
         let start = self.lines.get(line.saturating_sub(1)).copied().unwrap_or(0);
         let letters = match self.text.get(start..offset) {

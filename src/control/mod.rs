@@ -17,7 +17,7 @@ use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::UnixStream;
 use tokio::time::timeout;
 
-use crate::replica::{Cache, Role};
+use crate::engine::replica::{Cache, Role};
 
 pub(crate) use server::{ACCEPT_AGAIN, listen};
 pub use server::{Client, ControlServer, Heard};

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use tokio::io::unix::AsyncFd;
 
-use crate::watched::{Timer, watch_timer};
+use crate::kernel::watched::{Timer, watch_timer};
 
 /// Wakes once, at a deadline.
 pub(super) struct Alarm {

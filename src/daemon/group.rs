@@ -13,15 +13,15 @@ use serde_json::{Value, json};
 
 use super::trouble::Trouble;
 use super::{DaemonError, clock, local_time, rfc3339, start};
-use crate::addresses::Held;
 use crate::config::{self, Config, FurtherGroup, Mechanism};
 use crate::control::Reply;
-use crate::facts::{Evidence, Mover};
-use crate::replica::{Compared, FenceReport, Replica, Role};
-use crate::role::TrackFile;
-use crate::runstate::RunState;
-use crate::seal::Key;
-use crate::verdict::{Around, Judge, Verdict};
+use crate::engine::facts::{Evidence, Mover};
+use crate::engine::replica::{Compared, FenceReport, Replica, Role};
+use crate::engine::seal::Key;
+use crate::faces::verdict::{Around, Judge, Verdict};
+use crate::io::addresses::Held;
+use crate::io::role::TrackFile;
+use crate::io::runstate::RunState;
 use crate::witness::{Belief, Teller, Witness};
 
 /// Transitions that are remembered.
@@ -134,7 +134,7 @@ pub(super) struct Common<'a> {
 
 impl Group {
     /// The group that every configuration has, or a further one.
-    pub fn open(common: &Common<'_>, further: Option<&FurtherGroup>) -> Result<Group, DaemonError> {
+    pub(super) fn open(common: &Common<'_>, further: Option<&FurtherGroup>) -> Result<Group, DaemonError> {
         let Common { config, mtu, held, keys } = common;
         let mechanism = further.map_or(&config.mechanism, |group| &group.mechanism).clone();
         let name = further.map_or(mechanism.group(), |group| &group.name).to_owned();
@@ -196,17 +196,17 @@ impl Group {
 
     /// Somebody says what the role is; taken in the next turn, after channel and event socket have been read: what was
     /// received counts.
-    pub fn tell(&mut self, role: Role, cause: Cause) {
+    pub(super) fn tell(&mut self, role: Role, cause: Cause) {
         self.told.push_back((role, cause));
     }
 
     /// Whether an operator or a script means this group.
-    pub fn is_named(&self, name: &str) -> bool {
+    pub(super) fn is_named(&self, name: &str) -> bool {
         self.name == name || self.mechanism.group() == name
     }
 
     /// What `notify` is answered, once the role is taken and a takeover complete.
-    pub fn answer_notify(&self, role: Role) -> Option<Reply> {
+    pub(super) fn answer_notify(&self, role: Role) -> Option<Reply> {
         if !self.told.is_empty() {
             return None;
         }
@@ -218,7 +218,7 @@ impl Group {
     }
 
     /// What `status` shows of the group.
-    pub fn status(&mut self, around: &Around, now: Instant) -> Value {
+    pub(super) fn status(&mut self, around: &Around, now: Instant) -> Value {
         let verdict = self.judge(around, now);
         let mut state = json!(self.replica.view(now));
         // Where it was before the verdict had reasons.
@@ -243,7 +243,7 @@ impl Group {
     }
 
     /// Addresses or links changed, or may have.
-    pub fn look_at_addresses(&mut self, held: &[Held]) {
+    pub(super) fn look_at_addresses(&mut self, held: &[Held]) {
         let local: Vec<IpAddr> = held.iter().map(|held| held.address).collect();
         self.replica.handle_addresses(local.into_iter().collect());
         let (known, here) = count_here(&self.mechanism, &self.virtual_addresses, held);
@@ -258,7 +258,7 @@ impl Group {
     }
 
     /// keepalived's configuration may name other addresses than before.
-    pub fn look_at_mechanism(&mut self) {
+    pub(super) fn look_at_mechanism(&mut self) {
         let known = known_addresses(&self.mechanism);
         if known != self.virtual_addresses {
             self.replica.set_virtual_addresses(known.iter().copied().collect());
@@ -267,17 +267,17 @@ impl Group {
     }
 
     /// Whether somebody holds keepalived's FIFO open.
-    pub fn note_fifo(&mut self, held: bool, now: Instant) {
+    pub(super) fn note_fifo(&mut self, held: bool, now: Instant) {
         self.witness.note_fifo(held, now);
     }
 
     /// keepalived's FIFO was replaced under it.
-    pub fn note_fifo_replaced(&mut self) {
+    pub(super) fn note_fifo_replaced(&mut self) {
         self.witness.note_replaced();
     }
 
     /// Take the roles told, or what is to be believed without. Channel and event socket have been read in this turn.
-    pub fn take_roles(&mut self, now: Instant) {
+    pub(super) fn take_roles(&mut self, now: Instant) {
         while let Some((role, cause)) = self.told.pop_front() {
             self.witness.tell(role, cause.teller());
             self.take_role(Belief { role, evidence: Evidence::Told }, cause, now);
@@ -327,17 +327,17 @@ impl Group {
     }
 
     /// The verdict as last judged.
-    pub fn verdict(&self) -> &Verdict {
+    pub(super) fn verdict(&self) -> &Verdict {
         &self.verdict
     }
 
     /// Whether the last judgement is older than a moment.
-    pub fn is_judgement_due(&self, now: Instant) -> bool {
+    pub(super) fn is_judgement_due(&self, now: Instant) -> bool {
         now >= self.judged + JUDGED
     }
 
     /// Would a failover now lose something? The log is told when the verdict changes.
-    pub fn judge(&mut self, around: &Around, now: Instant) -> Verdict {
+    pub(super) fn judge(&mut self, around: &Around, now: Instant) -> Verdict {
         self.judged = now;
         self.verdict = self.judged_by.judge(&self.replica.view(now), around, now);
         let Verdict { verdict, protected, reasons } = &self.verdict;
@@ -356,7 +356,7 @@ impl Group {
     }
 
     /// Tell the log, the track file and `/run` what changed. Whether this node is in step.
-    pub fn report(&mut self, now: Instant) -> bool {
+    pub(super) fn report(&mut self, now: Instant) -> bool {
         let readiness = self.replica.readiness(now);
         let shown = (self.replica.owner(), readiness.word());
         if self.shown != Some(shown) {
@@ -393,7 +393,7 @@ impl Group {
     }
 
     /// Log finished takeovers; how long each took.
-    pub fn report_fences(&mut self) -> Vec<Duration> {
+    pub(super) fn report_fences(&mut self) -> Vec<Duration> {
         let mut all = Vec::new();
         while let Some(mut report) = self.replica.poll_fence_report() {
             // The turn's own clock stands still while the kernel works: what an operator waits for is this.

@@ -7,10 +7,10 @@ use std::time::Instant;
 use super::group::Group;
 use super::{Daemon, DaemonError};
 use crate::ctnetlink::codec::Incoming;
-use crate::ctnetlink::dumper::Part;
-use crate::ctnetlink::socket::Read;
-use crate::entry::Entry;
-use crate::groups::Assignment;
+use crate::ctnetlink::entry::Entry;
+use crate::engine::groups::Assignment;
+use crate::kernel::dumper::Part;
+use crate::kernel::socket::Read;
 
 /// Events read in a turn.
 const EVENTS: usize = 4096;

@@ -9,16 +9,16 @@ use super::group::{Cause, Group};
 use super::{Daemon, rfc3339, systemd};
 use crate::config::{self, Mechanism};
 use crate::control::{Client, Heard, Reply, Request};
-use crate::filter::Filter;
-use crate::hold::Hold;
-use crate::metrics::{GroupSnapshot, Scrape, Snapshot, named_counters, render};
-use crate::replica::view::View;
-use crate::replica::{Cache, Changes, Compared, Counters, Refill, Refused};
-use crate::rows::Row;
-use crate::seal::Key;
-use crate::show::{CacheStatistics, Statistics};
-use crate::table::SlotId;
-use crate::verdict::Around;
+use crate::engine::filter::Filter;
+use crate::engine::replica::view::View;
+use crate::engine::replica::{Cache, Changes, Compared, Counters, Refill, Refused};
+use crate::engine::seal::Key;
+use crate::engine::table::SlotId;
+use crate::faces::rows::Row;
+use crate::faces::show::{CacheStatistics, Statistics};
+use crate::faces::verdict::Around;
+use crate::io::metrics::{GroupSnapshot, Scrape, Snapshot, named_counters, render};
+use crate::kernel::hold::Hold;
 
 /// Slots visited for one part of a listing: less than a millisecond of work.
 const SLICE: SlotId = 256;
@@ -313,7 +313,7 @@ impl Daemon {
         // The first group's are at the top: most routers have no other.
         let mut status = groups.next().unwrap_or_default();
         for (name, value) in [
-            ("version", json!(crate::rows::VERSION)),
+            ("version", json!(crate::faces::rows::VERSION)),
             ("interface", json!(self.config.interface)),
             ("expect-sync", json!(self.config.expect_sync)),
             ("authenticated", json!(self.sealed())),
@@ -360,7 +360,7 @@ impl Daemon {
             add_up(&mut named, named_counters(counters).into_iter().map(|(name, _, count)| (name, count)));
         }
         Statistics {
-            version: crate::rows::VERSION,
+            version: crate::faces::rows::VERSION,
             internal: cache(|view| view.internal, |counters| counters.internal, 0),
             external: cache(|view| view.external, |counters| counters.external, failed),
             internal_expected: cache(|view| view.internal_expected, |counters| counters.internal_expected, 0),
@@ -437,7 +437,7 @@ pub(super) fn tell_compared(all: &[Compared]) -> Reply {
                 return Reply::Error(format!("{peer} does not say what it holds"));
             }
             Compared::Done { peer, differing, count, moving, unseen } => {
-                let row = |entry: &Option<crate::entry::Entry>| entry.as_ref().map(Row::of);
+                let row = |entry: &Option<crate::ctnetlink::entry::Entry>| entry.as_ref().map(Row::of);
                 let found = differing
                     .iter()
                     .map(|pair| json!({ "here": row(&pair.here), "there": row(&pair.there) }));

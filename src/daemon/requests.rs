@@ -8,12 +8,12 @@ use std::time::Instant;
 
 use super::{Daemon, DaemonError, failed};
 use crate::ctnetlink::codec::{self, Incoming};
-use crate::ctnetlink::courier::Carried;
+use crate::ctnetlink::entry::Entry;
 use crate::ctnetlink::nla::Writer;
-use crate::ctnetlink::socket::{BATCH, Batch, EventSocket, RequestSocket};
-use crate::entry::Entry;
-use crate::reconcile::Op;
-use crate::watched::watch_events;
+use crate::engine::reconcile::Op;
+use crate::kernel::courier::Carried;
+use crate::kernel::socket::{BATCH, Batch, EventSocket, RequestSocket};
+use crate::kernel::watched::watch_events;
 
 /// Batches in a turn.
 const BATCHES: usize = 8;
@@ -176,7 +176,7 @@ impl Daemon {
     }
 }
 
-fn emit(writer: &mut Writer, sequence: u32, request: crate::replica::Request<'_>) {
+fn emit(writer: &mut Writer, sequence: u32, request: crate::engine::replica::Request<'_>) {
     let (entry, install) = (request.entry, request.install);
     match request.op {
         Op::Create => codec::emit_create(writer, sequence, entry, install),

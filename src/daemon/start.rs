@@ -4,12 +4,12 @@ use std::net::IpAddr;
 
 use super::{Daemon, DaemonError, failed};
 use crate::config::{Config, FurtherGroup};
-use crate::digest::Digester;
-use crate::facts::{KernelSettings, Rules, TIMEOUTS};
-use crate::filter::Filter;
-use crate::replica::{Settings, Tunables};
-use crate::runstate::RunState;
-use crate::wire::{Incarnation, NodeId};
+use crate::engine::digest::Digester;
+use crate::engine::facts::{KernelSettings, Rules, TIMEOUTS};
+use crate::engine::filter::Filter;
+use crate::engine::replica::{Settings, Tunables};
+use crate::engine::wire::{Incarnation, NodeId};
+use crate::io::runstate::RunState;
 
 pub(super) fn settings(config: &Config, mtu: usize, state: &RunState) -> Result<Settings, DaemonError> {
     Ok(Settings {

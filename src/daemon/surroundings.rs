@@ -8,11 +8,11 @@ use std::time::Instant;
 
 use super::start::{self, kernel_settings};
 use super::{Daemon, LOOK_AROUND};
-use crate::addresses::{AddressError, Change};
 use crate::config::{self, Mechanism};
-use crate::replica::Refused;
-use crate::role::NotifyFifo;
-use crate::verdict::Around;
+use crate::engine::replica::Refused;
+use crate::faces::verdict::Around;
+use crate::io::addresses::{AddressError, Change};
+use crate::io::role::NotifyFifo;
 
 impl Daemon {
     /// Hear what the kernel says of addresses and links. Before the events that came with it: an address that leaves ends
@@ -213,7 +213,7 @@ impl Daemon {
 
     /// A reason to refuse datagrams that an operator can do something about.
     fn complaint(&self, why: Refused, group: &super::group::Group) -> Option<String> {
-        let fingerprints: Vec<String> = self.keys.iter().map(crate::seal::Key::fingerprint).collect();
+        let fingerprints: Vec<String> = self.keys.iter().map(crate::engine::seal::Key::fingerprint).collect();
         let ours = fingerprints.join(", ");
         Some(match why {
             Refused::OtherVersion => {

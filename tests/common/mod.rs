@@ -2,43 +2,50 @@
 
 #![allow(dead_code, reason = "each test uses a part of it")]
 
-pub mod pair;
+pub(crate) mod pair;
 
 use std::time::{Duration, Instant};
 
-use ctsync::entry::{Entry, L4, Status, Tuple, proto};
-use ctsync::facts::{Evidence, KernelSettings, Seat};
-use ctsync::filter::Filter;
-use ctsync::replica::{Replica, Restored, Role, Settings};
-use ctsync::seal::Key;
-use ctsync::verdict::{self, Around};
-use ctsync::wire::{Incarnation, NodeId};
+use ctsync::ctnetlink::entry::{Entry, L4, Status, Tuple, proto};
+use ctsync::engine::facts::{Evidence, KernelSettings, Seat};
+use ctsync::engine::filter::Filter;
+use ctsync::engine::replica::{Replica, Restored, Role, Settings};
+use ctsync::engine::seal::Key;
+use ctsync::engine::wire::{Incarnation, NodeId};
+use ctsync::faces::verdict::{self, Around};
 
 /// Any moment.
 #[expect(clippy::disallowed_methods, reason = "the virtual clock has to begin somewhere")]
-pub fn start() -> Instant {
+pub(crate) fn start() -> Instant {
     Instant::now()
 }
 
 /// Started, its (empty) kernel read, its role told.
-pub fn replica(number: u64, role: Role, hot: bool, now: Instant) -> Replica {
+pub(crate) fn replica(number: u64, role: Role, hot: bool, now: Instant) -> Replica {
     keyed(number, role, hot, Vec::new(), now)
 }
 
 /// The same with keys.
-pub fn keyed(number: u64, role: Role, hot: bool, keys: Vec<Key>, now: Instant) -> Replica {
+pub(crate) fn keyed(number: u64, role: Role, hot: bool, keys: Vec<Key>, now: Instant) -> Replica {
     another_run(number, 0, role, hot, keys, now)
 }
 
 /// The same node, started once more.
-pub fn another_run(number: u64, run: u64, role: Role, hot: bool, keys: Vec<Key>, now: Instant) -> Replica {
+pub(crate) fn another_run(
+    number: u64,
+    run: u64,
+    role: Role,
+    hot: bool,
+    keys: Vec<Key>,
+    now: Instant,
+) -> Replica {
     let mut replica = started(number, run, hot, keys, Restored::default(), now);
     replica.handle_role(role, now);
     replica
 }
 
 /// Started once more with what the run before it left, and told nothing.
-pub fn remembering(number: u64, run: u64, restored: Restored, now: Instant) -> Replica {
+pub(crate) fn remembering(number: u64, run: u64, restored: Restored, now: Instant) -> Replica {
     started(number, run, true, Vec::new(), restored, now)
 }
 
@@ -77,12 +84,12 @@ fn started(number: u64, run: u64, hot: bool, keys: Vec<Key>, restored: Restored,
 }
 
 /// A failover now would lose nothing, as far as this node knows.
-pub fn protected(replica: &Replica, now: Instant) -> bool {
+pub(crate) fn protected(replica: &Replica, now: Instant) -> bool {
     verdict::findings(&replica.view(now), &Around::default()).is_empty()
 }
 
 /// A UDP connection from port `number`.
-pub fn entry(number: u16, mark: u32) -> Entry {
+pub(crate) fn entry(number: u16, mark: u32) -> Entry {
     let orig = Tuple {
         src: [10, 0, 1, 100].into(),
         dst: [10, 0, 0, 100].into(),

@@ -6,26 +6,26 @@
 use std::time::{Duration, Instant};
 
 use ctsync::ctnetlink::codec::Incoming;
-use ctsync::entry::Entry;
-use ctsync::reconcile::Op;
-use ctsync::replica::{Replica, Role};
+use ctsync::ctnetlink::entry::Entry;
+use ctsync::engine::reconcile::Op;
+use ctsync::engine::replica::{Replica, Role};
 
 use super::{entry, replica, start};
 
 /// The two, and their clock.
-pub struct Pair {
+pub(crate) struct Pair {
     pub owner: Replica,
     pub backup: Replica,
     pub now: Instant,
 }
 
 impl Pair {
-    pub fn start(entries: u16) -> Pair {
+    pub(crate) fn start(entries: u16) -> Pair {
         Pair::with(entries, true)
     }
 
     /// With a hot or a cold backup.
-    pub fn with(entries: u16, hot: bool) -> Pair {
+    pub(crate) fn with(entries: u16, hot: bool) -> Pair {
         let now = start();
         let (owner, backup) = (replica(1, Role::Primary, false, now), replica(2, Role::Backup, hot, now));
         let mut pair = Pair { owner, backup, now };
@@ -38,7 +38,7 @@ impl Pair {
         pair
     }
 
-    pub fn run(&mut self, milliseconds: u64) {
+    pub(crate) fn run(&mut self, milliseconds: u64) {
         for _ in 0..milliseconds / 10 {
             self.exchange();
             self.answer_all();
@@ -46,7 +46,7 @@ impl Pair {
     }
 
     /// Datagrams both ways; no requests.
-    pub fn exchange(&mut self) {
+    pub(crate) fn exchange(&mut self) {
         self.now += Duration::from_millis(10);
         let Pair { owner, backup, now } = self;
         for _ in 0..2 {
@@ -64,12 +64,12 @@ impl Pair {
         }
     }
 
-    pub fn answer_all(&mut self) {
+    pub(crate) fn answer_all(&mut self) {
         while self.backup.waiting() > 0 && !self.batch(&[]).is_empty() {}
     }
 
     /// One batch of the backup's requests, answered: `errors` by operation, all others are done.
-    pub fn batch(&mut self, errors: &[(Op, i32)]) -> Vec<(Op, Entry)> {
+    pub(crate) fn batch(&mut self, errors: &[(Op, i32)]) -> Vec<(Op, Entry)> {
         let mut requests = Vec::new();
         self.backup.poll_requests(64, |request| requests.push((request.op, request.entry.clone())));
         let mut answered = vec![false; requests.len()];
@@ -83,7 +83,7 @@ impl Pair {
         requests
     }
 
-    pub fn batches(&mut self) -> Vec<Vec<Op>> {
+    pub(crate) fn batches(&mut self) -> Vec<Vec<Op>> {
         let mut all = Vec::new();
         while self.backup.waiting() > 0 {
             let batch = self.batch(&[]);
@@ -97,7 +97,7 @@ impl Pair {
 }
 
 /// Its owner has been silent; told that it is primary, its kernel does what it is told.
-pub fn take_over(backup: &mut Replica, now: Instant) {
+pub(crate) fn take_over(backup: &mut Replica, now: Instant) {
     backup.handle_timeout(now);
     backup.handle_role(Role::Primary, now);
     while backup.waiting() > 0 {

@@ -20,7 +20,7 @@ struct Made {
 }
 
 /// Entry number `at`: all tuples differ. The masters of some are earlier ones.
-pub struct Maker {
+pub(crate) struct Maker {
     rng: Rng,
     at: u32,
     masters: Vec<Made>,
@@ -29,12 +29,12 @@ pub struct Maker {
 }
 
 impl Maker {
-    pub fn new(seed: u64) -> Maker {
+    pub(crate) fn new(seed: u64) -> Maker {
         Maker { rng: Rng::with_seed(seed), at: 0, masters: Vec::new(), helped: Vec::new() }
     }
 
     /// The family and the attributes of the next create.
-    pub fn next(&mut self) -> (u8, Attributes) {
+    pub(crate) fn next(&mut self) -> (u8, Attributes) {
         self.at += 1;
         let rng = &mut self.rng;
         let v6 = rng.bool();
@@ -129,7 +129,7 @@ impl Maker {
 
 impl Maker {
     /// The family and the attributes of an expectation of each entry with a helper.
-    pub fn expectations(&mut self) -> Vec<(u8, Attributes)> {
+    pub(crate) fn expectations(&mut self) -> Vec<(u8, Attributes)> {
         let rng = &mut self.rng;
         let mut all = Vec::new();
         for (at, master) in (1..).zip(&self.helped) {

@@ -6,7 +6,7 @@ use fastrand::Rng;
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
 /// Raw sockets that send whole IP packets.
-pub struct Sender {
+pub(crate) struct Sender {
     v4: Socket,
     v6: Socket,
     rng: Rng,
@@ -19,12 +19,12 @@ fn raw(family: Domain) -> Socket {
 }
 
 impl Sender {
-    pub fn new(seed: u64) -> Sender {
+    pub(crate) fn new(seed: u64) -> Sender {
         Sender { v4: raw(Domain::IPV4), v6: raw(Domain::IPV6), rng: Rng::with_seed(seed), at: 0 }
     }
 
     /// The first packet of a connection that was not there before.
-    pub fn send(&mut self) {
+    pub(crate) fn send(&mut self) {
         self.at += 1;
         let rng = &mut self.rng;
         let v6 = rng.u8(0..3) == 0;

@@ -8,22 +8,22 @@ const TYPE: u16 = 0x3fff;
 
 /// An attribute's value.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Value {
+pub(crate) enum Value {
     Leaf(Vec<u8>),
     Nest(Vec<(u16, Value)>),
 }
 
-pub type Attributes = Vec<(u16, Value)>;
+pub(crate) type Attributes = Vec<(u16, Value)>;
 
-pub fn leaf(kind: u16, bytes: &[u8]) -> (u16, Value) {
+pub(crate) fn leaf(kind: u16, bytes: &[u8]) -> (u16, Value) {
     (kind, Value::Leaf(bytes.to_vec()))
 }
 
-pub fn nest(kind: u16, inner: Attributes) -> (u16, Value) {
+pub(crate) fn nest(kind: u16, inner: Attributes) -> (u16, Value) {
     (kind, Value::Nest(inner))
 }
 
-pub fn read(mut bytes: &[u8]) -> Attributes {
+pub(crate) fn read(mut bytes: &[u8]) -> Attributes {
     let mut all = Vec::new();
     while bytes.len() >= 4 {
         let length = usize::from(u16::from_ne_bytes([bytes[0], bytes[1]]));
@@ -36,7 +36,7 @@ pub fn read(mut bytes: &[u8]) -> Attributes {
     all
 }
 
-pub fn write(attributes: &Attributes) -> Vec<u8> {
+pub(crate) fn write(attributes: &Attributes) -> Vec<u8> {
     let mut out = Vec::new();
     for (kind, value) in attributes {
         let (bytes, nested) = match value {
@@ -52,7 +52,7 @@ pub fn write(attributes: &Attributes) -> Vec<u8> {
 }
 
 /// A whole message: subsystem and type, flags, sequence, family.
-pub fn message(kind: u16, flags: u16, sequence: u32, family: u8, attributes: &Attributes) -> Vec<u8> {
+pub(crate) fn message(kind: u16, flags: u16, sequence: u32, family: u8, attributes: &Attributes) -> Vec<u8> {
     let body = write(attributes);
     let mut out = Vec::new();
     out.extend(u32::try_from(20 + body.len()).unwrap().to_ne_bytes());
@@ -66,7 +66,7 @@ pub fn message(kind: u16, flags: u16, sequence: u32, family: u8, attributes: &At
 }
 
 /// The messages of a buffer: type, flags, whole bytes, attributes.
-pub fn messages(mut bytes: &[u8]) -> Vec<(u16, Vec<u8>, Attributes)> {
+pub(crate) fn messages(mut bytes: &[u8]) -> Vec<(u16, Vec<u8>, Attributes)> {
     let mut all = Vec::new();
     while bytes.len() >= 16 {
         let length = u32::from_ne_bytes(bytes[..4].try_into().unwrap()) as usize;
@@ -81,7 +81,7 @@ pub fn messages(mut bytes: &[u8]) -> Vec<(u16, Vec<u8>, Attributes)> {
 }
 
 /// Each enum of the header: its prefix, and its names from 1 on without it.
-pub const HEADER: [(&str, &[&str]); 19] = [
+pub(crate) const HEADER: [(&str, &[&str]); 19] = [
     (
         "CTA",
         &[
@@ -151,7 +151,7 @@ pub const HEADER: [(&str, &[&str]); 19] = [
 ];
 
 /// A name of the header.
-pub fn full(prefix: &str, short: &str) -> String {
+pub(crate) fn full(prefix: &str, short: &str) -> String {
     match short.strip_prefix("32_") {
         Some(short) => format!("{prefix}32_{short}"),
         None => format!("{prefix}_{short}"),
@@ -159,7 +159,7 @@ pub fn full(prefix: &str, short: &str) -> String {
 }
 
 /// The number of an attribute by its name.
-pub fn number(name: &str) -> u16 {
+pub(crate) fn number(name: &str) -> u16 {
     let all =
         HEADER.iter().flat_map(|(prefix, names)| (1..).zip(*names).map(move |(at, name)| (prefix, name, at)));
     let mut found = all.filter(|(prefix, short, _)| full(prefix, short) == name);
@@ -167,7 +167,7 @@ pub fn number(name: &str) -> u16 {
 }
 
 /// The enum that a nested attribute's contents are of.
-pub fn inside(name: &str) -> &'static str {
+pub(crate) fn inside(name: &str) -> &'static str {
     let mut known = HEADER.iter().map(|(prefix, _)| *prefix).filter(|prefix| {
         *prefix == name
             || match name {
@@ -191,7 +191,7 @@ pub fn inside(name: &str) -> &'static str {
 }
 
 /// Every leaf by its path of names, `CTA_TUPLE_ORIG CTA_TUPLE_IP CTA_IP_V4_SRC`.
-pub fn leaves(prefix: &str, attributes: &Attributes) -> BTreeMap<String, Vec<u8>> {
+pub(crate) fn leaves(prefix: &str, attributes: &Attributes) -> BTreeMap<String, Vec<u8>> {
     let names = HEADER.iter().find(|(known, _)| *known == prefix).map_or(&[][..], |(_, names)| *names);
     let mut all = BTreeMap::new();
     for (kind, value) in attributes {

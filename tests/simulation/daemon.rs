@@ -3,9 +3,9 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use ctsync::entry::Entry;
-use ctsync::reconcile::Op;
-use ctsync::replica::{Replica, Role};
+use ctsync::ctnetlink::entry::Entry;
+use ctsync::engine::reconcile::Op;
+use ctsync::engine::replica::{Replica, Role};
 use nix::errno::Errno;
 
 use crate::kernel::ghost;

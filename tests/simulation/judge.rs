@@ -2,8 +2,8 @@
 
 use std::collections::HashMap;
 
-use ctsync::entry::{Entry, Key};
-use ctsync::replica::{Compared, Refill, Replica};
+use ctsync::ctnetlink::entry::{Entry, Key};
+use ctsync::engine::replica::{Compared, Refill, Replica};
 
 use crate::kernel::ghost;
 use crate::world::{Node, Violation, World};
@@ -218,7 +218,7 @@ fn contents(replica: &Replica) -> HashMap<Key, Vec<u8>> {
 
 fn canonical(entry: &Entry) -> Vec<u8> {
     let mut bytes = Vec::new();
-    ctsync::wire::packed::emit_canonical(&mut bytes, entry);
+    ctsync::engine::wire::packed::emit_canonical(&mut bytes, entry);
     bytes
 }
 

@@ -3,9 +3,9 @@
 use std::collections::VecDeque;
 
 use ctsync::ctnetlink::codec::Incoming;
-use ctsync::entry::{CARRIED_STATUS, Entry, Key};
-use ctsync::reconcile::Op;
-use ctsync::replica::Request;
+use ctsync::ctnetlink::entry::{CARRIED_STATUS, Entry, Key};
+use ctsync::engine::reconcile::Op;
+use ctsync::engine::replica::Request;
 use indexmap::IndexMap;
 use nix::errno::Errno;
 
@@ -15,7 +15,7 @@ const BUFFER: usize = 24;
 /// One node's kernel. The timeout of an entry is a ghost: the number of the connection that it really is. It is
 /// carried but not part of any digest, so the checks know more than the engine.
 #[derive(Default)]
-pub struct Kernel {
+pub(crate) struct Kernel {
     /// In an order that depends on nothing but what happened, so that a seed replays.
     pub table: IndexMap<Key, Entry>,
     pub events: VecDeque<Incoming>,
@@ -31,7 +31,7 @@ pub struct Kernel {
 }
 
 /// Which connection a kernel's entry really is.
-pub fn ghost(entry: &Entry) -> u32 {
+pub(crate) fn ghost(entry: &Entry) -> u32 {
     entry.timeout.unwrap_or(0)
 }
 
@@ -52,14 +52,14 @@ impl Kernel {
     }
 
     /// Lose the next events: the buffer was full.
-    pub fn lose_events(&mut self) {
+    pub(crate) fn lose_events(&mut self) {
         self.overrun = true;
         self.events.clear();
     }
 
     /// A packet opens a connection, or a helper foresees one; false when a tuple is taken, its master is missing, or the
     /// table is full.
-    pub fn open(&mut self, entry: Entry) -> bool {
+    pub(crate) fn open(&mut self, entry: Entry) -> bool {
         let taken = self.table.contains_key(&entry.key()) || self.reply_taken(&entry);
         if taken || self.orphan(&entry) || self.full() {
             return false;
@@ -70,7 +70,7 @@ impl Kernel {
     }
 
     /// A packet moves a connection on.
-    pub fn advance(&mut self, key: &Key, change: impl FnOnce(&mut Entry)) {
+    pub(crate) fn advance(&mut self, key: &Key, change: impl FnOnce(&mut Entry)) {
         if let Some(entry) = self.table.get_mut(key) {
             change(entry);
             let entry = entry.clone();
@@ -79,7 +79,7 @@ impl Kernel {
     }
 
     /// The connection ends, or an operator removes it; what its helper foresaw goes with it. Which those were.
-    pub fn end(&mut self, key: &Key) -> Vec<Entry> {
+    pub(crate) fn end(&mut self, key: &Key) -> Vec<Entry> {
         let Some(entry) = self.table.swap_remove(key) else { return Vec::new() };
         let gone = self.forget_children(&entry);
         self.tell(Incoming::Destroy(entry));
@@ -116,7 +116,7 @@ impl Kernel {
     }
 
     /// A request of the daemon's: an errno, or the entry read back. Causes no event: the echo is filtered.
-    pub fn request(&mut self, request: Request<'_>) -> Result<Option<Entry>, Errno> {
+    pub(crate) fn request(&mut self, request: Request<'_>) -> Result<Option<Entry>, Errno> {
         let key = request.entry.key();
         match request.op {
             Op::Create => {

@@ -3,12 +3,12 @@
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::time::{Duration, Instant};
 
-use ctsync::entry::{Entry, Expectation, Key, L4, Rare, Status, TcpInfo, Tuple, proto};
-use ctsync::facts::KernelSettings;
-use ctsync::filter::Filter;
-use ctsync::replica::{Persist, Replica, Restored, Role, Settings};
-use ctsync::seal::Key as SealKey;
-use ctsync::wire::{Incarnation, NodeId};
+use ctsync::ctnetlink::entry::{Entry, Expectation, Key, L4, Rare, Status, TcpInfo, Tuple, proto};
+use ctsync::engine::facts::KernelSettings;
+use ctsync::engine::filter::Filter;
+use ctsync::engine::replica::{Persist, Replica, Restored, Role, Settings};
+use ctsync::engine::seal::Key as SealKey;
+use ctsync::engine::wire::{Incarnation, NodeId};
 use fastrand::Rng;
 
 use crate::kernel::{Kernel, ghost};
@@ -26,7 +26,7 @@ const LOOK: Duration = Duration::from_millis(200);
 
 /// How much of everything happened.
 #[derive(Default, Debug, Clone)]
-pub struct Totals {
+pub(crate) struct Totals {
     pub opened: u64,
     pub ended: u64,
     pub takeovers: u64,
@@ -58,7 +58,7 @@ pub struct Totals {
 }
 
 impl Totals {
-    pub fn add(&mut self, other: &Totals) {
+    pub(crate) fn add(&mut self, other: &Totals) {
         for (total, more) in self.all_mut().into_iter().zip(other.clone().all_mut()) {
             *total += *more;
         }
@@ -66,7 +66,7 @@ impl Totals {
     }
 
     /// The worst and the middle time to agreement, in milliseconds.
-    pub fn time_to_agreement(&mut self) -> (u32, u32) {
+    pub(crate) fn time_to_agreement(&mut self) -> (u32, u32) {
         self.settled.sort_unstable();
         let middle = self.settled.get(self.settled.len() / 2).copied().unwrap_or(0);
         (self.settled.last().copied().unwrap_or(0), middle)
@@ -121,7 +121,7 @@ pub(super) struct Node {
     pub(super) blind: bool,
 }
 
-pub struct World {
+pub(crate) struct World {
     pub(super) rng: Rng,
     pub now: Instant,
     pub(super) began: Instant,
@@ -150,10 +150,10 @@ pub struct World {
     pub trace: Option<Vec<String>>,
 }
 
-pub type Violation = String;
+pub(crate) type Violation = String;
 
 impl World {
-    pub fn new(seed: u64, start: Instant, traced: bool) -> World {
+    pub(crate) fn new(seed: u64, start: Instant, traced: bool) -> World {
         let mut rng = Rng::with_seed(seed);
         let hot = rng.u32(0..8) != 0;
         let node = |name| Node {
@@ -447,7 +447,7 @@ impl World {
     }
 
     /// One step with whatever faults the seed has in store.
-    pub fn step(&mut self, faults: bool) -> Result<(), Violation> {
+    pub(crate) fn step(&mut self, faults: bool) -> Result<(), Violation> {
         self.now += STEP;
         self.steps += 1;
         for x in 0..2 {
@@ -533,7 +533,7 @@ impl World {
     }
 
     /// Faults stop, VRRP settles on `primary`; after the bound everything must agree.
-    pub fn settle(&mut self, primary: usize) -> Result<(), Violation> {
+    pub(crate) fn settle(&mut self, primary: usize) -> Result<(), Violation> {
         self.note(|| format!("quiet, primary {primary}"));
         self.partition = false;
         self.loss = 0;
@@ -572,7 +572,7 @@ impl World {
         Ok(())
     }
 
-    pub fn random_primary(&mut self) -> usize {
+    pub(crate) fn random_primary(&mut self) -> usize {
         self.rng.usize(0..2)
     }
 }

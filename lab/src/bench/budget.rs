@@ -39,14 +39,14 @@ impl Judged {
     }
 
     /// What, measured, must, aim, verdict.
-    pub fn cells(&self) -> [String; 5] {
+    pub(super) fn cells(&self) -> [String; 5] {
         let number = |value: f64| if value.is_finite() { format!("{value:.2}") } else { "-".to_owned() };
         let numbers = [self.measured, self.must, self.aim].map(number);
         let [measured, must, aim] = numbers;
         [self.what.clone(), measured, must, aim, self.verdict().to_owned()]
     }
 
-    pub fn json(&self) -> Value {
+    pub(super) fn json(&self) -> Value {
         json!({ "what": self.what, "measured": self.measured, "must": self.must, "aim": self.aim, "verdict": self.verdict() })
     }
 }

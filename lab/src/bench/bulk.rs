@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 use ctsync::ctnetlink::codec::KernelTable;
-use ctsync::ctnetlink::socket::DumpSocket;
+use ctsync::kernel::socket::DumpSocket;
 
 use super::figures::Figures;
 use super::reader::Reader;

@@ -12,12 +12,12 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, ensure};
-use ctsync::addresses::Addresses;
-use ctsync::channel::{Channel, Received};
 use ctsync::config;
 use ctsync::ctnetlink::codec::Incoming;
-use ctsync::entry::Entry;
-use ctsync::replica::Replica;
+use ctsync::ctnetlink::entry::Entry;
+use ctsync::engine::replica::Replica;
+use ctsync::io::addresses::Addresses;
+use ctsync::io::channel::{Channel, Received};
 
 use super::bulk::WHOLE;
 use super::events::{MARK, PACED, RATE};

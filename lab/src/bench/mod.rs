@@ -46,7 +46,7 @@ const MOST: u32 = 4_300_000;
 
 /// What to measure.
 #[derive(Args, Clone)]
-pub struct Arguments {
+pub(crate) struct Arguments {
     /// Only these loads.
     #[arg(value_enum)]
     loads: Vec<Load>,
@@ -169,7 +169,7 @@ impl Load {
 }
 
 /// Measure, and tell.
-pub fn run(arguments: &Arguments) -> Result<ExitCode> {
+pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
     if !crate::sandbox::is_inside() {
         setup::ensure_all()?;
         setup::ensure_table(MOST)?;

@@ -30,7 +30,7 @@ const LOOK: u16 = 50;
 const GROUPS: [u32; 3] = [1, 2, 3];
 
 /// A thread in a router's namespace.
-pub struct Reader {
+pub(super) struct Reader {
     stop: Arc<AtomicBool>,
     heard: Arc<AtomicU64>,
     thread: Option<JoinHandle<Result<()>>>,
@@ -39,7 +39,7 @@ pub struct Reader {
 
 impl Reader {
     /// Begin to hear.
-    pub fn start(namespace: &Namespace, napping: bool) -> Result<Reader> {
+    pub(super) fn start(namespace: &Namespace, napping: bool) -> Result<Reader> {
         let (stop, heard, spent): (Arc<AtomicBool>, Arc<AtomicU64>, Arc<AtomicU64>) = Default::default();
         let (namespace, ended, count, time) = (namespace.clone(), stop.clone(), heard.clone(), spent.clone());
         let thread = std::thread::spawn(move || {
@@ -50,17 +50,17 @@ impl Reader {
     }
 
     /// Events heard so far.
-    pub fn heard(&self) -> u64 {
+    pub(super) fn heard(&self) -> u64 {
         self.heard.load(Ordering::Acquire)
     }
 
     /// Processor time so far, as of the last read.
-    pub fn spent(&self) -> Duration {
+    pub(super) fn spent(&self) -> Duration {
         Duration::from_nanos(self.spent.load(Ordering::Acquire))
     }
 
     /// End it.
-    pub fn stop(mut self) -> Result<()> {
+    pub(super) fn stop(mut self) -> Result<()> {
         self.stop.store(true, Ordering::Release);
         let thread = self.thread.take().context("it was ended before")?;
         thread.join().map_err(|_| anyhow!("the null reader panicked"))?

@@ -9,7 +9,7 @@ use crate::router::{Mover, Options};
 
 /// Who works.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, ValueEnum)]
-pub enum Subject {
+pub(super) enum Subject {
     /// No daemon: the kernel alone.
     Nobody,
     /// A reader that is woken for each event and throws it away.
@@ -54,7 +54,7 @@ impl Buffer {
 
 impl Subject {
     /// Its name in tables.
-    pub fn name(self) -> &'static str {
+    pub(super) fn name(self) -> &'static str {
         match self {
             Subject::Nobody => "no daemon",
             Subject::NullWoken => "null, woken",

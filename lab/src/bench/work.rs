@@ -49,7 +49,7 @@ pub(super) struct Work<'a> {
 
 impl Work<'_> {
     /// Both routers boot anew; the subject is ready, or a reader hears.
-    pub async fn begin<'a>(
+    pub(super) async fn begin<'a>(
         topology: &'a mut Topology,
         ctsync: &Path,
         subject: Subject,
@@ -74,7 +74,7 @@ impl Work<'_> {
         Ok(work)
     }
 
-    pub async fn wait_ready(&self) -> Result<()> {
+    pub(super) async fn wait_ready(&self) -> Result<()> {
         if !self.subject.is_ctsync() {
             return Ok(());
         }
@@ -85,32 +85,32 @@ impl Work<'_> {
         .await
     }
 
-    pub fn node(&self, number: u8) -> Result<&Node> {
+    pub(super) fn node(&self, number: u8) -> Result<&Node> {
         Ok(&self.topology.router(number)?.node)
     }
 
     /// End what is only ours; what the routers have stays until the next one begins.
-    pub fn end(self) -> Result<()> {
+    pub(super) fn end(self) -> Result<()> {
         self.reader.map_or(Ok(()), Reader::stop)
     }
 
     /// Events that a reader has heard.
-    pub fn heard(&self) -> u64 {
+    pub(super) fn heard(&self) -> u64 {
         self.reader.as_ref().map_or(0, Reader::heard)
     }
 
     /// Entries in a router's kernel.
-    pub fn held(&self, number: u8) -> Result<u64> {
+    pub(super) fn held(&self, number: u8) -> Result<u64> {
         let text = self.node(number)?.net.read_sysctl("net/netfilter/nf_conntrack_count")?;
         text.trim().parse().context("nf_conntrack_count")
     }
 
     /// Whether there is anybody on this router whose time counts.
-    pub fn works_on(&self, number: u8) -> bool {
+    pub(super) fn works_on(&self, number: u8) -> bool {
         self.subject.is_pair() || number == 1 && self.reader.is_some()
     }
 
-    pub fn spent(&self, number: u8) -> Result<Spent> {
+    pub(super) fn spent(&self, number: u8) -> Result<Spent> {
         if !self.subject.is_pair() {
             let all = self.reader.as_ref().filter(|_| number == 1).map_or(Duration::ZERO, Reader::spent);
             return Ok(Spent { all, ..Spent::default() });
@@ -132,7 +132,7 @@ impl Work<'_> {
     }
 
     /// Times that it was woken, or put aside, with all its threads.
-    pub fn switches(&self, number: u8) -> Result<u64> {
+    pub(super) fn switches(&self, number: u8) -> Result<u64> {
         let mut all = 0;
         for thread in threads(self.node(number)?.pid(self.subject.program())?)? {
             for name in ["voluntary_ctxt_switches", "nonvoluntary_ctxt_switches"] {
@@ -143,13 +143,13 @@ impl Work<'_> {
     }
 
     /// Resident bytes.
-    pub fn memory(&self, number: u8) -> Result<u64> {
+    pub(super) fn memory(&self, number: u8) -> Result<u64> {
         let pid = self.node(number)?.pid(self.subject.program())?;
         Ok(1024 * status_number(&PathBuf::from(format!("/proc/{pid}")), "VmRSS")?)
     }
 
     /// Events that router1's kernel had no room for, of all who listen there.
-    pub fn lost(&self) -> Result<u64> {
+    pub(super) fn lost(&self) -> Result<u64> {
         let shown =
             self.node(1)?.net.run(|| Ok(std::fs::read_to_string("/proc/thread-self/net/netlink")?))?;
         // sk Eth Pid Groups Rmem Wmem Dump Locks Drops Inode
@@ -162,7 +162,7 @@ impl Work<'_> {
 
     /// Until everybody holds what should be held. What conntrackd then lacks (or has too much) is its result; tables of ours
     /// that are not equal are none.
-    pub async fn settle(&self, wanted: Wanted) -> Result<u64> {
+    pub(super) async fn settle(&self, wanted: Wanted) -> Result<u64> {
         let there = |count: u64| count >= wanted.entries && count < wanted.entries + OWN;
         if !self.subject.is_pair() {
             if self.reader.is_none() {

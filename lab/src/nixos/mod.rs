@@ -31,7 +31,7 @@ const UPDATE: &str = "INSTA_UPDATE";
 const TAIL: usize = 12;
 
 /// One checkout's Nix files.
-pub struct Nix {
+pub(crate) struct Nix {
     root: PathBuf,
     /// Everything that is made on the way.
     work: tempfile::TempDir,
@@ -44,7 +44,7 @@ pub struct Nix {
 type Test = Box<dyn Fn(&Nix) -> Result<String>>;
 
 /// One test.
-pub struct Case {
+pub(crate) struct Case {
     /// Begins with `nix`.
     pub name: String,
     needs_lib: bool,
@@ -66,7 +66,7 @@ impl Case {
     }
 
     /// What it came to, or why it was not run.
-    pub fn run(&self, nix: &Nix) -> Result<Outcome> {
+    pub(crate) fn run(&self, nix: &Nix) -> Result<Outcome> {
         if self.needs_root && !nix::unistd::geteuid().is_root() {
             return Ok(Outcome::Ignored("it needs root".into()));
         }
@@ -80,7 +80,7 @@ impl Case {
 }
 
 /// All of them, in their order.
-pub fn cases() -> Vec<Case> {
+pub(crate) fn cases() -> Vec<Case> {
     let mut all = vec![
         Case::new("syntax, format and dead code", Nix::read_all).by_root(),
         Case::new("golden files are of these sources", golden::are_current),
@@ -106,7 +106,7 @@ pub fn cases() -> Vec<Case> {
 }
 
 /// `soak nix`: scripts of VM tests, many times; without nixpkgs' lib the golden one.
-pub fn soak(root: &Path, runs: u32, names: &[String]) -> Result<ExitCode> {
+pub(crate) fn soak(root: &Path, runs: u32, names: &[String]) -> Result<ExitCode> {
     let nix = Nix::open(root)?;
     let scripts: Vec<Case> = cases()
         .into_iter()
@@ -133,7 +133,7 @@ pub fn soak(root: &Path, runs: u32, names: &[String]) -> Result<ExitCode> {
 }
 
 /// What a test of this name says of another checkout: for planted faults.
-pub fn judge(root: &Path, name: &str) -> Result<Outcome> {
+pub(crate) fn judge(root: &Path, name: &str) -> Result<Outcome> {
     let nix = Nix::open(root)?;
     let case = cases().into_iter().find(|case| case.name == format!("nix {name}"));
     case.with_context(|| format!("there is no test called nix {name}"))?.run(&nix)
@@ -141,7 +141,7 @@ pub fn judge(root: &Path, name: &str) -> Result<Outcome> {
 
 impl Nix {
     /// Nothing is made or installed yet.
-    pub fn open(root: &Path) -> Result<Nix> {
+    pub(crate) fn open(root: &Path) -> Result<Nix> {
         let lib = std::env::var_os(LIB).map(PathBuf::from);
         if let Some(lib) = &lib {
             ensure!(

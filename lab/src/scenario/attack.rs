@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use ctsync::entry::Entry;
+use ctsync::ctnetlink::entry::Entry;
 
 use super::{Checks, PATIENCE, Pair, Stage};
 use crate::attacker::{self, Flood, Heard, Lie};
@@ -34,7 +34,7 @@ const CALM: Duration = Duration::from_millis(1500);
 const REASONS: [&str; 8] =
     ["malformed", "other_version", "foreign", "unsealed", "forged", "replayed", "unproved", "far"];
 
-pub async fn run(stage: &Stage<'_>, narrator: &mut Narrator) -> Result<bool> {
+pub(super) async fn run(stage: &Stage<'_>, narrator: &mut Narrator) -> Result<bool> {
     narrator.chapter("Somebody on the channel's link");
     let options = Options { key: Some("5a".repeat(32)), ..stage.usual() };
     let mut pair = Pair::start_with(stage, options, CONNECTIONS).await?;

@@ -18,7 +18,7 @@ const WATCHED: Duration = Duration::from_secs(20);
 /// Bytes that router1 may send meanwhile: ten times what the entries take. It was 6 MB a second once.
 const PLENTY: u64 = 1_000_000;
 
-pub async fn run(stage: &Stage<'_>, narrator: &mut Narrator) -> Result<bool> {
+pub(super) async fn run(stage: &Stage<'_>, narrator: &mut Narrator) -> Result<bool> {
     let options = Options { channel: true, lines: &["interface chan0"], ..stage.usual() };
     let mut pair = Pair::start_with(stage, options, CONNECTIONS).await?;
     let mut checks = Checks::new(narrator);

@@ -22,7 +22,7 @@ const DEAF: usize = 10;
 /// Answers whose time is taken.
 const ASKED: usize = 41;
 
-pub async fn run(stage: &Stage<'_>, narrator: &mut Narrator) -> Result<bool> {
+pub(super) async fn run(stage: &Stage<'_>, narrator: &mut Narrator) -> Result<bool> {
     narrator.chapter("Control clients that say nothing, and ones that never read");
     let pair = Pair::start(stage, 20).await?;
     load::create(&pair.topology.router(1)?.node.net, 0, ENTRIES)?;

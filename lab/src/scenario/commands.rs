@@ -14,7 +14,7 @@ use crate::wait::until;
 
 const CONNECTIONS: usize = 30;
 
-pub async fn run(stage: &Stage<'_>, narrator: &mut Narrator) -> Result<bool> {
+pub(super) async fn run(stage: &Stage<'_>, narrator: &mut Narrator) -> Result<bool> {
     narrator.chapter("Every command on a running pair");
     let mut pair = Pair::start(stage, CONNECTIONS).await?;
     pair.wait_equal().await?;

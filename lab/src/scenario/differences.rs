@@ -26,12 +26,17 @@ const MARK: u32 = 77;
 const SOON: Duration = Duration::from_secs(3);
 const PATIENCE: Duration = Duration::from_secs(120);
 
-pub async fn run(stage: &Stage<'_>, narrator: &mut Narrator) -> Result<bool> {
+pub(crate) async fn run(stage: &Stage<'_>, narrator: &mut Narrator) -> Result<bool> {
     tell(stage, narrator, ENTRIES, false).await
 }
 
 /// With so many entries; with `patient` nobody asks for it: the daemons' own sweeps have to find it.
-pub async fn tell(stage: &Stage<'_>, narrator: &mut Narrator, entries: u32, patient: bool) -> Result<bool> {
+pub(crate) async fn tell(
+    stage: &Stage<'_>,
+    narrator: &mut Narrator,
+    entries: u32,
+    patient: bool,
+) -> Result<bool> {
     narrator.chapter(&format!("{} planted differences in {entries} entries", 4 * EACH));
     // No clients: their packets would be counted with the channel's.
     let pair = Pair::start(stage, 0).await?;
@@ -81,7 +86,7 @@ pub async fn tell(stage: &Stage<'_>, narrator: &mut Narrator, entries: u32, pati
 }
 
 /// End some entries and mark others, in the daemon's own name.
-pub fn plant(node: &Node, ended: &[u32], marked: &[u32], mark: u32) -> Result<()> {
+pub(crate) fn plant(node: &Node, ended: &[u32], marked: &[u32], mark: u32) -> Result<()> {
     let requests = Requests::of(node)?;
     let mut writer = Writer::default();
     for number in ended {
@@ -123,7 +128,7 @@ fn told(pair: &Pair, number: u8, planted: usize, since: Instant) -> Result<Strin
 }
 
 /// Entries of a router's kernel that have the mark: the kernel lists no others.
-pub fn marked(node: &Node, mark: u32) -> Result<usize> {
+pub(crate) fn marked(node: &Node, mark: u32) -> Result<usize> {
     Ok(node.output("conntrack", &["-L", "-m", &mark.to_string()])?.lines().count())
 }
 

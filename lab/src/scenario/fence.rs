@@ -61,7 +61,7 @@ impl How {
 }
 
 /// What to measure.
-pub struct Plan {
+pub(crate) struct Plan {
     pub sizes: Vec<u32>,
     /// Takeovers of each size.
     pub runs: u32,
@@ -100,7 +100,7 @@ struct Takeover {
     alive: usize,
 }
 
-pub async fn run(stage: &Stage<'_>, narrator: &mut Narrator) -> Result<bool> {
+pub(crate) async fn run(stage: &Stage<'_>, narrator: &mut Narrator) -> Result<bool> {
     let plan = Plan { sizes: vec![1_000, 50_000], runs: 3, beside: 0, plot: None };
     let mut bench = Bench::build(stage).await?;
     let mut checks = Checks::new(narrator);
@@ -115,7 +115,7 @@ pub async fn run(stage: &Stage<'_>, narrator: &mut Narrator) -> Result<bool> {
 }
 
 /// Takeovers by a hot standby, and one by conntrackd beside the least of the sizes: milliseconds as they tell them.
-pub async fn milliseconds(
+pub(crate) async fn milliseconds(
     stage: &Stage<'_>,
     sizes: &[u32],
     runs: u32,
@@ -133,7 +133,7 @@ pub async fn milliseconds(
 }
 
 /// All sizes, and the plot.
-pub async fn tell(stage: &Stage<'_>, narrator: &mut Narrator, plan: &Plan) -> Result<bool> {
+pub(crate) async fn tell(stage: &Stage<'_>, narrator: &mut Narrator, plan: &Plan) -> Result<bool> {
     narrator.chapter("A takeover beside how many entries");
     let mut bench = Bench::build(stage).await?;
     let mut checks = Checks::new(narrator);

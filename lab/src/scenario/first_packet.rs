@@ -159,12 +159,12 @@ impl std::fmt::Display for Seen {
     }
 }
 
-pub async fn run(stage: &Stage<'_>, narrator: &mut Narrator) -> Result<bool> {
+pub(crate) async fn run(stage: &Stage<'_>, narrator: &mut Narrator) -> Result<bool> {
     tell(stage, narrator, 3, 2).await
 }
 
 /// So many takeovers of each kind of ours, and so many of conntrackd's.
-pub async fn tell(stage: &Stage<'_>, narrator: &mut Narrator, runs: u32, beside: u32) -> Result<bool> {
+pub(crate) async fn tell(stage: &Stage<'_>, narrator: &mut Narrator, runs: u32, beside: u32) -> Result<bool> {
     narrator.chapter("The first packets after a takeover");
     let mut field = Field::build(stage).await?;
     let mut checks = Checks::new(narrator);

@@ -15,7 +15,7 @@ use crate::wait::{now, until};
 
 const CONNECTIONS: usize = 50;
 
-pub async fn run(stage: &Stage<'_>, narrator: &mut Narrator) -> Result<bool> {
+pub(super) async fn run(stage: &Stage<'_>, narrator: &mut Narrator) -> Result<bool> {
     narrator.chapter("FRR's vrrpd: what a backup's address looks like");
     let options = Options { sync: false, ..stage.usual() };
     let mut topology = Topology::build(stage.directory, &options).await?;

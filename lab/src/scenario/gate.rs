@@ -32,12 +32,12 @@ const CHANGING: u32 = 20_000;
 /// Without their entries connections get so long to speak again; ready or not, the fetch is over by then.
 const LAST_CHANCE: Duration = Duration::from_secs(20);
 
-pub async fn run(stage: &Stage<'_>, narrator: &mut Narrator) -> Result<bool> {
+pub(crate) async fn run(stage: &Stage<'_>, narrator: &mut Narrator) -> Result<bool> {
     tell(stage, narrator, ENTRIES).await
 }
 
 /// The story with so many entries.
-pub async fn tell(stage: &Stage<'_>, narrator: &mut Narrator, entries: u32) -> Result<bool> {
+pub(crate) async fn tell(stage: &Stage<'_>, narrator: &mut Narrator, entries: u32) -> Result<bool> {
     let usual = Options { advert: 0.1, ..stage.usual() };
     narrator.chapter("Churn on a healthy primary");
     let mut pair = Pair::start_with(stage, usual.clone(), 0).await?;

@@ -21,7 +21,7 @@ const CONNECTIONS: usize = 50;
 /// What a connection of the other group may miss while a router dies: its lines come every 100 ms.
 const UNTOUCHED: Duration = Duration::from_millis(600);
 
-pub async fn run(stage: &Stage<'_>, narrator: &mut Narrator) -> Result<bool> {
+pub(super) async fn run(stage: &Stage<'_>, narrator: &mut Narrator) -> Result<bool> {
     narrator.chapter("Two groups: BLUE is router1's, GREEN is router2's");
     let options = Options { figure: Figure::TwoGroups, ..stage.usual() };
     let mut pair = Pair::start_with(stage, options, 0).await?;

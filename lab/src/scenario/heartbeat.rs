@@ -24,7 +24,7 @@ const HANGS: Duration = Duration::from_secs(5);
 /// heartbeat's own share, and what it asks our script beside.
 const OWN: Duration = Duration::from_secs(15);
 
-pub async fn run(stage: &Stage<'_>, narrator: &mut Narrator) -> Result<bool> {
+pub(super) async fn run(stage: &Stage<'_>, narrator: &mut Narrator) -> Result<bool> {
     narrator.chapter("The documentation's cluster, with Debian's heartbeat");
     let options = Options { figure: Figure::Cluster, mover: Mover::Heartbeat, ..stage.usual() };
     let mut pair = Pair::start_with(stage, options, CONNECTIONS).await?;

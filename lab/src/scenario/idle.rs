@@ -19,7 +19,7 @@ const SHORT_SILENCE: Duration = Duration::from_secs(2);
 /// What a connection without its entry is given to speak all the same.
 const LAST_CHANCE: Duration = Duration::from_secs(10);
 
-pub async fn run(stage: &Stage<'_>, narrator: &mut Narrator) -> Result<bool> {
+pub(super) async fn run(stage: &Stage<'_>, narrator: &mut Narrator) -> Result<bool> {
     narrator.chapter("Connections that say nothing around a takeover");
     let mut pair = Pair::start(stage, CONNECTIONS).await?;
     pair.wait_equal().await?;

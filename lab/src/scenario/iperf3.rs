@@ -19,7 +19,7 @@ const SILENT: usize = 20;
 /// Seconds at the end in each of which bytes must arrive.
 const LAST: usize = 5;
 
-pub async fn run(stage: &Stage<'_>, narrator: &mut Narrator) -> Result<bool> {
+pub(super) async fn run(stage: &Stage<'_>, narrator: &mut Narrator) -> Result<bool> {
     narrator.chapter("iperf3 at full rate across a takeover");
     let options = Options { window_tracking: true, ..stage.usual() };
     let mut pair = Pair::start_with(stage, options, 0).await?;

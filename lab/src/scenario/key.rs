@@ -12,7 +12,7 @@ const CONNECTIONS: usize = 30;
 /// Entries made at each step.
 const STEP: u32 = 50;
 
-pub async fn run(stage: &Stage<'_>, narrator: &mut Narrator) -> Result<bool> {
+pub(super) async fn run(stage: &Stage<'_>, narrator: &mut Narrator) -> Result<bool> {
     narrator.chapter("A sealed channel");
     let [old, new, wrong] = ["11", "22", "33"].map(|byte| byte.repeat(32));
     let options = Options { key: Some(old.clone()), ..stage.usual() };

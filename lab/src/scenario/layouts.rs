@@ -1,7 +1,7 @@
 //! conntrackd 1.4 in a namespace of its own, its `-s` beside our layout fed with its numbers: equal to the byte.
 
 use anyhow::{Context, Result, ensure};
-use ctsync::show::{CacheStatistics, Statistics, plain_statistics};
+use ctsync::faces::show::{CacheStatistics, Statistics, plain_statistics};
 
 use super::{Checks, Stage};
 use crate::narrator::Narrator;
@@ -42,7 +42,7 @@ const UNICAST: &str = "UDP {
         Checksum on
     }";
 
-pub async fn run(stage: &Stage<'_>, narrator: &mut Narrator) -> Result<bool> {
+pub(super) async fn run(stage: &Stage<'_>, narrator: &mut Narrator) -> Result<bool> {
     narrator.chapter("conntrackd's own statistics beside ours");
     let mut checks = Checks::new(narrator);
     for (kind, link) in [("multicast", MULTICAST), ("UDP", UNICAST)] {

@@ -61,7 +61,7 @@ const WAYS: [Way; 5] = [
     },
 ];
 
-pub async fn run(stage: &Stage<'_>, narrator: &mut Narrator) -> Result<bool> {
+pub(super) async fn run(stage: &Stage<'_>, narrator: &mut Narrator) -> Result<bool> {
     let options = Options { masquerade: true, ..stage.usual() };
     let mut pair = Pair::start_with(stage, options, 0).await?;
     let mut checks = Checks::new(narrator);

@@ -31,7 +31,12 @@ struct Seen {
 }
 
 /// So many changes with a peer that stands still; the plot goes to `plot`.
-pub async fn tell(stage: &Stage<'_>, narrator: &mut Narrator, changes: u64, plot: &Path) -> Result<bool> {
+pub(crate) async fn tell(
+    stage: &Stage<'_>,
+    narrator: &mut Narrator,
+    changes: u64,
+    plot: &Path,
+) -> Result<bool> {
     narrator.chapter(&format!("{changes} changes with a peer that stands still"));
     let pair = Pair::start(stage, 20).await?;
     let mut checks = Checks::new(narrator);

@@ -15,7 +15,7 @@ use crate::wait::until;
 
 const URL: &str = "http://127.0.0.1:9090";
 
-pub async fn run(stage: &Stage<'_>, narrator: &mut Narrator) -> Result<bool> {
+pub(super) async fn run(stage: &Stage<'_>, narrator: &mut Narrator) -> Result<bool> {
     narrator.chapter("Prometheus scrapes both routers");
     let options = Options { metrics: true, ..stage.usual() };
     let mut pair = Pair::start_with(stage, options, 50).await?;

@@ -14,7 +14,7 @@ use crate::wait::until;
 const CONNECTIONS: usize = 80;
 const EXCHANGES: usize = 20;
 
-pub async fn run(stage: &Stage<'_>, narrator: &mut Narrator) -> Result<bool> {
+pub(super) async fn run(stage: &Stage<'_>, narrator: &mut Narrator) -> Result<bool> {
     let before = Options { sync: false, incumbent: true, ..stage.usual() };
     let after = Options { lines: &["interface eth0 port 3781"], ..stage.usual() };
     let mut pair = Pair::start_with(stage, before, CONNECTIONS).await?;

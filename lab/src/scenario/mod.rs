@@ -6,11 +6,11 @@ mod attack;
 mod channel;
 mod clients;
 mod commands;
-pub mod differences;
-pub mod fence;
-pub mod first_packet;
+pub(crate) mod differences;
+pub(crate) mod fence;
+pub(crate) mod first_packet;
 mod frr;
-pub mod gate;
+pub(crate) mod gate;
 mod groups;
 mod heartbeat;
 mod idle;
@@ -18,16 +18,16 @@ mod iperf3;
 mod key;
 mod layouts;
 mod masquerade;
-pub mod memory;
+pub(crate) mod memory;
 mod metrics;
 mod migrate;
 mod noise;
 mod pacemaker;
 mod programs;
-pub mod repair;
+pub(crate) mod repair;
 mod roles;
 mod stream;
-pub mod verdict;
+pub(crate) mod verdict;
 mod vrrp;
 
 use std::path::{Path, PathBuf};
@@ -46,7 +46,7 @@ use crate::wait::until;
 
 /// What can be run.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
-pub enum Scenario {
+pub(crate) enum Scenario {
     /// Every command on a running pair, and what it says when something is not there.
     Commands,
     /// The documented layouts beside conntrackd's own output.
@@ -103,17 +103,17 @@ pub enum Scenario {
 
 impl Scenario {
     /// Its daemons become other users, of whom a user namespace has none.
-    pub fn needs_root(self) -> bool {
+    pub(crate) fn needs_root(self) -> bool {
         matches!(self, Scenario::Frr | Scenario::Heartbeat | Scenario::Pacemaker)
     }
 
     /// It measures no time and loads nothing: another one may run beside it.
-    pub fn mostly_waits(self) -> bool {
+    pub(crate) fn mostly_waits(self) -> bool {
         matches!(self, Scenario::Idle | Scenario::Stream | Scenario::Heartbeat | Scenario::Pacemaker)
     }
 
     /// As it is named on the command line.
-    pub fn name(self) -> String {
+    pub(crate) fn name(self) -> String {
         self.to_possible_value().map_or_else(String::new, |value| value.get_name().to_owned())
     }
 }
@@ -122,7 +122,7 @@ impl Scenario {
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Where a scenario plays.
-pub struct Stage<'a> {
+pub(crate) struct Stage<'a> {
     /// Everything it writes goes here.
     pub directory: &'a Path,
     /// The daemon it is about.
@@ -139,7 +139,7 @@ impl Stage<'_> {
 }
 
 /// Run one. True: everything was as it should be.
-pub async fn run(scenario: Scenario, stage: &Stage<'_>, narrator: &mut Narrator) -> Result<bool> {
+pub(crate) async fn run(scenario: Scenario, stage: &Stage<'_>, narrator: &mut Narrator) -> Result<bool> {
     if scenario.needs_root() && sandbox::is_rootless() {
         bail!("this scenario needs root: its daemons become other users");
     }

@@ -13,7 +13,7 @@ use crate::wait::{now, until};
 
 const CONNECTIONS: usize = 50;
 
-pub async fn run(stage: &Stage<'_>, narrator: &mut Narrator) -> Result<bool> {
+pub(super) async fn run(stage: &Stage<'_>, narrator: &mut Narrator) -> Result<bool> {
     narrator.chapter("Connections of the routers themselves beside the clients'");
     let pair = Pair::start(stage, CONNECTIONS).await?;
     let mut checks = Checks::new(narrator);

@@ -18,7 +18,7 @@ const CONNECTIONS: usize = 50;
 /// An instance of the agent that the cluster knows nothing of.
 const BY_HAND: &str = "by-hand";
 
-pub async fn run(stage: &Stage<'_>, narrator: &mut Narrator) -> Result<bool> {
+pub(super) async fn run(stage: &Stage<'_>, narrator: &mut Narrator) -> Result<bool> {
     narrator.chapter("Corosync and Pacemaker in keepalived's place");
     let options = Options { lines: &["failover-mechanism cluster group GROUP"], ..stage.usual() };
     let mut topology = Topology::build(stage.directory, &options).await?;

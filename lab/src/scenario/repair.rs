@@ -34,7 +34,7 @@ const LARGE: usize = 16 * 1024 * 1024;
 
 /// How much is going on.
 #[derive(Clone, Copy, Debug)]
-pub struct Load {
+pub(crate) struct Load {
     /// Entries beside those that change.
     pub entries: u32,
     /// Entries that change.
@@ -107,7 +107,7 @@ impl std::fmt::Display for Row {
     }
 }
 
-pub async fn run(stage: &Stage<'_>, narrator: &mut Narrator) -> Result<bool> {
+pub(crate) async fn run(stage: &Stage<'_>, narrator: &mut Narrator) -> Result<bool> {
     narrator.chapter("Replication under trouble");
     let troubles = [
         (Trouble::None, USUAL),
@@ -125,7 +125,7 @@ pub async fn run(stage: &Stage<'_>, narrator: &mut Narrator) -> Result<bool> {
 }
 
 /// Churn for long over many entries, a cut of the same size, and conntrackd beside it.
-pub async fn run_long(stage: &Stage<'_>, narrator: &mut Narrator, load: Load) -> Result<bool> {
+pub(crate) async fn run_long(stage: &Stage<'_>, narrator: &mut Narrator, load: Load) -> Result<bool> {
     narrator.chapter("Replication for long");
     let cut = Load { lasts: Duration::from_secs(10), rate: 30_000, ..load };
     tell(stage, narrator, &[(Trouble::None, load), (Trouble::Cut, cut), (Trouble::Killed(1), cut)]).await
@@ -133,7 +133,7 @@ pub async fn run_long(stage: &Stage<'_>, narrator: &mut Narrator, load: Load) ->
 
 /// The owner's daemon is killed under churn and started again, some times: seconds until the tables are equal, and how many entries
 /// are wrong then. How many conntrackd's peer has wrong at the end of its patience.
-pub async fn after_a_kill(stage: &Stage<'_>, runs: u32) -> Result<(Vec<(f64, usize)>, usize)> {
+pub(crate) async fn after_a_kill(stage: &Stage<'_>, runs: u32) -> Result<(Vec<(f64, usize)>, usize)> {
     let mut pair = Pair::start(stage, 20).await?;
     let own = pair.topology.own_addresses()?;
     let mut ours = Vec::new();

@@ -28,7 +28,7 @@ const UDP_TIMEOUT: Duration = Duration::from_secs(12);
 /// A timeout as long as this is a lease.
 const LEASE: u64 = 3_000;
 
-pub async fn run(stage: &Stage<'_>, narrator: &mut Narrator) -> Result<bool> {
+pub(super) async fn run(stage: &Stage<'_>, narrator: &mut Narrator) -> Result<bool> {
     narrator.chapter("The virtual addresses wander");
     let options = Options {
         mover: Mover::Story,

@@ -18,7 +18,7 @@ const BEFORE: Duration = Duration::from_secs(90);
 /// Without entries nothing has to age.
 const BEFORE_CONTROL: Duration = Duration::from_secs(5);
 
-pub async fn run(stage: &Stage<'_>, narrator: &mut Narrator) -> Result<bool> {
+pub(super) async fn run(stage: &Stage<'_>, narrator: &mut Narrator) -> Result<bool> {
     narrator.chapter("UDP exchanges, a packet a second under a timeout of 10 s, then a takeover");
     let mut pair = Pair::start(stage, 0).await?;
     let mut checks = Checks::new(narrator);

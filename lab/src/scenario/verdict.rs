@@ -19,12 +19,12 @@ const AT_ONCE: Duration = Duration::from_secs(4);
 /// Reloads of keepalived in `run`.
 const RELOADS: u32 = 10;
 
-pub async fn run(stage: &Stage<'_>, narrator: &mut Narrator) -> Result<bool> {
+pub(crate) async fn run(stage: &Stage<'_>, narrator: &mut Narrator) -> Result<bool> {
     tell(stage, narrator, RELOADS).await
 }
 
 /// The story with so many reloads of keepalived.
-pub async fn tell(stage: &Stage<'_>, narrator: &mut Narrator, reloads: u32) -> Result<bool> {
+pub(crate) async fn tell(stage: &Stage<'_>, narrator: &mut Narrator, reloads: u32) -> Result<bool> {
     let mut pair = Pair::start(stage, CONNECTIONS).await?;
     let mut checks = Checks::new(narrator);
     checks.note("a pair as it should be", all_clear(&pair).await);

@@ -13,7 +13,7 @@ use crate::wait::until;
 
 const CONNECTIONS: usize = 40;
 
-pub async fn run(stage: &Stage<'_>, narrator: &mut Narrator) -> Result<bool> {
+pub(super) async fn run(stage: &Stage<'_>, narrator: &mut Narrator) -> Result<bool> {
     let usual = || stage.usual();
     let plain = Vrrp::default();
     let mut pair = Pair::start(stage, 0).await?;

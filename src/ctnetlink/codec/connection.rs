@@ -8,10 +8,10 @@ use super::tuple::{emit_address, emit_tuple, emit_zoned_tuple, parse_tuple};
 #[allow(clippy::wildcard_imports, reason = "the kernel's names")]
 use super::uapi::*;
 use super::{CodecError, Install, parse_name};
-use crate::ctnetlink::nla::{Attributes, Writer, read_u8, read_u16, read_u32, read_u64};
 use crate::entry::{
     CARRIED_STATUS, DccpInfo, Entry, Key, L4, LABELS, Rare, SctpInfo, SeqAdj, Synproxy, TcpInfo, Tuple, proto,
 };
+use crate::nla::{Attributes, Writer, read_u8, read_u16, read_u32, read_u64};
 
 /// The attributes of one conntrack message.
 pub(super) fn parse_connection(attributes: &[u8]) -> Result<Entry, CodecError> {

@@ -6,8 +6,8 @@ use super::tuple::{emit_tuple, parse_tuple};
 #[allow(clippy::wildcard_imports, reason = "the kernel's names")]
 use super::uapi::*;
 use super::{CodecError, Install, parse_name};
-use crate::ctnetlink::nla::{Attributes, Writer, read_u32};
 use crate::entry::{Entry, Expectation, Rare, Tuple, proto};
+use crate::nla::{Attributes, Writer, read_u32};
 
 /// The attributes of one message about an expectation, as the entry that it will become.
 pub(super) fn parse_expectation(attributes: &[u8]) -> Result<Entry, CodecError> {

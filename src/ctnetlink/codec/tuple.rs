@@ -5,8 +5,8 @@ use std::net::IpAddr;
 use super::CodecError;
 #[allow(clippy::wildcard_imports, reason = "the kernel's names")]
 use super::uapi::*;
-use crate::ctnetlink::nla::{Attributes, Writer, read_ip, read_u8, read_u16};
 use crate::entry::{L4, Tuple, proto};
+use crate::nla::{Attributes, Writer, read_ip, read_u8, read_u16};
 
 /// A tuple, and the zone that only its direction has.
 pub(super) fn parse_tuple(

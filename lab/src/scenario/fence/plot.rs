@@ -8,7 +8,7 @@ use plotters::prelude::*;
 use super::{How, Row, median};
 
 /// A line for each kind of takeover: medians.
-pub fn draw(rows: &[Row], file: &Path) -> Result<()> {
+pub(super) fn draw(rows: &[Row], file: &Path) -> Result<()> {
     let root = SVGBackend::new(file, (800, 420)).into_drawing_area();
     root.fill(&WHITE)?;
     let entries = rows.iter().map(|row| f64::from(row.entries));

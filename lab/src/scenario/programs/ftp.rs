@@ -15,7 +15,7 @@ const FILE: usize = 3_000_000;
 const RATE: usize = 400_000;
 
 /// vsftpd with one file, for everybody.
-pub fn start_server(server: &mut Node) -> Result<()> {
+pub(super) fn start_server(server: &mut Node) -> Result<()> {
     let root = server.directory.join("ftp");
     std::fs::create_dir_all(&root)?;
     std::fs::set_permissions(&root, std::os::unix::fs::PermissionsExt::from_mode(0o555))?;
@@ -38,7 +38,7 @@ fn contents() -> Vec<u8> {
 }
 
 /// A transfer in passive mode, one in active mode, and a connection that is foreseen and not yet made.
-pub fn begin(ends: &Ends<'_>) -> Result<Vec<Box<dyn Flow>>> {
+pub(super) fn begin(ends: &Ends<'_>) -> Result<Vec<Box<dyn Flow>>> {
     let passive = {
         let mut control = Control::log_in(ends.client)?;
         let answer = control.ask("PASV", "227")?;

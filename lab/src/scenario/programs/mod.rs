@@ -45,7 +45,7 @@ struct Ends<'a> {
     server: &'a Node,
 }
 
-pub async fn run(stage: &Stage<'_>, narrator: &mut Narrator) -> Result<bool> {
+pub(super) async fn run(stage: &Stage<'_>, narrator: &mut Narrator) -> Result<bool> {
     narrator.chapter("Programs and protocols across a takeover");
     let options = Options { everything: true, rules: include_str!("rules.nft"), ..stage.usual() };
     let mut pair = Pair::start_with(stage, options, 0).await?;

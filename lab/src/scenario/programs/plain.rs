@@ -10,11 +10,11 @@ use crate::node::Node;
 use crate::topology::{SERVER, SERVER6, VIP};
 
 /// Only packets with this mark are routed to [`MARKED`].
-pub const MARK: u32 = 0x66;
+pub(super) const MARK: u32 = 0x66;
 /// Another address of the server.
-pub const MARKED: &str = "10.0.0.101";
+pub(super) const MARKED: &str = "10.0.0.101";
 
-pub fn begin(ends: &Ends<'_>) -> Result<Vec<Box<dyn Flow>>> {
+pub(super) fn begin(ends: &Ends<'_>) -> Result<Vec<Box<dyn Flow>>> {
     let (client, server) = (ends.client, ends.server);
     Ok(vec![
         Box::new(Tcp::connect("TCP over IPv6 with NAT66", client, server, SERVER6, 7004)?),

@@ -19,7 +19,7 @@ const GRE: u8 = 47;
 const SCTP: u8 = 132;
 const UDPLITE: u8 = 136;
 
-pub fn begin(ends: &Ends<'_>) -> Result<Vec<Box<dyn Flow>>> {
+pub(super) fn begin(ends: &Ends<'_>) -> Result<Vec<Box<dyn Flow>>> {
     Ok(vec![
         Box::new(esp(ends).context("ESP")?),
         Box::new(echo(ends).context("ICMP")?),

@@ -18,12 +18,12 @@ const MEDIA: u16 = 7078;
 const ENDS: Duration = Duration::from_secs(40);
 
 /// sipp's answering side.
-pub fn start_server(server: &mut Node) -> Result<()> {
+pub(super) fn start_server(server: &mut Node) -> Result<()> {
     server.start("sipp", "sipp", &["-sn", "uas", "-i", SERVER, "-p", "5060", "-nostdin"])
 }
 
 /// Call, and listen for media.
-pub async fn begin(ends: &Ends<'_>, topology: &Topology) -> Result<Box<dyn Flow>> {
+pub(super) async fn begin(ends: &Ends<'_>, topology: &Topology) -> Result<Box<dyn Flow>> {
     let scenario = topology.directory.join("call.xml");
     std::fs::write(&scenario, include_str!("call.xml"))?;
     let file = scenario.to_string_lossy();

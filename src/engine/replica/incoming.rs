@@ -1,0 +1,595 @@
+//! The peer's datagrams: alives and claims, the stream.
+
+use std::time::{Duration, Instant};
+
+use super::door::Refused;
+use super::outgoing::ACKNOWLEDGED;
+use super::repair::Repair;
+use super::{Cache, Replica, Role, Verb};
+use crate::digest::{Digester, Sums};
+use crate::stream::Place;
+use crate::table::{Flags, SlotId};
+use crate::wire::{
+    self, Alive, Body, Changed, Claim, Header, Incarnation, Message, Messages, NodeId, StreamHead,
+};
+use ctsync_ctnetlink::entry::Entry;
+
+/// A gap is nacked again after this long.
+const NACK_AGAIN: Duration = Duration::from_millis(20);
+/// After so many times in vain it is nacked more and more rarely, up to this.
+const PATIENT_NACKS: u32 = 3;
+const NACK_RARELY: Duration = Duration::from_secs(1);
+/// Holes in one nack: fits the smallest datagram.
+const HOLES: usize = 24;
+/// Nacks at once; more holes are for the next time.
+const NACKS: usize = 8;
+
+/// What has been nacked.
+#[derive(Default)]
+pub(super) struct Nacked {
+    /// Up to this number, since everything was last asked for.
+    until: u64,
+    /// Up to this number, ever: what is missing there has been counted.
+    known: u64,
+    /// When everything is asked for again.
+    pub(super) again: Option<Instant>,
+    /// How often that was asked for in a row without anything coming.
+    vain: u32,
+    /// Something of the stream has come since it was last asked for.
+    heard: bool,
+    /// Since when the owner has been saying that it has not sent yet what has been applied here.
+    beyond: Option<Instant>,
+}
+
+impl Nacked {
+    /// Whether it has been so for too long.
+    fn is_beyond(&mut self, beyond: bool, now: Instant, limit: Duration) -> bool {
+        let since = if beyond { Some(*self.beyond.get_or_insert(now)) } else { None };
+        self.beyond = since;
+        since.is_some_and(|since| now >= since + limit)
+    }
+
+    /// Everything that is missing is asked for again now: how much of it. Who gets nothing asks for less, and later.
+    fn begin_again(&mut self, now: Instant) {
+        self.vain = if std::mem::take(&mut self.heard) { 0 } else { self.vain.saturating_add(1) };
+        self.until = 0;
+        let pause = NACK_AGAIN.saturating_mul(1 << self.vain.saturating_sub(PATIENT_NACKS).min(6));
+        self.again = Some(now + pause.min(NACK_RARELY));
+    }
+
+    /// Nothing has come for some time: one missing datagram at a time is asked for, to see whether anything gets through.
+    fn in_vain(&self) -> bool {
+        self.vain > PATIENT_NACKS
+    }
+}
+
+/// A claim this far above the known one is believed up to [`FAR_CLAIM`] only, and none above [`LAST_CLAIM`].
+const CLAIMS_AT_ONCE: u64 = 1 << 32;
+const FAR_CLAIM: u64 = 1 << 62;
+const LAST_CLAIM: u64 = (1 << 63) - CLAIMS_AT_ONCE;
+
+/// Messages for which there is room at once: what a full datagram of the usual ones holds.
+const MESSAGES: usize = 64;
+
+impl Replica {
+    /// What an admitted peer says, or a stranger's challenge.
+    pub(super) fn hear(
+        &mut self,
+        header: &Header,
+        body: Body<'_>,
+        bytes: &[u8],
+        now: Instant,
+    ) -> Result<(), Refused> {
+        let ours = self.settings.incarnation;
+        let here = |group| group == self.group.id;
+        match body {
+            Body::Alive(alive) => return self.handle_alive(header, &alive, now),
+            Body::Stream(head, _) => return self.handle_stream(header, &head, bytes, now),
+            Body::Nack { to, holes } if to == ours => self.handle_nack(&holes, now),
+            Body::Ask { to, group, wants } if to == ours && here(group) && self.group.owner => {
+                self.handle_ask(&wants);
+            }
+            Body::Offer { to, group, messages } if to == ours && here(group) && self.group.owner => {
+                self.handle_offer(messages);
+            }
+            Body::Flush { to, token } if to == ours && self.group.owner => self.flush_token = token,
+            Body::Look { to, group, wants } if to == ours && here(group) => {
+                self.handle_look(header.incarnation, &wants);
+            }
+            Body::Seen { to, group, messages } if to == ours && here(group) => {
+                self.handle_seen(header.incarnation, messages, now);
+            }
+            Body::Challenge { to, nonce } if to == ours => {
+                self.queue_body(&Body::Proof { to: header.incarnation, nonce });
+                // Whoever asked waits to hear the rest.
+                self.presence.tell_all();
+                self.alive_now(now);
+            }
+            Body::Proof { to, .. } if to == ours => {}
+            Body::Nack { .. }
+            | Body::Ask { .. }
+            | Body::Offer { .. }
+            | Body::Flush { .. }
+            | Body::Look { .. }
+            | Body::Seen { .. }
+            | Body::Challenge { .. }
+            | Body::Proof { .. } => return Err(Refused::Misdirected),
+        }
+        Ok(())
+    }
+
+    /// Peers that have been silent for too long are lost.
+    pub(super) fn judge_silence(&mut self, now: Instant) {
+        for peer in self.peers.values_mut() {
+            if !peer.lost && now >= peer.heard + self.settings.lost_after {
+                peer.lost = true;
+                peer.owner = false;
+                peer.role = Role::Unknown;
+                peer.heard_of = false;
+                peer.equal_since = None;
+                self.peer_changes.push_back((peer.name.clone(), false));
+            }
+        }
+        if !self.peer_owns() {
+            self.give_refill_up();
+        }
+        self.end_start(now);
+    }
+
+    fn handle_alive(&mut self, header: &Header, alive: &Alive, now: Instant) -> Result<(), Refused> {
+        let (from, incarnation) = (header.sender, header.incarnation);
+        let Alive { claim, owner, .. } = *alive;
+        // One that came late, or was kept and sent again by somebody: what it says has been overtaken.
+        if let Some(peer) = self.peers.get(&from).filter(|peer| alive.turn <= peer.turn) {
+            if now >= peer.spoke + self.settings.lost_after {
+                // None that would have overtaken these has come for as long as a silent peer counts as alive: somebody
+                // else said it. The run has to prove itself again, and is heard from its next one on.
+                self.peers.remove(&from);
+                if self.peers.is_empty() {
+                    // It is not gone: it gets as long as after a start to prove itself.
+                    self.listening = now;
+                }
+                self.peer_changes.push_back((alive.name.clone(), false));
+            }
+            return Err(Refused::Overtaken);
+        }
+        let known = self.peers.get_mut(&from).map(|peer| {
+            let known = peer.heard_of;
+            peer.heard_of = true;
+            peer.name.clone_from(&alive.name);
+            peer.owner = owner;
+            peer.role = alive.role;
+            peer.seat = alive.seat;
+            peer.ready = alive.ready;
+            peer.count = alive.count;
+            peer.kernel = alive.kernel.or(peer.kernel);
+            peer.turn = alive.turn;
+            peer.spoke = now;
+            peer.longest = alive.longest;
+            peer.seed = alive.seed;
+            known
+        });
+        self.note_lag(from, alive, now);
+        let living = self.peers.values().filter(|peer| !peer.lost);
+        if let Some(longest) = living.map(|peer| peer.longest).min() {
+            self.size.note_heard(usize::from(longest), now);
+        }
+        if known == Some(false) {
+            self.peer_changes.push_back((alive.name.clone(), true));
+        }
+        // The same epoch by a new incarnation is a new claim (16).
+        let again = owner
+            && claim.node == from
+            && claim == self.group.claim
+            && self.group.claim_incarnation != Some(incarnation);
+        if (claim > self.group.claim && !self.is_absurd(claim)) || again {
+            self.hear_claim(incarnation, alive, now);
+            if !self.group.owner {
+                // The seed goes with the claim: whoever claims next goes on with it, and nobody hashes anew.
+                self.hash_by(alive.seed);
+            }
+        }
+        if owner && claim.node == from && claim == self.group.claim {
+            self.group.claim_incarnation = Some(incarnation);
+        }
+        if self.follows(from) && owner && claim == self.group.claim {
+            self.hash_by(alive.seed);
+            self.take_position(alive, now);
+        }
+        self.answer_flush(alive.token, alive.last);
+        // In step with a peer at last: nobody's copies are missing here any more.
+        let followed = self.group.owner && alive.ready && alive.claim == self.group.claim;
+        self.fresh &= !(followed || self.group.root_ok);
+        self.end_start(now);
+        Ok(())
+    }
+
+    /// Nobody counts that far: a claim to which no later one could be added any more would never heal.
+    fn is_absurd(&self, claim: Claim) -> bool {
+        let known = self.group.claim.epoch;
+        let most = if known == 0 { LAST_CLAIM } else { FAR_CLAIM.max(known.saturating_add(CLAIMS_AT_ONCE)) };
+        claim.epoch > most.min(LAST_CLAIM)
+    }
+
+    /// How far a backup was behind this node's stream when it spoke.
+    fn note_lag(&mut self, from: NodeId, alive: &Alive, now: Instant) {
+        let follows = self.group.owner && alive.claim == self.group.claim && alive.next > 0;
+        let last = self.sender.last();
+        let behind = if follows { (last + 1).saturating_sub(alive.next) } else { 0 };
+        let (in_step, equal) = (follows && behind == 0, alive.root == self.group.sums.root());
+        let since = if behind > 0 { self.sender.sent_at(alive.next) } else { None };
+        if let Some(peer) = self.peers.get_mut(&from) {
+            let next = follows.then_some(alive.next);
+            if std::mem::replace(&mut peer.next, next) < next {
+                peer.moved = now;
+            }
+            peer.behind = behind;
+            peer.lag = since.map_or(Duration::ZERO, |at| now.saturating_duration_since(at));
+            // Digests are comparable at the same place of the stream only.
+            if in_step && equal {
+                peer.equal_since.get_or_insert(now);
+            } else if in_step || !follows || peer.lag > self.settings.lost_after {
+                peer.equal_since = None;
+            }
+        }
+        // Who is lost may come back and miss what the others have: with the ring gone, its digest tells.
+        let followers = self.peers.values().filter(|peer| !peer.lost);
+        if let Some(applied) = followers.filter_map(|peer| peer.next).min() {
+            self.sender.forget_before(applied);
+        }
+    }
+
+    /// The owner whose stream this node follows.
+    fn follows(&self, node: NodeId) -> bool {
+        !self.group.owner && self.group.claim.node == node
+    }
+
+    /// Another node claims the group, at a higher epoch than known here.
+    fn hear_claim(&mut self, incarnation: Incarnation, alive: &Alive, now: Instant) {
+        let Alive { claim, owner, .. } = *alive;
+        if self.group.owner {
+            if owner || claim.node != self.settings.node {
+                self.yield_to(claim, now);
+            } else {
+                // A peer remembers a higher claim in our own name, of an earlier run: claim above it (16).
+                self.reclaim(claim, now);
+            }
+            return;
+        }
+        self.give_refill_up();
+        // An owner that lost its kernel and came back must not purge the survivor's copies (18). One whose kernel
+        // survived is the truth and is offered nothing (19).
+        let may_offer = !self.starting || self.was_owner || alive.fresh;
+        if owner && !alive.survived && may_offer {
+            self.was_owner = false;
+            self.owe_all();
+        }
+        self.group.claim = claim;
+        self.group.claim_incarnation = owner.then_some(incarnation);
+        self.group.receiver.reset();
+        self.fall_out_of_step();
+        if claim.node != self.settings.node {
+            self.survived = false;
+            self.truth = false;
+        }
+    }
+
+    /// Where the owner's stream stands, told by its alive (5).
+    fn take_position(&mut self, alive: &Alive, now: Instant) {
+        let expected = match self.group.receiver.expected() {
+            Some(expected) => expected,
+            None => self.take_stream_up(alive),
+        };
+        self.group.receiver.heard_of(alive.last);
+        // An alive that is late says less than has been applied; one after another does not: a number was forged.
+        let beyond = expected > alive.last + 1;
+        if self.nacked.is_beyond(beyond, now, self.settings.lost_after) {
+            self.group.receiver.reset();
+            self.take_stream_up(alive);
+        }
+        if expected < alive.oldest && expected <= alive.last {
+            // The ring has moved on. What it still has would be told twice: the digest repairs all that is missing.
+            self.counters.lost += alive.oldest - expected;
+            self.take_stream_up(alive);
+            self.apply_waiting(now);
+        }
+        if self.group.receiver.expected() == Some(alive.last + 1) {
+            self.group.root_ok = alive.root == self.group.sums.root();
+            if self.group.root_ok {
+                self.end_repair();
+                if !self.late {
+                    self.forgive_offers();
+                }
+            } else {
+                self.begin_repair(now);
+            }
+        }
+    }
+
+    /// Go on behind what the owner has sent so far; the digest tells what is missing. The number that comes next.
+    fn take_stream_up(&mut self, alive: &Alive) -> u64 {
+        self.group.receiver.expect(alive.last + 1);
+        self.fall_out_of_step();
+        alive.last + 1
+    }
+
+    /// What this node holds is not known to be what the owner holds any more.
+    pub(super) fn fall_out_of_step(&mut self) {
+        self.group.root_ok = false;
+        self.gate.forget_step();
+    }
+
+    /// Nack what is missing, once, and all of it again while it stays missing; send the asks whose turn has come.
+    pub(super) fn chase_gap(&mut self, now: Instant) {
+        self.chase_repair(now);
+        if !self.group.receiver.has_gap() {
+            self.nacked =
+                Nacked { beyond: self.nacked.beyond, heard: self.nacked.heard, ..Nacked::default() };
+            return;
+        }
+        let Some(to) = self.group.claim_incarnation else { return };
+        if self.nacked.again.is_none_or(|at| now >= at) {
+            self.nacked.begin_again(now);
+        }
+        if self.nacked.in_vain() {
+            let missing = self.group.receiver.expected().filter(|next| self.nacked.until < *next);
+            if let Some(next) = missing {
+                self.nacked.until = u64::MAX;
+                self.counters.nacks += 1;
+                self.queue_body(&Body::Nack { to, holes: vec![(next, next)] });
+            }
+            return;
+        }
+        for _ in 0..NACKS {
+            let unasked = self.group.receiver.holes(self.nacked.until + 1).take(HOLES);
+            let holes: Vec<(u64, u64)> = unasked.map(|hole| (*hole.start(), *hole.end())).collect();
+            let Some((_, last)) = holes.last() else { return };
+            self.nacked.until = *last;
+            for (from, until) in &holes {
+                self.counters.lost += (until + 1).saturating_sub((*from).max(self.nacked.known + 1));
+            }
+            self.nacked.known = self.nacked.known.max(*last);
+            self.counters.nacks += 1;
+            self.queue_body(&Body::Nack { to, holes });
+        }
+    }
+
+    fn handle_stream(
+        &mut self,
+        header: &Header,
+        head: &StreamHead,
+        datagram: &[u8],
+        now: Instant,
+    ) -> Result<(), Refused> {
+        let followed = self.follows(header.sender)
+            && head.group == self.group.id
+            && self.group.claim_incarnation == Some(header.incarnation);
+        if !followed {
+            return Err(Refused::Misdirected);
+        }
+        let place = self.group.receiver.place(head.sequence, datagram);
+        self.nacked.heard |= matches!(place, Place::Next | Place::Ahead);
+        match place {
+            Place::Next => {
+                self.apply(head, datagram, now);
+                self.apply_waiting(now);
+            }
+            Place::Ahead | Place::Old | Place::Unknown => {}
+        }
+        self.chase_gap(now);
+        self.end_start(now);
+        Ok(())
+    }
+
+    /// Datagrams that came early and whose turn has come.
+    fn apply_waiting(&mut self, now: Instant) {
+        while let Some(next) = self.group.receiver.take_waiting() {
+            // Checked when it came.
+            let Ok((_, Body::Stream(head, _))) = wire::parse(&next) else { break };
+            self.apply(&head, &next, now);
+        }
+    }
+
+    /// One datagram of the stream, in its order: all of it, or nothing if a part of it cannot be read.
+    fn apply(&mut self, head: &StreamHead, datagram: &[u8], now: Instant) {
+        let messages = datagram.get(wire::HEADER + wire::STREAM_HEAD..).unwrap_or_default();
+        let mut all = Vec::with_capacity(MESSAGES);
+        for message in Messages::new(messages) {
+            let Ok(message) = message else {
+                // Asking for it again would bring the same bytes: the stream goes on, and the digest tells what is missing.
+                self.counters.unusable += 1;
+                all.clear();
+                break;
+            };
+            all.push(message);
+        }
+        let mut hashes = std::mem::take(&mut self.hashes);
+        hashes.clear();
+        hashes.extend(all.iter().map(|message| match message {
+            Message::Put { entry, .. } => self.key_hash(&entry.key()),
+            Message::Change { key, .. } | Message::Destroy { key, .. } => *key,
+            Message::Sums { .. } | Message::List { .. } => 0,
+        }));
+        self.table.touch(&hashes);
+        for (message, hash) in all.into_iter().zip(&hashes) {
+            match message {
+                Message::Put { entry, birth, repair } => {
+                    if repair {
+                        self.counters.repaired_in += 1;
+                        self.repair.note_progress(now);
+                    }
+                    self.apply_put(*hash, entry, birth);
+                }
+                Message::Change { key, birth, changed } => self.apply_change(key, birth, changed),
+                Message::Destroy { key, birth } => self.apply_destroy(key, birth),
+                Message::Sums { node, sums } => self.apply_sums(node, &sums, now),
+                Message::List { bucket, last, lines } => self.apply_list(bucket, last, lines, now),
+            }
+        }
+        self.hashes = hashes;
+        self.group.receiver.advance();
+        self.unacknowledged += 1;
+        if self.unacknowledged >= ACKNOWLEDGED {
+            self.alive_now(now);
+        }
+        self.group.root_ok = head.root == self.group.sums.root();
+        self.chase_repair(now);
+    }
+
+    fn apply_put(&mut self, hash: u64, entry: Entry, birth: u16) {
+        let content = self.content_of(&entry);
+        let id = match self.table.find(hash, &entry.key()) {
+            Some(id) => {
+                self.take_over(id, entry, birth);
+                id
+            }
+            None => self.table.insert(hash, entry),
+        };
+        self.note_put(id, content, birth);
+    }
+
+    /// The slot has the entry that the owner told.
+    fn note_put(&mut self, id: SlotId, content: u64, birth: u16) {
+        let Some(slot) = self.table.get_mut(id) else { return };
+        slot.birth = birth;
+        let (present, before) = (slot.flags.contains(Flags::PRESENT), slot.sent);
+        self.set_present(id, true);
+        self.drop_offer(id);
+        self.count_as(id, content);
+        self.watch(id);
+        self.changes(Cache::External, id).note(present);
+        self.note_change(id, Cache::External, if present { Verb::Update } else { Verb::New });
+        let settled = self.table.get(id).is_some_and(|slot| {
+            slot.sent == before
+                && slot.flags.contains(Flags::INSTALLED)
+                && !slot.flags.intersects(Flags::FAILED | Flags::ASKED)
+        });
+        if !settled {
+            self.want_kernel(id, false);
+        }
+    }
+
+    /// Who has taken the stream up lately may not have the entry yet: what it asks for tells of the change, too. No owner changes an
+    /// expectation, whose own part is a part of its key.
+    fn apply_change(&mut self, key: u64, birth: u16, changed: Changed) {
+        let Some(id) = self.table.find_hash(key) else { return };
+        let held = self.table.get(id).filter(|slot| {
+            slot.flags.contains(Flags::PRESENT) && slot.birth == birth && !slot.is_expectation()
+        });
+        let Some(entry) = held.map(|slot| changed.applied_to(&slot.entry())) else { return };
+        let content = self.content_of(&entry);
+        self.take_over(id, entry, birth);
+        self.note_put(id, content, birth);
+    }
+
+    /// What the owner says of a key of which something is known here.
+    fn take_over(&mut self, id: SlotId, entry: Entry, birth: u16) {
+        let Some(slot) = self.table.get_mut(id) else { return };
+        if slot.flags.intersects(Flags::REPLACE | Flags::STRAY | Flags::ASKED) {
+            // Whether the kernel's is another connection has to be seen (again), once what it is being asked is answered.
+            slot.flags -= Flags::REPLACE;
+            slot.flags |= Flags::READ_BACK;
+        } else if slot.flags.contains(Flags::INSTALLED) && slot.entry().must_be_replaced_by(&entry) {
+            slot.flags |= Flags::REPLACE;
+        }
+        slot.flags -= Flags::FORGOTTEN;
+        if slot.birth != birth {
+            // What the kernel did not take of the last one may go into this one.
+            slot.flags -= Flags::HELPLESS | Flags::UNLABELLED | Flags::MASTERLESS;
+            slot.flags.set(Flags::REBORN, slot.flags.intersects(Flags::INSTALLED | Flags::ASKED));
+        }
+        slot.set_entry(entry);
+    }
+
+    fn apply_destroy(&mut self, key: u64, birth: u16) {
+        let Some(id) = self.table.find_hash(key) else { return };
+        let Some(slot) = self.table.get_mut(id) else { return };
+        if slot.flags.contains(Flags::PRESENT | Flags::OFFER) && slot.birth != birth {
+            // It ends another generation: the offer stands (17).
+            return;
+        }
+        if slot.flags.contains(Flags::FORGOTTEN) {
+            self.drop_forgotten(id);
+            return;
+        }
+        // The table held it on the owner's word: what the kernel has of it is ours to remove. A cold backup's has nothing; what
+        // is pending may be there, if an answer was lost. An offer that the owner refuses was held on our kernel's word: unless
+        // this node has owned it, it stays a stray there (11).
+        let may_be_there = slot.flags.intersects(Flags::INSTALLED | Flags::PENDING);
+        if slot.flags.contains(Flags::PRESENT) && !slot.flags.contains(Flags::OFFER) && may_be_there {
+            slot.flags |= Flags::MINE;
+        }
+        self.drop_key(id);
+    }
+
+    pub(super) fn drop_key(&mut self, id: SlotId) {
+        if self.table.get(id).is_some_and(|slot| slot.flags.contains(Flags::PRESENT)) {
+            self.changes(Cache::External, id).destroyed += 1;
+            self.note_change(id, Cache::External, Verb::Destroy);
+            self.set_present(id, false);
+            self.count_as(id, 0);
+            self.want_kernel(id, false);
+        }
+        self.release(id);
+    }
+
+    /// Everything held here is owed to the new owner, until it is known to have it (17).
+    pub(super) fn owe_all(&mut self) {
+        self.group.offers = 0;
+        for id in 0..self.table.end() {
+            if let Some(slot) = self.table.get_mut(id) {
+                slot.flags -= Flags::OFFER;
+            }
+            self.owe(id);
+        }
+    }
+
+    pub(super) fn owe(&mut self, id: SlotId) {
+        if let Some(slot) = self.table.get_mut(id)
+            && slot.flags.contains(Flags::PRESENT)
+            && !slot.flags.contains(Flags::OFFER)
+        {
+            slot.flags |= Flags::OFFER;
+            self.group.offers += 1;
+        }
+    }
+
+    /// Equal digests: the owner has everything.
+    fn forgive_offers(&mut self) {
+        if self.group.offers == 0 {
+            return;
+        }
+        for id in 0..self.table.end() {
+            self.drop_offer(id);
+        }
+    }
+
+    /// Hash by another seed from now on: the owner's. Walks the whole table, so it happens when two tables that grew
+    /// apart meet, never at a takeover.
+    fn hash_by(&mut self, seed: u128) {
+        if seed == self.seed {
+            return;
+        }
+        self.seed = seed;
+        self.digester = Digester::new(seed);
+        self.group.sums = Sums::default();
+        self.fall_out_of_step();
+        self.repair = Repair::default();
+        self.refused.clear();
+        self.give_comparison_up();
+        let (digester, scratch) = (self.digester, &mut self.scratch);
+        self.table.rehash(|key| digester.hash_key(scratch, key));
+        for id in 0..self.table.end() {
+            if let Some(slot) = self.table.get_mut(id) {
+                slot.sent = 0;
+                self.count_as_held(id);
+            }
+        }
+    }
+
+    /// A peer remembers a higher claim in this node's name.
+    fn reclaim(&mut self, heard: Claim, now: Instant) {
+        self.group.claim = Claim { epoch: heard.epoch + 1, node: self.settings.node };
+        self.alive_now(now);
+    }
+}

@@ -1,0 +1,345 @@
+//! Helpers and what they bring: masters go before their children, a child waits for its master, and entries that a
+//! helper watches are read again, because no event tells when NAT begins to adjust their sequence numbers. PPTP's calls are
+//! taken over under the keys that a kernel meets which has not seen them being set up.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use super::requests::outlives;
+use super::{Cache, Changes, Replica, Request};
+use crate::reconcile::{Failure, Op};
+use crate::table::{Flags, Slot, SlotId};
+use ctsync_ctnetlink::codec::Install;
+use ctsync_ctnetlink::entry::Entry;
+
+/// Between two slices of reading again.
+const TICK: Duration = Duration::from_millis(50);
+/// Slices in which every watched entry is read once, if they are few.
+const SLICES: usize = 5;
+/// Most reads in a slice: many watched entries are read less often.
+const SLICE: usize = 256;
+/// Children waiting for their masters; past it the sweep tries them again.
+const ORPHANS: usize = 65536;
+/// Entries in a list before those that ended are looked for.
+const PRUNE: usize = 1024;
+/// Expectations created again in the batch that replaces their master; helpers foresee fewer.
+const FORESEEN: usize = 16;
+/// How long the master of an entry is waited for, before something else is tried.
+const PATIENCE: Duration = Duration::from_secs(3);
+/// Generations of masters: a call that H.323's gatekeeper announced has three.
+const GENERATIONS: u8 = 4;
+
+/// What related entries need.
+pub(super) struct Related {
+    /// Entries with a helper, and expectations.
+    watched: VecDeque<SlotId>,
+    next_slice: Instant,
+    /// Children whose masters this kernel lacks, and since when.
+    orphans: Vec<(SlotId, Instant)>,
+    /// GRE entries of PPTP calls.
+    calls: Vec<SlotId>,
+    /// Length of the lists at which those that ended are taken out.
+    prune_at: usize,
+    /// A master was installed since the orphans were looked at.
+    master_came: bool,
+    /// Expectations in the table.
+    pub(super) expected: usize,
+}
+
+impl Related {
+    pub(super) fn new(now: Instant) -> Related {
+        Related {
+            watched: VecDeque::new(),
+            next_slice: now,
+            orphans: Vec::new(),
+            calls: Vec::new(),
+            prune_at: PRUNE,
+            master_came: false,
+            expected: 0,
+        }
+    }
+}
+
+impl Replica {
+    /// When the next slice is due: only the owner's kernel changes by itself, but orphans wait everywhere.
+    pub(super) fn next_reread(&self) -> Option<Instant> {
+        let busy = self.group.owner && !self.related.watched.is_empty() || !self.related.orphans.is_empty();
+        busy.then_some(self.related.next_slice)
+    }
+
+    /// The table took an entry: is it one to watch?
+    pub(super) fn watch(&mut self, id: SlotId) {
+        let Some(slot) = self.table.get_mut(id) else { return };
+        if slot.has_helper() && !slot.flags.contains(Flags::WATCHED) {
+            slot.flags |= Flags::WATCHED;
+            self.related.watched.push_back(id);
+        }
+        if slot.master_key().is_some() && slot.entry().is_call() && !slot.flags.contains(Flags::CALL) {
+            slot.flags |= Flags::CALL;
+            self.related.calls.push(id);
+        }
+        if self.related.watched.len() + self.related.calls.len() >= self.related.prune_at {
+            self.prune_related();
+        }
+    }
+
+    /// The lists grow with the entries that live, not with those that ever were.
+    fn prune_related(&mut self) {
+        let calls = std::mem::take(&mut self.related.calls);
+        self.related.calls = self.keep_present(calls, Flags::CALL);
+        let watched = std::mem::take(&mut self.related.watched).into();
+        self.related.watched = self.keep_present(watched, Flags::WATCHED).into();
+        self.related.prune_at = PRUNE + 2 * (self.related.watched.len() + self.related.calls.len());
+    }
+
+    /// Those of a list that are in the table; the others lose the list's flag, and their slot when nothing else holds it.
+    pub(super) fn keep_present(&mut self, list: Vec<SlotId>, flag: Flags) -> Vec<SlotId> {
+        let present =
+            |id: &SlotId| self.table.get(*id).is_some_and(|slot| slot.flags.contains(Flags::PRESENT));
+        let (kept, ended): (Vec<SlotId>, Vec<SlotId>) = list.into_iter().partition(present);
+        for id in ended {
+            if let Some(slot) = self.table.get_mut(id) {
+                slot.flags -= flag;
+                self.release(id);
+            }
+        }
+        kept
+    }
+
+    /// A claim: this kernel has not seen the PPTP calls being set up, and will meet their packets under other keys.
+    pub(super) fn take_calls_over(&mut self) {
+        for id in std::mem::take(&mut self.related.calls) {
+            let Some(slot) = self.table.get_mut(id) else { continue };
+            slot.flags -= Flags::CALL;
+            let met = slot.entry().without_keymap().filter(|_| slot.flags.contains(Flags::PRESENT));
+            self.release(id);
+            for met in met.into_iter().flatten() {
+                self.install_as_met(met);
+            }
+        }
+    }
+
+    fn install_as_met(&mut self, entry: Entry) {
+        let id = self.slot_for(&entry);
+        let Some(slot) = self.table.get_mut(id) else { return };
+        if slot.flags.contains(Flags::PRESENT) {
+            return;
+        }
+        slot.set_entry(entry);
+        self.births = self.births.wrapping_add(1);
+        slot.birth = self.births;
+        self.set_present(id, true);
+        self.mark_dirty(id);
+        self.want_kernel(id, false);
+    }
+
+    /// A slice of reading again; an owner's expectations are given back their own timers instead.
+    pub(super) fn reread(&mut self, now: Instant) {
+        if self.next_reread().is_none_or(|at| now < at) {
+            return;
+        }
+        self.related.next_slice = now + TICK;
+        self.give_orphans_up(now);
+        if !self.group.owner {
+            return;
+        }
+        for _ in 0..self.related.watched.len().div_ceil(SLICES).min(SLICE) {
+            let Some(id) = self.related.watched.pop_front() else { break };
+            let Some(slot) = self.table.get_mut(id) else { continue };
+            if !slot.flags.contains(Flags::PRESENT) {
+                slot.flags -= Flags::WATCHED;
+                self.release(id);
+                continue;
+            }
+            self.related.watched.push_back(id);
+            // What waits for its install is not there to be read.
+            let settled = slot.flags.contains(Flags::INSTALLED) && !slot.flags.contains(Flags::PENDING);
+            if !slot.is_expectation() {
+                if settled {
+                    self.want_kernel(id, true);
+                }
+            } else if slot.flags.contains(Flags::LEASED) {
+                self.want_renewal(id);
+            }
+        }
+    }
+
+    /// An expectation came up: its helper may just have changed its master's packets.
+    pub(super) fn reread_master(&mut self, id: SlotId) {
+        if self.table.get(id).is_none_or(|slot| !slot.is_expectation()) {
+            return;
+        }
+        let Some(master) = self.master_of(id) else { return };
+        if self.table.get(master).is_some_and(|slot| slot.flags.contains(Flags::INSTALLED)) {
+            self.want_kernel(master, true);
+        }
+    }
+
+    /// The slot of an entry's master.
+    pub(super) fn master_of(&mut self, id: SlotId) -> Option<SlotId> {
+        let key = self.table.get(id)?.master_key()?;
+        let hash = self.key_hash(&key);
+        self.table.find(hash, &key)
+    }
+
+    /// A child's master, when it still waits in the queue, goes just before it.
+    pub(super) fn request_master_first(
+        &mut self,
+        id: SlotId,
+        generation: u8,
+        send: &mut impl FnMut(Request<'_>),
+    ) {
+        let Some(master) = self.master_of(id).filter(|_| generation < GENERATIONS) else { return };
+        let waits = self.table.get(master).is_some_and(|slot| {
+            slot.flags.contains(Flags::PRESENT | Flags::QUEUED_IN)
+                && !slot.flags.intersects(Flags::INSTALLED | Flags::ASKED)
+        });
+        if waits {
+            self.request(master, generation + 1, send);
+            // Its place in the queue stays and finds nothing to do later: an answer that leaves something to do asks again.
+            if let Some(slot) = self.table.get_mut(master) {
+                slot.flags |= Flags::QUEUED_IN;
+                slot.flags -= Flags::PENDING;
+            }
+        }
+    }
+
+    /// The kernel is being asked about what this entry's helper foresaw.
+    pub(super) fn is_foreseen_asked(&self, id: SlotId) -> bool {
+        let watched = |slot: &&Slot| slot.flags.contains(Flags::WATCHED) && !self.under_way.is_empty();
+        let Some(slot) = self.table.get(id).filter(watched) else { return false };
+        let master = Some(slot.key());
+        let children = self.related.watched.iter().filter_map(|id| self.table.get(*id));
+        children.filter(|slot| slot.flags.contains(Flags::ASKED)).any(|slot| slot.master_key() == master)
+    }
+
+    /// A master is replaced: the kernel forgets what its helper foresaw (`nf_ct_remove_expectations`), which is created again
+    /// in the same batch, as the master is: a daemon that dies in between would have removed the only copies.
+    pub(super) fn foresee_again(&mut self, id: SlotId, send: &mut impl FnMut(Request<'_>)) {
+        let Some(slot) = self.table.get(id).filter(|slot| slot.flags.contains(Flags::WATCHED)) else {
+            return;
+        };
+        let master = Some(slot.key());
+        let (event_turn, dump_number, lease) = (self.event_turn, self.dump_number, self.settings.lease);
+        let mut sent = 0;
+        for at in 0..self.related.watched.len() {
+            let Some(&id) = self.related.watched.get(at) else { break };
+            let Some(slot) = self.table.get_mut(id) else { continue };
+            let child = slot.is_expectation() && slot.master_key() == master;
+            if !child || !slot.flags.contains(Flags::PRESENT | Flags::INSTALLED) {
+                continue;
+            }
+            slot.flags -= Flags::INSTALLED;
+            if sent == FORESEEN {
+                self.want_kernel(id, false);
+                continue;
+            }
+            sent += 1;
+            slot.asked = event_turn;
+            slot.touched = dump_number;
+            let install = Install::whole(outlives(slot.timeout(), lease));
+            send(Request { op: Op::Create, entry: &slot.entry(), install });
+            self.note_asked(id, Op::Create);
+        }
+    }
+
+    /// The kernel lacks the master of this entry: it waits. False: there is no room to wait.
+    pub(super) fn wait_for_master(&mut self, id: SlotId) -> bool {
+        if self.related.orphans.len() >= ORPHANS {
+            // Some may have ended meanwhile.
+            self.related.master_came = true;
+        }
+        let Some(slot) = self.table.get_mut(id) else { return false };
+        if !slot.flags.contains(Flags::ORPHAN) && self.related.orphans.len() < ORPHANS {
+            slot.flags |= Flags::ORPHAN;
+            self.related.orphans.push((id, self.now));
+        }
+        self.table.get(id).is_some_and(|slot| slot.flags.contains(Flags::ORPHAN))
+    }
+
+    /// An entry was installed: children may have waited for it.
+    pub(super) fn note_installed(&mut self, id: SlotId) {
+        let Some(slot) = self.table.get_mut(id) else { return };
+        slot.flags.set(Flags::LEASED, slot.is_expectation());
+        self.related.master_came |= slot.has_helper();
+    }
+
+    /// After a batch: children whose masters are there now are tried again.
+    pub(super) fn call_orphans(&mut self) {
+        if !std::mem::take(&mut self.related.master_came) {
+            return;
+        }
+        for (id, since) in std::mem::take(&mut self.related.orphans) {
+            let master = self.master_of(id).and_then(|master| self.table.get(master));
+            let there = master.is_some_and(|slot| slot.flags.contains(Flags::INSTALLED));
+            let Some(slot) = self.table.get_mut(id) else { continue };
+            let wanted = slot.flags.contains(Flags::PRESENT) && !slot.flags.contains(Flags::INSTALLED);
+            if wanted && !there {
+                self.related.orphans.push((id, since));
+                continue;
+            }
+            slot.flags -= Flags::ORPHAN;
+            if wanted {
+                self.want_kernel(id, false);
+            } else {
+                self.release(id);
+            }
+        }
+    }
+
+    /// A claim: whatever waits may be offered its master from now on.
+    pub(super) fn be_patient_again(&mut self, now: Instant) {
+        for (_, since) in &mut self.related.orphans {
+            *since = now;
+        }
+    }
+
+    /// Masters that do not come. A connection whose master has ended everywhere lives without it. What a helper foresees
+    /// cannot; an owner's table is its kernel, so it is not there; a backup waits on.
+    fn give_orphans_up(&mut self, now: Instant) {
+        let (waiting, given_up): (Vec<_>, Vec<_>) = std::mem::take(&mut self.related.orphans)
+            .into_iter()
+            .partition(|(_, since)| now < *since + PATIENCE);
+        self.related.orphans = waiting;
+        for (id, _) in given_up {
+            let master = self.master_of(id).and_then(|master| self.table.get(master));
+            let ended = !master.is_some_and(|slot| slot.flags.contains(Flags::PRESENT));
+            // A master without room waits itself.
+            let comes = !ended && !master.is_some_and(|slot| slot.flags.contains(Flags::INSTALLED));
+            let Some(slot) = self.table.get_mut(id) else { continue };
+            let missing = slot.flags.contains(Flags::PRESENT) && !slot.flags.contains(Flags::INSTALLED);
+            if missing && ended && !slot.is_expectation() {
+                slot.flags -= Flags::ORPHAN;
+                slot.flags |= Flags::MASTERLESS;
+                self.count_failure(Failure::NoMaster);
+                self.want_kernel(id, false);
+            } else if missing && (comes || !self.group.owner) {
+                self.related.orphans.push((id, now));
+            } else {
+                slot.flags -= Flags::ORPHAN;
+                self.clear_failure(id);
+                if missing {
+                    self.count_failure(Failure::NoMaster);
+                    self.refuse(id);
+                }
+                self.release(id);
+            }
+        }
+    }
+
+    /// Children that wait for their masters.
+    pub(super) fn orphans(&self) -> usize {
+        self.related.orphans.len()
+    }
+
+    /// The numbers that an entry's changes are counted in.
+    pub(super) fn changes(&mut self, cache: Cache, id: SlotId) -> &mut Changes {
+        let expected = self.table.get(id).is_some_and(Slot::is_expectation);
+        match (cache, expected) {
+            (Cache::Internal, false) => &mut self.counters.internal,
+            (Cache::External, false) => &mut self.counters.external,
+            (Cache::Internal, true) => &mut self.counters.internal_expected,
+            (Cache::External, true) => &mut self.counters.external_expected,
+        }
+    }
+}

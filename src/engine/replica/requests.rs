@@ -1,0 +1,490 @@
+//! The table into kernel requests, their answers back, and the sweep that keeps the two alike.
+
+use std::collections::HashSet;
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
+
+use super::Replica;
+use super::events::{Told, note_time_left};
+use crate::reconcile::{Decision, Failure, Op, Outcome, decide, note_answer, note_found};
+use crate::table::{Flags, Slot, SlotId};
+use ctsync_ctnetlink::codec::Install;
+use ctsync_ctnetlink::entry::Entry;
+
+/// Between two slices of a sweep, at least and at most; and slices in a period.
+const SWEEP_TICK: Duration = Duration::from_millis(50);
+const SWEEP_PAUSE: Duration = Duration::from_secs(1);
+const SWEEP_TICKS: u32 = 10_000;
+/// Most keys in one slice.
+const SWEEP_SLICE: SlotId = 4096;
+/// Refused offers waiting to be told; past it the offer comes again and is refused again.
+const REFUSALS: usize = 4096;
+
+/// The background check of table against kernel (I1a, I1b), paced over its period.
+pub(super) struct Sweep {
+    cursor: SlotId,
+    began: Instant,
+    next_slice: Instant,
+    /// When the last whole sweep ended.
+    pub(super) completed: Option<Instant>,
+}
+
+impl Sweep {
+    pub(super) fn new(now: Instant) -> Sweep {
+        Sweep { cursor: 0, began: now, next_slice: now + SWEEP_TICK, completed: None }
+    }
+
+    pub(super) fn next(&self, now: Instant) -> Instant {
+        self.next_slice.max(now)
+    }
+}
+
+/// One request for the kernel.
+#[derive(Clone, Copy, Debug)]
+pub struct Request<'a> {
+    /// What to do.
+    pub op: Op,
+    /// With which entry.
+    pub entry: &'a Entry,
+    /// Timeout and window tracking, where the operation sets them.
+    pub install: Install,
+}
+
+impl Replica {
+    /// The sweep. An owner compares its table with a dump; a backup walks its table, paced, and sets each entry and its lease
+    /// again, which also tells whether the kernel still has it. Refused entries get another try.
+    pub(super) fn run_sweep(&mut self, now: Instant) {
+        if now < self.sweep.next_slice {
+            return;
+        }
+        let end = self.table.end();
+        // A small table needs no fine slices: an idle pair should sleep.
+        let ticks = (end / 64).clamp(1, SWEEP_TICKS);
+        self.sweep.next_slice = now + (self.settings.sweep / ticks).clamp(SWEEP_TICK, SWEEP_PAUSE);
+        let period = self.settings.sweep.as_millis().max(1);
+        let elapsed = now.saturating_duration_since(self.sweep.began).as_millis().min(period);
+        // Where the walk should be by now; capped so that a clock jump does not make it one burst.
+        let due = SlotId::try_from(u128::from(end) * elapsed / period).unwrap_or(end);
+        let target = due.min(self.sweep.cursor.saturating_add(SWEEP_SLICE));
+        while self.sweep.cursor < target {
+            self.sweep_key(self.sweep.cursor);
+            self.sweep.cursor += 1;
+        }
+        if elapsed == period && self.sweep.cursor >= end {
+            if self.group.owner {
+                self.dump_due = true;
+            } else {
+                self.sweep.completed = Some(now);
+            }
+            self.sweep.cursor = 0;
+            self.sweep.began = now;
+        }
+    }
+
+    fn sweep_key(&mut self, id: SlotId) {
+        let Some(slot) = self.table.get_mut(id) else { return };
+        if slot.flags.contains(Flags::AHEAD) {
+            slot.flags -= Flags::AHEAD;
+            slot.flags |= Flags::REBORN;
+        }
+        let flags = slot.flags;
+        if !flags.contains(Flags::PRESENT) || flags.contains(Flags::PENDING) {
+            return;
+        }
+        if self.group.owner && !flags.contains(Flags::INSTALLED) && self.departed.covers(&slot.entry()) {
+            // It waits for its address, or for who takes over.
+            return;
+        }
+        if !flags.contains(Flags::INSTALLED) || flags.contains(Flags::FAILED) {
+            self.want_kernel(id, false);
+        } else if !self.group.owner && !self.abandoned {
+            self.want_renewal(id);
+        }
+    }
+
+    /// Keys and renewals waiting for the kernel.
+    pub fn waiting(&self) -> usize {
+        self.pending.len() + self.renewals.len()
+    }
+
+    /// A batch of up to `limit` requests for the kernel, in order. Every batch that is not empty must be followed by its answers
+    /// ([`Replica::handle_answer`]) and then [`Replica::handle_answers_end`].
+    ///
+    /// The next one may be asked for before, if the kernel is given them in this order. Meanwhile datagrams may go out, and come
+    /// in unless this node owns the group, and nothing else may happen.
+    pub fn poll_requests(&mut self, limit: usize, mut send: impl FnMut(Request<'_>)) -> usize {
+        if !self.dumped {
+            // What the kernel holds is not known yet.
+            return 0;
+        }
+        self.order_for_room();
+        self.table.touch_slots(self.pending.iter().take(limit).copied());
+        let mut waiting = self.pending.len();
+        while self.batch.len() < limit && waiting > 0 {
+            waiting -= 1;
+            let Some(id) = self.pending.pop_front() else { break };
+            self.request(id, 0, &mut send);
+        }
+        let mut renewals = self.renewals.len();
+        while self.batch.len() < limit && self.pending.is_empty() && renewals > 0 {
+            renewals -= 1;
+            let Some(id) = self.renewals.pop_front() else { break };
+            self.request_renewal(id, &mut send);
+        }
+        let count = self.batch.len();
+        if count > 0 {
+            self.under_way.push_back(std::mem::take(&mut self.batch));
+        }
+        count
+    }
+
+    /// A request goes out with this batch.
+    pub(super) fn note_asked(&mut self, id: SlotId, op: Op) {
+        self.counters.requests += 1;
+        self.batch.push((id, op));
+        if let Some(slot) = self.table.get_mut(id) {
+            slot.flags |= Flags::ASKED;
+        }
+    }
+
+    /// A new lease, unless this node owns the group: then timers are the packets' affair. Be-liberal in any case:
+    /// another node's packets have moved the windows on. A backup sets the rest of the entry, too: somebody may have changed
+    /// it, and the kernel tells nobody who does not ask (I1b).
+    fn request_renewal(&mut self, id: SlotId, send: &mut impl FnMut(Request<'_>)) {
+        let (event_turn, dump_number, owner) = (self.event_turn, self.dump_number, self.group.owner);
+        let (lease, primary) = (self.settings.lease, self.standing().primary);
+        let Some(slot) = self.table.get_mut(id) else { return };
+        if slot.flags.contains(Flags::ASKED) {
+            self.renewals.push_back(id);
+            return;
+        }
+        slot.flags -= Flags::RENEW;
+        let track = owner && slot.flags.contains(Flags::TRACK);
+        slot.flags -= Flags::TRACK;
+        if !slot.flags.contains(Flags::PRESENT | Flags::INSTALLED) || slot.flags.contains(Flags::PENDING) {
+            self.release(id);
+            return;
+        }
+        slot.asked = event_turn;
+        slot.touched = dump_number;
+        if track {
+            self.counters.tracked += 1;
+            send(Request { op: Op::Track, entry: &slot.entry(), install: Install::whole(lease) });
+            self.note_asked(id, Op::Track);
+            return;
+        }
+        let trimmed = self.trimmed(id);
+        let Some(slot) = self.table.get_mut(id) else { return };
+        let expected = slot.is_expectation();
+        let timeout = match (owner, expected) {
+            (false, _) => {
+                slot.flags.set(Flags::LEASED, expected);
+                Some(outlives(slot.timeout(), lease))
+            }
+            (true, false) => None,
+            (true, true) => {
+                slot.flags -= Flags::LEASED;
+                slot.timeout()
+            }
+        };
+        let op = if owner || primary || expected { Op::Renew } else { Op::Update };
+        let install = Install { timeout: trimmed.or(timeout), ..install_of(slot, lease) };
+        send(Request { op, entry: &slot.entry(), install });
+        self.note_asked(id, op);
+    }
+
+    /// `generation` counts the children for whose sake it is asked.
+    pub(super) fn request(&mut self, id: SlotId, generation: u8, send: &mut impl FnMut(Request<'_>)) {
+        let standing = self.standing();
+        let (event_turn, dump_number) = (self.event_turn, self.dump_number);
+        let Some(slot) = self.table.get_mut(id) else { return };
+        slot.flags -= Flags::QUEUED_IN;
+        if !slot.flags.contains(Flags::PENDING) {
+            self.release(id);
+            return;
+        }
+        if slot.flags.contains(Flags::ASKED) {
+            // What is asked next depends on the answer.
+            self.ask_later(id);
+            return;
+        }
+        if !standing.owner && !standing.primary && ends_here(slot, &self.filter.local) {
+            // Somebody looks at this router through the active one: here it is a connection of the router's own, which has its
+            // tuples. Nothing could carry it on.
+            slot.flags -= Flags::PENDING;
+            self.release(id);
+            return;
+        }
+        let decision =
+            if self.departed.replaces(slot) { Decision::Ask(Op::Destroy) } else { decide(slot, standing) };
+        let op = match decision {
+            Decision::Ask(op) => op,
+            Decision::Rest => {
+                slot.flags -= Flags::PENDING;
+                if slot.flags.contains(Flags::FORGOTTEN) {
+                    // The kernel may have something else: to be asked if this one comes back.
+                    slot.flags |= Flags::STRAY;
+                }
+                self.release(id);
+                return;
+            }
+            Decision::Stray => {
+                slot.flags -= Flags::PENDING;
+                self.note_stray(id);
+                return;
+            }
+        };
+        if self.waits_for_room(id, op) {
+            return;
+        }
+        if op == Op::Destroy && self.is_foreseen_asked(id) {
+            // The kernel will forget it: the answer would be about what was.
+            self.ask_later(id);
+            return;
+        }
+        let Some(slot) = self.table.get_mut(id) else { return };
+        if op == Op::Create && slot.master_key().is_some() {
+            self.request_master_first(id, generation, send);
+        }
+        let lease = self.settings.lease;
+        let Some(slot) = self.table.get_mut(id) else { return };
+        slot.asked = event_turn;
+        slot.touched = dump_number;
+        let install = install_of(slot, lease);
+        send(Request { op, entry: &slot.entry(), install });
+        let replaced = op == Op::Destroy && slot.flags.contains(Flags::PRESENT);
+        if replaced {
+            // In one batch: a daemon that dies between the two would have removed the only copy.
+            send(Request { op: Op::Create, entry: &slot.entry(), install });
+        }
+        self.note_asked(id, op);
+        if replaced {
+            self.note_asked(id, Op::Create);
+            self.foresee_again(id, send);
+        }
+    }
+
+    fn ask_later(&mut self, id: SlotId) {
+        if let Some(slot) = self.table.get_mut(id) {
+            slot.flags |= Flags::QUEUED_IN;
+            self.pending.push_back(id);
+        }
+    }
+
+    /// Request number `at` of the oldest batch, which is answered now.
+    fn answered(&mut self, at: usize) -> Option<(SlotId, Op)> {
+        let (id, op) = self.under_way.front().and_then(|batch| batch.get(at)).copied()?;
+        if let Some(slot) = self.table.get_mut(id) {
+            slot.flags -= Flags::ASKED;
+        }
+        Some((id, op))
+    }
+
+    /// The kernel's answer to request number `at` of the oldest batch: 0, or an errno.
+    pub fn handle_answer(&mut self, at: usize, errno: i32) {
+        let Some((id, op)) = self.answered(at) else { return };
+        if op == Op::Get {
+            if errno != 0 {
+                self.read_back(id, Told::Gone);
+            }
+            return;
+        }
+        if op == Op::Create && errno == 0 {
+            self.note_installed(id);
+        }
+        let touches = matches!(op, Op::Update | Op::Renew | Op::Track);
+        if self.group.owner && touches && errno == nix::errno::Errno::ENOENT as i32 {
+            // It has just ended, and its event is still to be read: to be asked for, not to be made again.
+            self.want_kernel(id, true);
+            return;
+        }
+        let Some(slot) = self.table.get_mut(id) else { return };
+        let failed_before = slot.flags.contains(Flags::FAILED);
+        // The peer has told of it since: the answer is about what was, and its turn comes again.
+        let overtaken = slot.flags.contains(Flags::OVERTAKEN);
+        let reborn = slot.flags & Flags::REBORN;
+        let outcome = note_answer(slot, op, errno);
+        if overtaken {
+            slot.flags |= reborn;
+        }
+        // Counted by the flag, whatever the outcome: a step that is done has cleared it.
+        if failed_before && !slot.flags.contains(Flags::FAILED) {
+            self.failed -= 1;
+        }
+        match outcome {
+            Outcome::Without(failure) => {
+                self.count_failure(failure);
+                self.want_kernel(id, false);
+            }
+            Outcome::Settled => {
+                if let Some(slot) = self.table.get_mut(id).filter(|_| !overtaken) {
+                    slot.flags -= Flags::PENDING;
+                }
+            }
+            Outcome::Failed(_) if overtaken => slot.tries = 0,
+            Outcome::Again => self.want_kernel(id, false),
+            Outcome::Failed(failure)
+                if self.group.owner && !matches!(failure, Failure::NoMaster | Failure::TableFull) =>
+            {
+                // An owner's table is its kernel: what cannot be installed is not there (an offer, mostly).
+                slot.tries = 0;
+                self.count_failure(failure);
+                self.refuse(id);
+            }
+            Outcome::Failed(failure) => {
+                slot.flags -= Flags::PENDING;
+                slot.tries = 0;
+                slot.failure = Some(failure);
+                slot.flags |= Flags::FAILED;
+                if !failed_before {
+                    self.failed += 1;
+                }
+                if failure == Failure::NoMaster && self.wait_for_master(id) {
+                    return;
+                }
+                self.count_failure(failure);
+                // A full table is full for a while: refused, the entry would be lost on the peer, too (I7).
+                if self.group.owner && failure != Failure::TableFull {
+                    self.refuse(id);
+                }
+            }
+        }
+    }
+
+    pub(super) fn count_failure(&mut self, failure: Failure) {
+        if let Some(counter) = self.counters.failures.get_mut(failure as usize) {
+            *counter += 1;
+        }
+    }
+
+    /// The kernel will not hold this entry: it leaves the table, and whoever offered it is told so, by a destroy of
+    /// just this birth.
+    pub(super) fn refuse(&mut self, id: SlotId) {
+        let Some(slot) = self.table.get_mut(id) else { return };
+        slot.flags -= Flags::PENDING | Flags::READ_BACK;
+        if slot.flags.contains(Flags::PRESENT) {
+            if self.refused.len() < REFUSALS {
+                self.refused.push_back((slot.key_hash, slot.birth));
+            }
+            self.end(id);
+        }
+    }
+
+    /// The entry that a get of the batch asked for.
+    pub fn handle_read_back(&mut self, at: usize, entry: Entry) {
+        if let Some((id, Op::Get)) = self.answered(at) {
+            self.read_back(id, Told::Exists(entry));
+        }
+    }
+
+    fn read_back(&mut self, id: SlotId, told: Told) {
+        let trusted = self.trusts_kernel();
+        let (primary, owner) = (self.standing().primary, self.group.owner);
+        let Some(slot) = self.table.get_mut(id) else { return };
+        slot.flags -= Flags::READ_BACK;
+        let present = slot.flags.contains(Flags::PRESENT);
+        match &told {
+            Told::Gone if owner && present && slot.tries > 0 => {
+                // It exists, said the create, and it does not, says the get: another connection has its reply tuple.
+                slot.tries = 0;
+                self.count_failure(Failure::NatClash);
+                self.refuse(id);
+            }
+            _ if trusted => {
+                slot.flags -= Flags::PENDING | Flags::REPLACE;
+                self.take_answer(id, told);
+            }
+            Told::Gone => {
+                slot.flags -= Flags::INSTALLED | Flags::MINE | Flags::STRAY | Flags::REPLACE | Flags::PENDING;
+                if present {
+                    self.want_kernel(id, false);
+                }
+            }
+            Told::Created(entry) | Told::Updated(entry) | Told::Exists(entry) => {
+                slot.flags -= Flags::PENDING;
+                note_found(slot, entry);
+                if primary {
+                    // Adopted at the claim (12).
+                    self.note_stray(id);
+                } else if present {
+                    self.want_kernel(id, false);
+                } else {
+                    slot.set_entry(entry.clone());
+                    if slot.flags.contains(Flags::MINE) {
+                        self.want_kernel(id, false);
+                    } else {
+                        self.note_stray(id);
+                    }
+                }
+            }
+        }
+    }
+
+    /// What was asked for is mostly as it was known: that is no change.
+    fn take_answer(&mut self, id: SlotId, told: Told) {
+        if let Told::Exists(entry) = &told
+            && self.table.get(id).is_some_and(|slot| slot.flags.contains(Flags::PRESENT))
+            && self.same_content(id, entry)
+        {
+            if let Some(slot) = self.table.get_mut(id) {
+                slot.flags |= Flags::INSTALLED;
+                slot.flags -= Flags::STRAY;
+                note_time_left(slot, entry);
+            }
+            self.clear_failure(id);
+            let content = self.content_hash(id);
+            if self.table.get(id).is_some_and(|slot| slot.sent != content) {
+                self.changed(id);
+            }
+            return;
+        }
+        self.kernel_says(id, told);
+    }
+
+    /// All answers of the oldest batch are in. A request without one was done: only failures answer.
+    pub fn handle_answers_end(&mut self, answered: &[bool], now: Instant) {
+        self.now = now;
+        for at in 0..self.under_way.front().map_or(0, Vec::len) {
+            if !answered.get(at).copied().unwrap_or(false) {
+                self.handle_answer(at, 0);
+            }
+        }
+        for (id, _) in self.under_way.pop_front().unwrap_or_default() {
+            if let Some(slot) = self.table.get_mut(id) {
+                slot.flags -= Flags::ASKED | Flags::OVERTAKEN;
+            }
+            let stranded = |flags: Flags| flags.contains(Flags::PENDING) && !flags.contains(Flags::QUEUED_IN);
+            if self.table.get(id).is_some_and(|slot| stranded(slot.flags)) {
+                // Its answer was lost or could not be read.
+                self.want_kernel(id, false);
+            }
+            self.release(id);
+        }
+        self.call_orphans();
+        self.refreshing &= !self.renewals.is_empty();
+        self.note_equality(now);
+    }
+}
+
+/// Under its lease, without what this kernel does not take of it.
+fn install_of(slot: &Slot, lease: u32) -> Install {
+    Install {
+        helper: !slot.flags.contains(Flags::HELPLESS),
+        labels: !slot.flags.contains(Flags::UNLABELLED),
+        master: !slot.flags.contains(Flags::MASTERLESS),
+        ..Install::whole(outlives(slot.timeout(), lease))
+    }
+}
+
+/// The lease: a backup hears no packet, so its copy must outlive the owner's timer; the first packet after a
+/// takeover resets it to the protocol's own.
+pub(super) fn outlives(timeout: Option<u32>, lease: u32) -> u32 {
+    timeout.unwrap_or(0).max(lease)
+}
+
+/// Not in this kernel, and the responder is this node itself.
+fn ends_here(slot: &Slot, local: &HashSet<IpAddr>) -> bool {
+    slot.flags.contains(Flags::PRESENT)
+        && !slot.flags.intersects(Flags::INSTALLED | Flags::READ_BACK)
+        && local.contains(&slot.entry().reply.src)
+}

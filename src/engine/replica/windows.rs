@@ -1,0 +1,92 @@
+//! Window tracking comes back (`window-tracking`): after a takeover, for TCP entries that have been seen to carry packets
+//! both ways, never for silent ones.
+//!
+//! An installed entry is be-liberal, since ctnetlink carries no window edges. The kernel learns them from the packets that
+//! it then sees: when it has noted an acknowledgement of either side (MAXACK_SET, `tcp_in_window`), both edges are known.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use super::Replica;
+use crate::table::{Flags, SlotId};
+use ctsync_ctnetlink::entry::{Entry, TcpInfo};
+
+/// When the kernel's table is looked at after a claim; later the sweeps do it.
+const LOOKS: [Duration; 2] = [Duration::from_secs(3), Duration::from_secs(30)];
+/// Between two slices, and most entries in one.
+const TICK: Duration = Duration::from_millis(50);
+const SLICE: usize = 256;
+/// `TCP_CONNTRACK_ESTABLISHED`.
+const ESTABLISHED: u8 = 3;
+
+/// What is to be tracked again.
+#[derive(Default)]
+pub(super) struct Windows {
+    looks: VecDeque<Instant>,
+    found: VecDeque<SlotId>,
+    next_slice: Option<Instant>,
+}
+
+impl Replica {
+    pub(super) fn next_window_step(&self) -> Option<Instant> {
+        let slice = self.windows.next_slice.filter(|_| !self.windows.found.is_empty());
+        let look = self.windows.looks.front().copied();
+        slice.into_iter().chain(look).min()
+    }
+
+    /// A claim: connections of another node's begin to pass here.
+    pub(super) fn plan_window_tracking(&mut self, now: Instant) {
+        for id in std::mem::take(&mut self.windows).found {
+            self.forget_window(id);
+        }
+        if self.settings.track_windows {
+            self.windows.looks = LOOKS.iter().map(|after| now + *after).collect();
+        }
+    }
+
+    /// The owner's kernel shows an entry.
+    pub(super) fn judge_window(&mut self, id: SlotId, entry: &Entry) {
+        let Some(tcp) = entry.tcp.filter(|_| self.settings.track_windows && self.group.owner) else { return };
+        let liberal = (tcp.flags_orig | tcp.flags_reply) & TcpInfo::BE_LIBERAL != 0;
+        let seen = tcp.flags_orig & tcp.flags_reply & TcpInfo::MAXACK_SET != 0;
+        let Some(slot) = self.table.get_mut(id) else { return };
+        if liberal && seen && tcp.state == ESTABLISHED && !slot.flags.contains(Flags::TRACK) {
+            slot.flags |= Flags::TRACK;
+            self.windows.found.push_back(id);
+            self.windows.next_slice.get_or_insert(self.now);
+        }
+    }
+
+    /// Looks and slices whose time has come.
+    pub(super) fn step_windows(&mut self, now: Instant) {
+        if !self.group.owner {
+            for id in std::mem::take(&mut self.windows).found {
+                self.forget_window(id);
+            }
+            return;
+        }
+        if self.windows.looks.front().is_some_and(|at| now >= *at) {
+            self.windows.looks.pop_front();
+            self.dump_due = true;
+        }
+        if self.windows.next_slice.is_some_and(|at| now >= at) {
+            self.windows.next_slice = Some(now + TICK);
+            for _ in 0..self.windows.found.len().min(SLICE) {
+                let Some(id) = self.windows.found.pop_front() else { break };
+                // Without the mark it has been dealt with, and the slot may be another's.
+                match self.table.get(id).map(|slot| slot.flags) {
+                    Some(flags) if flags.contains(Flags::TRACK | Flags::PRESENT) => self.want_renewal(id),
+                    Some(flags) if flags.contains(Flags::TRACK) => self.forget_window(id),
+                    _ => {}
+                }
+            }
+        }
+    }
+
+    fn forget_window(&mut self, id: SlotId) {
+        if let Some(slot) = self.table.get_mut(id) {
+            slot.flags -= Flags::TRACK;
+            self.release(id);
+        }
+    }
+}
