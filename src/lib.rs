@@ -16,5 +16,3 @@ pub mod daemon;
 pub mod faces;
 pub mod io;
 pub mod kernel;
-pub mod precheck;
-pub mod witness;

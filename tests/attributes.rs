@@ -7,10 +7,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use ctsync::ctnetlink::codec::{self, Incoming, Install};
-use ctsync::ctnetlink::entry::Entry;
-use ctsync::ctnetlink::nla::Writer;
-use ctsync::engine::wire;
+use ctsync_ctnetlink::codec::{self, Incoming, Install};
+use ctsync_ctnetlink::entry::Entry;
+use ctsync_ctnetlink::nla::Writer;
+use ctsync_engine::wire;
 
 #[allow(dead_code, reason = "the other test needs the rest")]
 #[path = "faithful/raw.rs"]
@@ -306,7 +306,7 @@ fn the_table_of_attributes_is_true() {
 #[test]
 fn expectations_of_user_space_helpers_are_taken_by_the_users_words() {
     let filter =
-        |word: &str| ctsync::engine::filter::Filter { expect: vec![word.into()], ..Default::default() };
+        |word: &str| ctsync_engine::filter::Filter { expect: vec![word.into()], ..Default::default() };
     let (_, _, sample) = samples().pop().unwrap();
     for (word, helper) in [("nfs", "rpc\0"), ("sqlnet", "tns\0"), ("h323", "Q.931\0"), ("ftp", "ftp\0")] {
         let mut attributes = sample.clone();
@@ -320,6 +320,6 @@ fn expectations_of_user_space_helpers_are_taken_by_the_users_words() {
             assert_eq!(filter(other).accepts(&entry), other == word, "{helper} and {other}");
         }
         assert!(filter("all").accepts(&entry));
-        assert!(!ctsync::engine::filter::Filter::default().accepts(&entry), "off unless asked for");
+        assert!(!ctsync_engine::filter::Filter::default().accepts(&entry), "off unless asked for");
     }
 }

@@ -4,10 +4,10 @@
 
 use std::time::{Duration, Instant};
 
-use ctsync::ctnetlink::codec::Incoming;
-use ctsync::ctnetlink::entry::{Entry, Expectation, Rare};
-use ctsync::engine::reconcile::Op;
-use ctsync::engine::replica::{Refill, Replica, Restored, Role};
+use ctsync_ctnetlink::codec::Incoming;
+use ctsync_ctnetlink::entry::{Entry, Expectation, Rare};
+use ctsync_engine::reconcile::Op;
+use ctsync_engine::replica::{Refill, Replica, Restored, Role};
 use nix::errno::Errno;
 
 #[path = "common/mod.rs"]
@@ -78,7 +78,7 @@ fn what_a_replaced_master_foresaw_comes_back_with_it() {
     let child =
         Entry { master: Some(Box::new(master.orig)), rare: helped("ftp", Some(own)), ..entry(200, 1) };
     let filter =
-        ctsync::engine::filter::Filter { expect: vec!["ftp".to_owned()], ..pair.owner.filter().clone() };
+        ctsync_engine::filter::Filter { expect: vec!["ftp".to_owned()], ..pair.owner.filter().clone() };
     pair.owner.set_filter(filter);
     for new in [&master, &child] {
         pair.owner.handle_event(Incoming::New(new.clone()), pair.now);
@@ -108,7 +108,7 @@ fn a_refused_update_is_replaced_in_one_batch() {
 fn what_packets_have_moved_on_is_not_replaced() {
     let mut pair = Pair::start(3);
     let mut assured = entry(1, 1);
-    assured.status |= ctsync::ctnetlink::entry::Status::Assured;
+    assured.status |= ctsync_ctnetlink::entry::Status::Assured;
     pair.backup.handle_event(Incoming::Update(assured.clone()), pair.now);
     pair.exchange();
     let asked = pair.backup.poll_requests(64, |request| assert_eq!(request.op, Op::Get));
@@ -327,7 +327,7 @@ fn a_narrow_channel_is_not_flooded() {
 #[test]
 fn what_a_new_filter_leaves_out_is_gone() {
     let mut pair = Pair::start(50);
-    let filter = ctsync::engine::filter::Filter { accept: vec![6], ..pair.owner.filter().clone() };
+    let filter = ctsync_engine::filter::Filter { accept: vec![6], ..pair.owner.filter().clone() };
     pair.owner.set_filter(filter);
     pair.owner.handle_event(Incoming::Update(entry(3, 2)), pair.now);
     pair.owner.handle_events_empty();
@@ -359,14 +359,14 @@ fn reused_tuples_do_not_use_up_the_queue_of_destroys() {
 /// Window tracking comes back after a takeover for connections seen to speak both ways, not for silent ones.
 #[test]
 fn window_tracking_comes_back_for_those_that_speak() {
-    use ctsync::ctnetlink::entry::TcpInfo;
+    use ctsync_ctnetlink::entry::TcpInfo;
     let liberal = |more: u8| {
         let flags = TcpInfo::BE_LIBERAL | more;
         Some(TcpInfo { state: 3, wscale_orig: 7, wscale_reply: 7, flags_orig: flags, flags_reply: flags })
     };
     for (on, expected) in [(true, vec![1]), (false, vec![])] {
         let mut pair = Pair::start(3);
-        pair.backup.tune(ctsync::engine::replica::Tunables {
+        pair.backup.tune(ctsync_engine::replica::Tunables {
             alive: Duration::from_millis(250),
             lost_after: Duration::from_secs(1),
             gate_limit: Duration::from_secs(30),
@@ -389,7 +389,7 @@ fn window_tracking_comes_back_for_those_that_speak() {
                 pair.backup.handle_dump_end(true, now);
             }
             for (op, entry) in pair.batch(&[]) {
-                if let (Op::Track, ctsync::ctnetlink::entry::L4::Ports { src, .. }) = (op, entry.orig.l4) {
+                if let (Op::Track, ctsync_ctnetlink::entry::L4::Ports { src, .. }) = (op, entry.orig.l4) {
                     tracked.push(src);
                 }
             }
@@ -403,7 +403,7 @@ fn window_tracking_comes_back_for_those_that_speak() {
 /// there is room, or when this node takes over.
 #[test]
 fn a_nearly_full_table_takes_assured_entries_first() {
-    use ctsync::ctnetlink::entry::Status;
+    use ctsync_ctnetlink::entry::Status;
     let held = |pair: &Pair| pair.backup.entries().filter(|(_, installed)| *installed).count();
     for take_over in [false, true] {
         let mut pair = Pair::start(3);
@@ -440,7 +440,7 @@ fn a_nearly_full_table_takes_assured_entries_first() {
 /// What a helper watched is forgotten on a backup when it has ended: no list grows with what ever was.
 #[test]
 fn ended_entries_with_a_helper_leave_nothing() {
-    use ctsync::ctnetlink::entry::Rare;
+    use ctsync_ctnetlink::entry::Rare;
     let helped = |number: u16| Entry {
         rare: Rare { helper: Some("ftp".into()), ..Rare::default() }.boxed(),
         ..entry(number, 1)

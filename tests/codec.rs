@@ -10,9 +10,9 @@
     reason = "a test may panic"
 )]
 
-use ctsync::ctnetlink::codec::{self, Incoming, Install};
-use ctsync::ctnetlink::entry::{Entry, L4, Status, proto};
-use ctsync::ctnetlink::nla::Writer;
+use ctsync_ctnetlink::codec::{self, Incoming, Install};
+use ctsync_ctnetlink::entry::{Entry, L4, Status, proto};
+use ctsync_ctnetlink::nla::Writer;
 
 fn recorded() -> Vec<Vec<u8>> {
     include_str!("fixtures/conntrack-events.hex")

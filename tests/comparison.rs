@@ -5,9 +5,9 @@
 
 use std::time::{Duration, Instant};
 
-use ctsync::ctnetlink::codec::Incoming;
-use ctsync::ctnetlink::entry::{Entry, L4};
-use ctsync::engine::replica::{Compared, Replica, Role};
+use ctsync_ctnetlink::codec::Incoming;
+use ctsync_ctnetlink::entry::{Entry, L4};
+use ctsync_engine::replica::{Compared, Replica, Role};
 
 #[path = "common/mod.rs"]
 mod common;

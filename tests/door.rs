@@ -4,11 +4,11 @@
 
 use std::time::{Duration, Instant};
 
-use ctsync::ctnetlink::codec::Incoming;
-use ctsync::engine::digest::{Digester, bucket_of};
-use ctsync::engine::replica::{Refused, Replica, Role};
-use ctsync::engine::seal::Key;
-use ctsync::engine::wire::{self, Body, Listed, Node, StreamHead, Want};
+use ctsync_ctnetlink::codec::Incoming;
+use ctsync_engine::digest::{Digester, bucket_of};
+use ctsync_engine::replica::{Refused, Replica, Role};
+use ctsync_engine::seal::Key;
+use ctsync_engine::wire::{self, Body, Listed, Node, StreamHead, Want};
 
 #[path = "common/mod.rs"]
 mod common;
@@ -69,7 +69,7 @@ impl Pair {
     fn buckets(replica: &Replica) -> Vec<u16> {
         // By the owner's seed, and its secret is its number.
         let digester = Digester::new(Digester::seed(1));
-        let bucket = |(entry, _): (std::borrow::Cow<'_, ctsync::ctnetlink::entry::Entry>, bool)| {
+        let bucket = |(entry, _): (std::borrow::Cow<'_, ctsync_ctnetlink::entry::Entry>, bool)| {
             bucket_of(digester.hash_key(&mut Vec::new(), &entry.key()))
         };
         replica.entries().map(bucket).collect()
@@ -129,7 +129,7 @@ fn with_a_key_nothing_enters() {
     let mut marked = forged.clone();
     wire::mark_sealed(&mut marked);
     let (header, _) = wire::peek(&forged).unwrap();
-    let mut seal = ctsync::engine::seal::Seal::new(&keys(&[2]), 0, header.incarnation);
+    let mut seal = ctsync_engine::seal::Seal::new(&keys(&[2]), 0, header.incarnation);
     for datagram in [marked.clone(), seal.seal(marked)] {
         pair.backup.handle_datagram(&datagram, pair.now);
     }

@@ -6,12 +6,12 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use ctsync::ctnetlink::codec::Incoming;
-use ctsync::ctnetlink::entry::Entry;
-use ctsync::engine::facts::Role;
-use ctsync::engine::reconcile::Op;
-use ctsync::engine::replica::{Replica, Tunables};
-use ctsync::engine::wire::{self, Alive, Body, Claim, Header, Incarnation, NodeId, StreamHead};
+use ctsync_ctnetlink::codec::Incoming;
+use ctsync_ctnetlink::entry::Entry;
+use ctsync_engine::facts::Role;
+use ctsync_engine::reconcile::Op;
+use ctsync_engine::replica::{Replica, Tunables};
+use ctsync_engine::wire::{self, Alive, Body, Claim, Header, Incarnation, NodeId, StreamHead};
 use fastrand::Rng;
 
 #[path = "common/mod.rs"]

@@ -4,9 +4,9 @@
 
 use std::time::Duration;
 
-use ctsync::ctnetlink::codec::Incoming;
-use ctsync::engine::reconcile::Op;
-use ctsync::engine::replica::Role;
+use ctsync_ctnetlink::codec::Incoming;
+use ctsync_engine::reconcile::Op;
+use ctsync_engine::replica::Role;
 
 #[path = "common/mod.rs"]
 mod common;

@@ -6,11 +6,11 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::path::Path;
 
-use ctsync::ctnetlink::entry::{Entry, Expectation, Key, L4, Rare, Status, TcpInfo, Tuple, proto};
-use ctsync::engine::digest::Digester;
-use ctsync::engine::facts::{Asked, Build, Evidence, KernelSettings, Mover, Role, Rules, Seat};
-use ctsync::engine::seal::{Key as SealKey, Seal};
-use ctsync::engine::wire::{
+use ctsync_ctnetlink::entry::{Entry, Expectation, Key, L4, Rare, Status, TcpInfo, Tuple, proto};
+use ctsync_engine::digest::Digester;
+use ctsync_engine::facts::{Asked, Build, Evidence, KernelSettings, Mover, Role, Rules, Seat};
+use ctsync_engine::seal::{Key as SealKey, Seal};
+use ctsync_engine::wire::{
     self, Alive, Body, Claim, GroupId, Header, Incarnation, KernelTold, Listed, Messages, Node, NodeId,
     StreamHead, Want, packed,
 };
@@ -25,7 +25,7 @@ const SEED: u128 = 0x0011_2233_4455_6677_8899_aabb_ccdd_eeff;
 
 /// Name of a vector and its bytes, as the page has them.
 fn page() -> BTreeMap<String, Vec<u8>> {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/protocol.md");
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/protocol.md");
     let text = std::fs::read_to_string(path).unwrap();
     let mut vectors = BTreeMap::new();
     for block in text.split("```vector ").skip(1) {

@@ -21,7 +21,7 @@ mod world;
 
 use std::time::Instant;
 
-use ctsync::ctnetlink::entry::Entry;
+use ctsync_ctnetlink::entry::Entry;
 use world::{Totals, Violation, World};
 
 /// Seeds in an ordinary test run.

@@ -4,11 +4,11 @@
 
 use std::time::Duration;
 
-use ctsync::ctnetlink::codec::Incoming;
-use ctsync::ctnetlink::entry::{Entry, Expectation, Rare};
-use ctsync::engine::digest::Digester;
-use ctsync::engine::filter::Filter;
-use ctsync::engine::wire::{self, Alive, Body, Changed, Header, Message, Messages, StreamHead};
+use ctsync_ctnetlink::codec::Incoming;
+use ctsync_ctnetlink::entry::{Entry, Expectation, Rare};
+use ctsync_engine::digest::Digester;
+use ctsync_engine::filter::Filter;
+use ctsync_engine::wire::{self, Alive, Body, Changed, Header, Message, Messages, StreamHead};
 
 #[path = "common/mod.rs"]
 mod common;

@@ -5,10 +5,10 @@
 
 use std::time::{Duration, Instant};
 
-use ctsync::ctnetlink::codec::Incoming;
-use ctsync::ctnetlink::entry::Entry;
-use ctsync::engine::reconcile::Op;
-use ctsync::engine::replica::{Refused, Replica, Role, Tunables};
+use ctsync_ctnetlink::codec::Incoming;
+use ctsync_ctnetlink::entry::Entry;
+use ctsync_engine::reconcile::Op;
+use ctsync_engine::replica::{Refused, Replica, Role, Tunables};
 
 #[path = "common/mod.rs"]
 mod common;
@@ -30,7 +30,7 @@ struct Stage {
 
 fn port(entry: &Entry) -> u16 {
     match entry.orig.l4 {
-        ctsync::ctnetlink::entry::L4::Ports { src, .. } => src,
+        ctsync_ctnetlink::entry::L4::Ports { src, .. } => src,
         _ => 0,
     }
 }
@@ -129,7 +129,7 @@ fn an_owner_lost_for_good_is_not_waited_for() {
     stage.owner = None;
     stage.run(u64::try_from(OWNER_LOST.as_millis()).unwrap() - 500);
     assert_eq!(stage.backup.counters().trimmed, 0);
-    assert_eq!(stage.backup.held(ctsync::engine::replica::Cache::External), 601);
+    assert_eq!(stage.backup.held(ctsync_engine::replica::Cache::External), 601);
     stage.asked.clear();
     stage.run(2500);
     let given_back = |asked: &&(Op, u16, Option<u32>)| matches!(asked, (Op::Update, _, Some(100)));
@@ -138,7 +138,7 @@ fn an_owner_lost_for_good_is_not_waited_for() {
     stage.asked.clear();
     stage.backup.handle_event(Incoming::Destroy(entry(7, 1)), stage.now);
     stage.run(1000);
-    assert_eq!(stage.backup.held(ctsync::engine::replica::Cache::External), 600);
+    assert_eq!(stage.backup.held(ctsync_engine::replica::Cache::External), 600);
     assert!(stage.asked.is_empty(), "{:?}", stage.asked);
 }
 
@@ -153,7 +153,7 @@ fn an_owner_that_comes_back_after_all_finds_a_backup() {
     stage.run(3000);
     assert!(stage.backup.readiness(stage.now).is_ready());
     assert_eq!(
-        stage.backup.held(ctsync::engine::replica::Cache::External),
+        stage.backup.held(ctsync_engine::replica::Cache::External),
         601,
         "what ended meanwhile is there again"
     );
@@ -174,7 +174,7 @@ fn another_groups_datagrams_change_nothing() {
     let mut datagram = owner.poll_datagram(stage.now).unwrap();
     // The number of the group is the second word of the header.
     datagram[7] ^= 1;
-    assert_ne!(ctsync::engine::wire::peek_group(&datagram), Some(owner.number()));
+    assert_ne!(ctsync_engine::wire::peek_group(&datagram), Some(owner.number()));
     let (position, foreign) = (stage.backup.position(), stage.backup.counters().refused(Refused::Foreign));
     stage.backup.handle_datagram(&datagram, stage.now);
     assert_eq!(stage.backup.position(), position);

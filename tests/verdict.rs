@@ -6,12 +6,12 @@
 use std::path::Path;
 use std::time::Duration;
 
-use ctsync::ctnetlink::codec::Incoming;
-use ctsync::engine::facts::{Asked, Evidence, KernelSettings, Mover, Role, Rules, Seat};
-use ctsync::engine::reconcile::Op;
-use ctsync::engine::replica::{Refused, Replica};
-use ctsync::engine::wire::{self, Body};
-use ctsync::faces::verdict::{Around, Judge, Verdict};
+use ctsync_ctnetlink::codec::Incoming;
+use ctsync_engine::facts::{Asked, Evidence, KernelSettings, Mover, Role, Rules, Seat};
+use ctsync_engine::reconcile::Op;
+use ctsync_engine::replica::{Refused, Replica};
+use ctsync_engine::verdict::{Around, Judge, Verdict};
+use ctsync_engine::wire::{self, Body};
 
 #[path = "common/mod.rs"]
 mod common;
@@ -292,7 +292,7 @@ fn the_page_has_every_situation_and_its_verdict() {
     let rows = rows();
     assert!(rows.len() >= 30, "{} rows", rows.len());
     let table = rendered(&rows);
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/verdict.md");
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/verdict.md");
     let page = std::fs::read_to_string(&path).unwrap();
     if std::env::var("INSTA_UPDATE").is_ok_and(|value| value == "always") {
         let begins = page.find("| situation |").unwrap();
@@ -307,7 +307,7 @@ fn the_page_has_every_situation_and_its_verdict() {
 #[test]
 fn every_reason_has_a_row() {
     let source =
-        [include_str!("../src/faces/verdict/mod.rs"), include_str!("../src/faces/verdict/kernels.rs")]
+        [include_str!("../src/engine/verdict/mod.rs"), include_str!("../src/engine/verdict/kernels.rs")]
             .concat();
     let mut words: Vec<&str> = source
         .split("finding(\n")

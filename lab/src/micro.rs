@@ -113,7 +113,7 @@ impl Step {
             Step::Find | Step::InsertRemove => {
                 let mut scratch = Vec::new();
                 let mut hash_of = move |entry: &Entry| digester.hash_key(&mut scratch, &entry.key());
-                let mut table = Table::default();
+                let mut table = Table::new(0);
                 let mut keys = Vec::new();
                 for number in 0..BESIDE {
                     let entry = connection(number);
@@ -133,7 +133,7 @@ impl Step {
                 let hash = hash_of(&another);
                 Box::new(move || {
                     let id = table.insert(hash, black_box(another.clone()));
-                    table.remove(id);
+                    table.release(id, None);
                 })
             }
             Step::Pack => {

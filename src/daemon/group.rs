@@ -18,11 +18,11 @@ use crate::control::Reply;
 use crate::engine::facts::{Evidence, Mover};
 use crate::engine::replica::{Compared, FenceReport, Replica, Role};
 use crate::engine::seal::Key;
-use crate::faces::verdict::{Around, Judge, Verdict};
+use crate::engine::verdict::{Around, Judge, Verdict};
+use crate::engine::witness::{Belief, Teller, Witness};
 use crate::io::addresses::Held;
 use crate::io::role::TrackFile;
 use crate::io::runstate::RunState;
-use crate::witness::{Belief, Teller, Witness};
 
 /// Transitions that are remembered.
 const TRANSITIONS: usize = 16;

@@ -14,9 +14,9 @@ use crate::engine::replica::view::View;
 use crate::engine::replica::{Cache, Changes, Compared, Counters, Refill, Refused};
 use crate::engine::seal::Key;
 use crate::engine::table::SlotId;
+use crate::engine::verdict::Around;
 use crate::faces::rows::Row;
 use crate::faces::show::{CacheStatistics, Statistics};
-use crate::faces::verdict::Around;
 use crate::io::metrics::{GroupSnapshot, Scrape, Snapshot, named_counters, render};
 use crate::kernel::hold::Hold;
 

@@ -6,8 +6,8 @@ use super::operator::tell_compared;
 use super::start::netfilter_sysctl;
 use super::{Daemon, DaemonError, REMARKS};
 use crate::control::{Reply, Request};
+use crate::engine::precheck;
 use crate::engine::replica::{Compared, Refused};
-use crate::precheck;
 
 impl Daemon {
     /// Tell whoever should know what changed: log, `/run`, track file, waiting clients.

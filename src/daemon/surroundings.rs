@@ -10,7 +10,7 @@ use super::start::{self, kernel_settings};
 use super::{Daemon, LOOK_AROUND};
 use crate::config::{self, Mechanism};
 use crate::engine::replica::Refused;
-use crate::faces::verdict::Around;
+use crate::engine::verdict::Around;
 use crate::io::addresses::{AddressError, Change};
 use crate::io::role::NotifyFifo;
 

@@ -6,7 +6,7 @@
 
 use nix::errno::Errno;
 
-use crate::table::{Flags, Slot};
+use crate::table::{Flags, Slot, SlotMut};
 use ctsync_ctnetlink::entry::Entry;
 
 /// A request to the kernel.
@@ -99,7 +99,7 @@ pub enum Decision {
 
 /// Decide for one key.
 pub fn decide(slot: &Slot, standing: Standing) -> Decision {
-    let flags = slot.flags;
+    let flags = slot.flags();
     if flags.contains(Flags::READ_BACK) {
         return Decision::Ask(Op::Get);
     }
@@ -129,10 +129,10 @@ pub fn decide(slot: &Slot, standing: Standing) -> Decision {
 
 /// The kernel holds this entry under the slot's key. Updates cannot change a translation: where it differs, it is
 /// another connection, to be destroyed before the wanted one is created (2).
-pub fn note_found(slot: &mut Slot, found: &Entry) {
-    slot.flags |= Flags::INSTALLED;
-    let other = slot.flags.contains(Flags::PRESENT) && found.must_be_replaced_by(&slot.entry());
-    slot.flags.set(Flags::REPLACE, other);
+pub fn note_found(slot: &mut SlotMut<'_>, found: &Entry) {
+    slot.set(Flags::INSTALLED);
+    let other = slot.has(Flags::PRESENT) && found.must_be_replaced_by(&slot.entry());
+    slot.put(Flags::REPLACE, other);
 }
 
 /// Creates and updates that contradict each other this often are a clash of reply tuples.
@@ -141,7 +141,7 @@ const CLASH_AFTER: u8 = 4;
 /// What a create does not do by itself: the timeout of an expectation, and to complain when labels cannot be set.
 fn needs_update(slot: &Slot) -> bool {
     slot.rare().is_some_and(|rare| {
-        rare.expectation.is_some() || rare.labels.is_some() && !slot.flags.contains(Flags::UNLABELLED)
+        rare.expectation.is_some() || rare.labels.is_some() && !slot.has(Flags::UNLABELLED)
     })
 }
 
@@ -159,7 +159,7 @@ pub enum Outcome {
 }
 
 /// Note the kernel's answer to a request (other than a get) in the slot. `errno` 0 means done.
-pub fn note_answer(slot: &mut Slot, op: Op, errno: i32) -> Outcome {
+pub fn note_answer(slot: &mut SlotMut<'_>, op: Op, errno: i32) -> Outcome {
     let error = if errno == 0 { None } else { Some(Errno::from_raw(errno)) };
     let expected = slot.is_expectation();
     match (op, error) {
@@ -167,33 +167,31 @@ pub fn note_answer(slot: &mut Slot, op: Op, errno: i32) -> Outcome {
         (Op::Create, Some(Errno::EOPNOTSUPP | Errno::ESHUTDOWN)) if expected => {
             Outcome::Failed(Failure::HelperUnknown)
         }
-        (Op::Create, Some(Errno::EOPNOTSUPP))
-            if slot.has_helper() && !slot.flags.contains(Flags::HELPLESS) =>
-        {
-            slot.flags |= Flags::HELPLESS;
+        (Op::Create, Some(Errno::EOPNOTSUPP)) if slot.has_helper() && !slot.has(Flags::HELPLESS) => {
+            slot.set(Flags::HELPLESS);
             Outcome::Without(Failure::HelperUnknown)
         }
-        (Op::Update, Some(Errno::ENOSPC)) if !slot.flags.contains(Flags::UNLABELLED) => {
-            slot.flags |= Flags::UNLABELLED;
+        (Op::Update, Some(Errno::ENOSPC)) if !slot.has(Flags::UNLABELLED) => {
+            slot.set(Flags::UNLABELLED);
             Outcome::Without(Failure::LabelsUnused)
         }
         (Op::Create | Op::Update, None) => {
             if op == Op::Create {
-                slot.flags |= Flags::MINE;
+                slot.set(Flags::MINE);
             }
-            slot.flags |= Flags::INSTALLED;
-            slot.flags -= Flags::STRAY | Flags::REPLACE | Flags::FAILED;
-            slot.flags -= Flags::REBORN | Flags::AHEAD;
+            slot.set(Flags::INSTALLED);
+            slot.clear(Flags::STRAY | Flags::REPLACE);
+            slot.clear(Flags::REBORN | Flags::AHEAD);
             slot.tries = 0;
-            slot.failure = None;
+            slot.set_failure(None);
             if op == Op::Create && needs_update(slot) { Outcome::Again } else { Outcome::Settled }
         }
         (Op::Renew | Op::Track, None) => Outcome::Settled,
         (Op::Destroy, None | Some(Errno::ENOENT)) => {
-            slot.flags -= Flags::INSTALLED | Flags::MINE | Flags::REPLACE | Flags::STRAY;
-            slot.flags -= Flags::REBORN | Flags::AHEAD;
-            slot.flags -= Flags::HELPLESS | Flags::UNLABELLED | Flags::MASTERLESS;
-            if slot.flags.contains(Flags::PRESENT) { Outcome::Again } else { Outcome::Settled }
+            slot.clear(Flags::INSTALLED | Flags::MINE | Flags::REPLACE | Flags::STRAY);
+            slot.clear(Flags::REBORN | Flags::AHEAD);
+            slot.clear(Flags::HELPLESS | Flags::UNLABELLED | Flags::MASTERLESS);
+            if slot.has(Flags::PRESENT) { Outcome::Again } else { Outcome::Settled }
         }
         (Op::Create, Some(Errno::EEXIST)) => {
             slot.tries += 1;
@@ -202,25 +200,25 @@ pub fn note_answer(slot: &mut Slot, op: Op, errno: i32) -> Outcome {
             }
             // Either tuple may be taken: by this connection, by another one with the same original tuple, or (then
             // there is nothing to read back) by one that chose the same translation.
-            slot.flags |= Flags::READ_BACK | Flags::REBORN;
+            slot.set(Flags::READ_BACK | Flags::REBORN);
             Outcome::Again
         }
         (Op::Create, Some(Errno::ENOENT)) => Outcome::Failed(Failure::NoMaster),
         (Op::Update | Op::Renew | Op::Track, Some(Errno::ENOENT)) => {
             slot.tries += 1;
-            slot.flags -= Flags::INSTALLED | Flags::MINE;
+            slot.clear(Flags::INSTALLED | Flags::MINE);
             if slot.tries >= CLASH_AFTER { Outcome::Failed(Failure::NatClash) } else { Outcome::Again }
         }
         // Packets have moved this very connection on, before this node was told that it is primary: replaced, it would be
         // gone for a moment, and the next packet would begin another.
-        (Op::Update, Some(Errno::EBUSY)) if !slot.flags.contains(Flags::REBORN) => {
-            slot.flags |= Flags::AHEAD;
+        (Op::Update, Some(Errno::EBUSY)) if !slot.has(Flags::REBORN) => {
+            slot.set(Flags::AHEAD);
             slot.tries = 0;
             Outcome::Settled
         }
         // A fresh state over an assured copy, other NAT: another connection with the same tuple (2).
         (Op::Update, Some(Errno::EBUSY | Errno::EOPNOTSUPP)) => {
-            slot.flags |= Flags::REPLACE;
+            slot.set(Flags::REPLACE);
             Outcome::Again
         }
         // EMFILE: too many expectations, of this class or of all (`__nf_ct_expect_check`).

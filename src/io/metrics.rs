@@ -24,7 +24,7 @@ use tokio::time::timeout;
 use crate::config::MetricsAddress;
 use crate::engine::replica::view::{PeerView, View};
 use crate::engine::replica::{Changes, Counters, Refused, Role};
-use crate::faces::verdict::Verdict;
+use crate::engine::verdict::Verdict;
 use crate::io::channel::Traffic;
 
 /// Scrapers served at once; the next one waits in the listen queue.

@@ -6,13 +6,13 @@ pub(crate) mod pair;
 
 use std::time::{Duration, Instant};
 
-use ctsync::ctnetlink::entry::{Entry, L4, Status, Tuple, proto};
-use ctsync::engine::facts::{Evidence, KernelSettings, Seat};
-use ctsync::engine::filter::Filter;
-use ctsync::engine::replica::{Replica, Restored, Role, Settings};
-use ctsync::engine::seal::Key;
-use ctsync::engine::wire::{Incarnation, NodeId};
-use ctsync::faces::verdict::{self, Around};
+use ctsync_ctnetlink::entry::{Entry, L4, Status, Tuple, proto};
+use ctsync_engine::facts::{Evidence, KernelSettings, Seat};
+use ctsync_engine::filter::Filter;
+use ctsync_engine::replica::{Replica, Restored, Role, Settings};
+use ctsync_engine::seal::Key;
+use ctsync_engine::verdict::{self, Around};
+use ctsync_engine::wire::{Incarnation, NodeId};
 
 /// Any moment.
 #[expect(clippy::disallowed_methods, reason = "the virtual clock has to begin somewhere")]

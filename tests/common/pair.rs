@@ -5,10 +5,10 @@
 
 use std::time::{Duration, Instant};
 
-use ctsync::ctnetlink::codec::Incoming;
-use ctsync::ctnetlink::entry::Entry;
-use ctsync::engine::reconcile::Op;
-use ctsync::engine::replica::{Replica, Role};
+use ctsync_ctnetlink::codec::Incoming;
+use ctsync_ctnetlink::entry::Entry;
+use ctsync_engine::reconcile::Op;
+use ctsync_engine::replica::{Replica, Role};
 
 use super::{entry, replica, start};
 

@@ -3,9 +3,9 @@
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use ctsync::ctnetlink::entry::Entry;
-use ctsync::engine::reconcile::Op;
-use ctsync::engine::replica::{Replica, Role};
+use ctsync_ctnetlink::entry::Entry;
+use ctsync_engine::reconcile::Op;
+use ctsync_engine::replica::{Replica, Role};
 use nix::errno::Errno;
 
 use crate::kernel::ghost;
@@ -89,6 +89,7 @@ impl World {
             if replica.owner() {
                 self.strays[x].clear();
             }
+            replica.invariants()?;
             node.kept = replica.persist();
             let counters = replica.counters();
             let seen = [counters.repairs, counters.yields, counters.offered];

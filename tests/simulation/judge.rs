@@ -1,9 +1,9 @@
 //! What must hold: at every report and every `ready`, and at every quiet point. Changes nothing but the totals.
 
-use std::collections::HashMap;
+use indexmap::IndexMap;
 
-use ctsync::ctnetlink::entry::{Entry, Key};
-use ctsync::engine::replica::{Compared, Refill, Replica};
+use ctsync_ctnetlink::entry::{Entry, Key};
+use ctsync_engine::replica::{Compared, Refill, Replica};
 
 use crate::kernel::ghost;
 use crate::world::{Node, Violation, World};
@@ -103,7 +103,7 @@ impl World {
                 second.counters()
             ));
         }
-        let kernel = |node: &Node| -> HashMap<Key, Vec<u8>> {
+        let kernel = |node: &Node| -> IndexMap<Key, Vec<u8>> {
             node.kernel.table.values().map(|entry| (entry.key(), canonical(entry))).collect()
         };
         let (owned, held) = (contents(first), contents(second));
@@ -212,19 +212,19 @@ impl World {
     }
 }
 
-fn contents(replica: &Replica) -> HashMap<Key, Vec<u8>> {
+fn contents(replica: &Replica) -> IndexMap<Key, Vec<u8>> {
     replica.entries().map(|(entry, _)| (entry.key(), canonical(&entry))).collect()
 }
 
 fn canonical(entry: &Entry) -> Vec<u8> {
     let mut bytes = Vec::new();
-    ctsync::engine::wire::packed::emit_canonical(&mut bytes, entry);
+    ctsync_engine::wire::packed::emit_canonical(&mut bytes, entry);
     bytes
 }
 
-fn differ(first: &HashMap<Key, Vec<u8>>, second: &HashMap<Key, Vec<u8>>) -> String {
-    let only = |a: &HashMap<Key, Vec<u8>>, b: &HashMap<Key, Vec<u8>>| -> Vec<Key> {
-        a.iter().filter(|(key, bytes)| b.get(key) != Some(bytes)).map(|(key, _)| *key).collect()
+fn differ(first: &IndexMap<Key, Vec<u8>>, second: &IndexMap<Key, Vec<u8>>) -> String {
+    let only = |a: &IndexMap<Key, Vec<u8>>, b: &IndexMap<Key, Vec<u8>>| -> Vec<Key> {
+        a.iter().filter(|(key, bytes)| b.get(*key) != Some(bytes)).map(|(key, _)| *key).collect()
     };
     format!("first {:?} second {:?}", only(first, second), only(second, first))
 }

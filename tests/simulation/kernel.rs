@@ -2,10 +2,10 @@
 
 use std::collections::VecDeque;
 
-use ctsync::ctnetlink::codec::Incoming;
-use ctsync::ctnetlink::entry::{CARRIED_STATUS, Entry, Key};
-use ctsync::engine::reconcile::Op;
-use ctsync::engine::replica::Request;
+use ctsync_ctnetlink::codec::Incoming;
+use ctsync_ctnetlink::entry::{CARRIED_STATUS, Entry, Key};
+use ctsync_engine::reconcile::Op;
+use ctsync_engine::replica::Request;
 use indexmap::IndexMap;
 use nix::errno::Errno;
 

@@ -1,15 +1,16 @@
 //! Two replicas, two kernels, a wire and VRRP, on one virtual clock. Faults come from a seeded source.
 
-use std::collections::{HashMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::time::{Duration, Instant};
 
-use ctsync::ctnetlink::entry::{Entry, Expectation, Key, L4, Rare, Status, TcpInfo, Tuple, proto};
-use ctsync::engine::facts::KernelSettings;
-use ctsync::engine::filter::Filter;
-use ctsync::engine::replica::{Persist, Replica, Restored, Role, Settings};
-use ctsync::engine::seal::Key as SealKey;
-use ctsync::engine::wire::{Incarnation, NodeId};
+use ctsync_ctnetlink::entry::{Entry, Expectation, Key, L4, Rare, Status, TcpInfo, Tuple, proto};
+use ctsync_engine::facts::KernelSettings;
+use ctsync_engine::filter::Filter;
+use ctsync_engine::replica::{Persist, Replica, Restored, Role, Settings};
+use ctsync_engine::seal::Key as SealKey;
+use ctsync_engine::wire::{Incarnation, NodeId};
 use fastrand::Rng;
+use indexmap::IndexMap;
 
 use crate::kernel::{Kernel, ghost};
 
@@ -136,15 +137,15 @@ pub(crate) struct World {
     pub(super) connections: u32,
     pub(super) steps: u64,
     /// The connection that an expectation belongs to.
-    pub(super) masters: HashMap<u32, (Key, u32)>,
+    pub(super) masters: BTreeMap<u32, (Key, u32)>,
     /// Connections that packets have ended.
     pub(super) dead: HashSet<u32>,
     /// Connections that nobody promised to keep.
     pub(super) unprotected: HashSet<u32>,
     /// What came to a node's kernel without anybody's daemon since its own daemon started, while it owned nothing.
-    pub(super) strays: [HashMap<u32, Key>; 2],
+    pub(super) strays: [BTreeMap<u32, Key>; 2],
     /// Connections in both kernels at the last quiet point.
-    pub(super) shared: HashMap<Key, u32>,
+    pub(super) shared: IndexMap<Key, u32>,
     pub(super) powered_off: [bool; 2],
     pub totals: Totals,
     pub trace: Option<Vec<String>>,
@@ -182,9 +183,9 @@ impl World {
             steps: 0,
             dead: HashSet::new(),
             unprotected: HashSet::new(),
-            masters: HashMap::new(),
+            masters: BTreeMap::new(),
             strays: Default::default(),
-            shared: HashMap::new(),
+            shared: IndexMap::new(),
             powered_off: [false; 2],
             totals: Totals::default(),
             trace: traced.then(Vec::new),

@@ -79,7 +79,7 @@ impl Replica {
         let until = self.bound.cursor.saturating_add(SLICE).min(end);
         for id in self.bound.cursor..until {
             let Some(slot) = self.table.get(id) else { continue };
-            if !slot.flags.contains(Flags::PRESENT) || slot.is_expectation() {
+            if !slot.has(Flags::PRESENT) || slot.is_expectation() {
                 continue;
             }
             let local = |address: &IpAddr| self.filter.local.contains(address);

@@ -182,7 +182,7 @@ impl Replica {
             let count = comparison.found.len();
             let differing = fetched.into_iter().map(|(key, there)| {
                 let slot = self.table.find_hash(key).and_then(|id| self.table.get(id));
-                let here = slot.filter(|slot| slot.flags.contains(Flags::PRESENT));
+                let here = slot.filter(|slot| slot.has(Flags::PRESENT));
                 Differing { here: here.map(|slot| slot.entry().into_owned()), there }
             });
             let differing = differing.collect();
@@ -233,7 +233,7 @@ impl Replica {
                 Want::Sums(_) | Want::Subtree(_) => continue,
                 Want::List(bucket) => self.emit_look_list(bucket, room, &mut messages),
                 Want::Key(key) => match self.table.find_hash(key).and_then(|id| self.table.get(id)) {
-                    Some(slot) if slot.flags.contains(Flags::PRESENT) => {
+                    Some(slot) if slot.has(Flags::PRESENT) => {
                         wire::emit_put(&mut messages, &slot.entry(), slot.birth, false);
                     }
                     _ => wire::emit_destroy(&mut messages, key, 0),

@@ -43,7 +43,7 @@ impl Departed {
     /// The kernel's entry is to make room for the one that was kept, once. Nothing else is ever replaced by a primary (12): this one
     /// belongs to the same packets, and came up while their address was away.
     pub(super) fn replaces(&mut self, slot: &Slot) -> bool {
-        slot.flags.contains(Flags::PRESENT | Flags::REPLACE) && self.strays.remove(&slot.key_hash)
+        slot.has(Flags::PRESENT | Flags::REPLACE) && self.strays.remove(&slot.key_hash)
     }
 
     fn judged_at(&self) -> Option<Instant> {
@@ -69,10 +69,10 @@ impl Replica {
             .filter(|address| self.departed.addresses.remove(address).is_some())
             .collect();
         for id in self.held_back(&back) {
-            if let Some(slot) = self.table.get_mut(id)
+            if let Some(mut slot) = self.table.get_mut(id)
                 && self.departed.strays.contains(&slot.key_hash)
             {
-                slot.flags |= Flags::INSTALLED | Flags::REPLACE;
+                slot.set(Flags::INSTALLED | Flags::REPLACE);
             }
             self.want_kernel(id, false);
         }
@@ -80,15 +80,14 @@ impl Replica {
 
     /// An end that a departed address has caused: the entry is kept, the kernel has it no more.
     pub(super) fn hold_back(&mut self, id: SlotId) -> bool {
-        let Some(slot) = self.table.get_mut(id) else { return false };
+        let Some(mut slot) = self.table.get_mut(id) else { return false };
         // Nearly always nothing has left, and no entry is unpacked to be looked at.
         let held = self.group.owner
             && !self.departed.addresses.is_empty()
-            && slot.flags.contains(Flags::PRESENT)
+            && slot.has(Flags::PRESENT)
             && self.departed.covers(&slot.entry());
         if held {
-            slot.flags -=
-                Flags::INSTALLED | Flags::PENDING | Flags::READ_BACK | Flags::STRAY | Flags::REPLACE;
+            slot.clear(Flags::INSTALLED | Flags::PENDING | Flags::READ_BACK | Flags::STRAY | Flags::REPLACE);
             self.departed.strays.remove(&slot.key_hash);
             self.counters.held_back += 1;
         }
@@ -101,12 +100,12 @@ impl Replica {
         if !self.group.owner || self.departed.addresses.is_empty() {
             return false;
         }
-        let Some(slot) = self.table.get_mut(id) else { return false };
-        let kept = slot.flags.contains(Flags::PRESENT)
+        let Some(mut slot) = self.table.get_mut(id) else { return false };
+        let kept = slot.has(Flags::PRESENT)
             && self.departed.covers(&slot.entry())
             && found.reply.dst != slot.entry().reply.dst;
         if kept {
-            slot.flags -= Flags::INSTALLED | Flags::PENDING | Flags::READ_BACK | Flags::REPLACE;
+            slot.clear(Flags::INSTALLED | Flags::PENDING | Flags::READ_BACK | Flags::REPLACE);
             self.departed.strays.insert(slot.key_hash);
         }
         kept
@@ -149,8 +148,8 @@ impl Replica {
         }
         let held = |id: &SlotId| {
             self.table.get(*id).is_some_and(|slot| {
-                slot.flags.contains(Flags::PRESENT)
-                    && !slot.flags.intersects(Flags::INSTALLED | Flags::PENDING | Flags::ASKED)
+                slot.has(Flags::PRESENT)
+                    && !slot.has_any(Flags::INSTALLED | Flags::PENDING | Flags::ASKED)
                     && addresses.contains(&slot.entry().reply.dst)
             })
         };

@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use super::{Cache, Replica, Verb};
 use crate::reconcile::note_found;
-use crate::table::{Flags, Slot, SlotId};
+use crate::table::{Flags, SlotId, SlotMut, Table, is_present};
 use ctsync_ctnetlink::codec::Incoming;
 use ctsync_ctnetlink::entry::Entry;
 
@@ -28,7 +28,7 @@ impl Replica {
         hashes.clear();
         hashes
             .extend(events.iter().map(|event| event.entry().map_or(0, |entry| self.key_hash(&entry.key()))));
-        self.table.touch(&hashes);
+        self.table.prefetch(&hashes);
         for (event, hash) in events.drain(..).zip(&hashes) {
             self.handle_hashed(event, *hash, now);
         }
@@ -66,27 +66,27 @@ impl Replica {
         };
         let created = matches!(told, Told::Created(_));
         let (event_turn, dump_number, believes) = (self.event_turn, self.dump_number, self.believes());
-        let Some(slot) = self.table.get_mut(id) else { return };
-        slot.touched = dump_number;
-        if slot.asked == event_turn {
+        let Some(mut slot) = self.table.get_mut(id) else { return };
+        slot.newer_than = dump_number;
+        if slot.asked_in == event_turn {
             // Our request and this event have no common order: ask the kernel (8).
             self.want_kernel(id, true);
             return;
         }
         if matches!(told, Told::Created(_) | Told::Gone) {
-            slot.flags -= Flags::MINE;
+            slot.clear(Flags::MINE);
         }
         if created {
             // Another connection: the one kept aside has ended.
-            slot.flags -= Flags::FORGOTTEN;
+            slot.clear(Flags::FORGOTTEN);
         }
         if believes {
-            let pending = slot.flags.contains(Flags::PENDING) && !slot.flags.contains(Flags::READ_BACK);
-            if pending && slot.flags.contains(Flags::PRESENT) && matches!(told, Told::Gone) {
+            let pending = slot.has(Flags::PENDING) && !slot.has(Flags::READ_BACK);
+            if pending && slot.has(Flags::PRESENT) && matches!(told, Told::Gone) {
                 // It means the older connection; the pending install stands (13).
-                slot.flags -= Flags::INSTALLED;
+                slot.clear(Flags::INSTALLED);
             } else {
-                slot.flags -= Flags::PENDING;
+                slot.clear(Flags::PENDING);
                 self.kernel_says(id, told);
             }
         } else if self.trusts_kernel() {
@@ -103,7 +103,7 @@ impl Replica {
 
     /// A reload's filter keeps the entry out, although its slot is still there.
     fn left_out(&self, id: SlotId, entry: &Entry) -> bool {
-        let present = self.table.get(id).is_some_and(|slot| slot.flags.contains(Flags::PRESENT));
+        let present = self.table.get(id).is_some_and(|slot| slot.has(Flags::PRESENT));
         !present && self.trusts_kernel() && !self.filter.accepts(entry)
     }
 
@@ -119,25 +119,25 @@ impl Replica {
 
     /// An entry of a group owned elsewhere: never announced, never trusted (I3).
     fn hear_as_backup(&mut self, id: SlotId, told: Told) {
-        let Some(slot) = self.table.get_mut(id) else { return };
-        let present = slot.flags.contains(Flags::PRESENT);
+        let Some(mut slot) = self.table.get_mut(id) else { return };
+        let present = slot.has(Flags::PRESENT);
         let created = matches!(told, Told::Created(_));
         match told {
             Told::Gone => {
-                slot.flags -= Flags::STRAY | Flags::INSTALLED;
+                slot.clear(Flags::STRAY | Flags::INSTALLED);
                 if present {
                     self.want_kernel(id, false);
                 }
             }
             Told::Created(entry) | Told::Updated(entry) | Told::Exists(entry) if present => {
-                note_found(slot, &entry);
-                slot.flags.set(Flags::REBORN, created || slot.flags.contains(Flags::REBORN));
+                note_found(&mut slot, &entry);
+                slot.put(Flags::REBORN, created || slot.has(Flags::REBORN));
                 self.want_kernel(id, true);
             }
             Told::Created(entry) | Told::Updated(entry) | Told::Exists(entry) => {
-                slot.flags |= Flags::INSTALLED;
+                slot.set(Flags::INSTALLED);
                 slot.set_entry(entry);
-                if slot.flags.contains(Flags::MINE) {
+                if slot.has(Flags::MINE) {
                     self.want_kernel(id, false);
                 } else {
                     self.note_stray(id);
@@ -148,30 +148,20 @@ impl Replica {
 
     /// A kernel entry of unknown origin: left to its own timer, taken into the table at a claim (11).
     pub(super) fn note_stray(&mut self, id: SlotId) {
-        let Some(slot) = self.table.get_mut(id) else { return };
-        slot.flags |= Flags::STRAY;
-        if !slot.flags.contains(Flags::NOTED) {
-            slot.flags |= Flags::NOTED;
-            self.strays.push(id);
-            if self.strays.len() >= self.strays_limit {
-                self.forget_ended_strays();
-            }
+        let Some(mut slot) = self.table.get_mut(id) else { return };
+        slot.set(Flags::STRAY);
+        if self.strays.push(&mut self.table, id) && self.strays.len() >= self.strays_limit {
+            self.forget_ended_strays();
         }
     }
 
     /// The list of strays grows with those that live, not with those that ever were.
     fn forget_ended_strays(&mut self) {
-        let (live, ended): (Vec<SlotId>, Vec<SlotId>) = std::mem::take(&mut self.strays)
-            .into_iter()
-            .partition(|id| self.table.get(*id).is_some_and(|slot| slot.flags.contains(Flags::STRAY)));
-        for id in ended {
-            if let Some(slot) = self.table.get_mut(id) {
-                slot.flags -= Flags::NOTED;
-            }
+        let live = |table: &Table, id| table.get(id).is_some_and(|slot| slot.has(Flags::STRAY));
+        for id in self.strays.drop_unless(&mut self.table, live) {
             self.release(id);
         }
-        self.strays_limit = (2 * live.len()).max(STRAYS);
-        self.strays = live;
+        self.strays_limit = (2 * self.strays.len()).max(STRAYS);
     }
 
     /// The table takes the kernel's word.
@@ -182,22 +172,22 @@ impl Replica {
             return;
         }
         let owner = self.group.owner;
-        let Some(slot) = self.table.get_mut(id) else { return };
-        let present = slot.flags.contains(Flags::PRESENT);
+        let present = is_present(&self.table, id);
+        let born = matches!(told, Told::Created(_)) || (!present && !matches!(told, Told::Gone));
+        let birth = born.then(|| self.table.next_birth());
+        let Some(mut slot) = self.table.get_mut(id) else { return };
         let mut rewritten = false;
         match told {
             Told::Created(entry) => {
                 slot.set_entry(entry);
-                self.births = self.births.wrapping_add(1);
-                slot.birth = self.births;
-                slot.flags |= Flags::INSTALLED;
+                slot.set(Flags::INSTALLED);
             }
             Told::Updated(entry) if present => {
                 slot.change_entry(|mine| {
                     rewritten = mine.reply != entry.reply;
                     mine.merge(entry);
                 });
-                slot.flags |= Flags::INSTALLED;
+                slot.set(Flags::INSTALLED);
             }
             Told::Updated(entry) | Told::Exists(entry) => {
                 if present {
@@ -207,10 +197,8 @@ impl Replica {
                     });
                 } else {
                     slot.set_entry(entry);
-                    self.births = self.births.wrapping_add(1);
-                    slot.birth = self.births;
                 }
-                slot.flags |= Flags::INSTALLED;
+                slot.set(Flags::INSTALLED);
             }
             Told::Gone => {
                 if !self.hold_back(id) {
@@ -219,9 +207,10 @@ impl Replica {
                 return;
             }
         }
-        slot.flags -= Flags::STRAY | Flags::REPLACE;
+        slot.clear(Flags::STRAY | Flags::REPLACE);
+        slot.birth = birth.unwrap_or(slot.birth);
         if rewritten {
-            slot.flags |= Flags::REWRITTEN;
+            slot.set(Flags::REWRITTEN);
         }
         self.clear_failure(id);
         self.set_present(id, true);
@@ -236,9 +225,9 @@ impl Replica {
     /// The entry has ended here.
     pub(super) fn end(&mut self, id: SlotId) {
         let owner = self.group.owner;
-        let Some(slot) = self.table.get_mut(id) else { return };
-        let present = slot.flags.contains(Flags::PRESENT);
-        slot.flags -= Flags::INSTALLED | Flags::STRAY | Flags::REPLACE;
+        let Some(mut slot) = self.table.get_mut(id) else { return };
+        let present = slot.has(Flags::PRESENT);
+        slot.clear(Flags::INSTALLED | Flags::STRAY | Flags::REPLACE);
         self.set_present(id, false);
         if present && owner {
             self.changes(Cache::Internal, id).destroyed += 1;
@@ -259,33 +248,28 @@ impl Replica {
 
     /// Queue a key for the peer; once, however often it changes.
     pub(super) fn mark_dirty(&mut self, id: SlotId) {
-        let Some(slot) = self.table.get_mut(id) else { return };
-        let destroy = !slot.flags.contains(Flags::PRESENT);
-        if !destroy && slot.flags.contains(Flags::DESTROY_DUE) {
-            slot.flags -= Flags::DESTROY_DUE;
-            self.pending_destroys -= 1;
+        let full = self.table.counts().destroys_due >= self.settings.pending_destroys;
+        let Some(mut slot) = self.table.get_mut(id) else { return };
+        let destroy = !slot.has(Flags::PRESENT);
+        if !destroy {
+            slot.clear(Flags::DESTROY_DUE);
         }
         if destroy && slot.sent == 0 {
             // It came and went before it was sent.
-            slot.flags -= Flags::DIRTY;
+            slot.clear(Flags::DIRTY);
             return;
         }
-        let due = slot.flags.contains(Flags::DESTROY_DUE);
-        if destroy && !due && self.pending_destroys >= self.settings.pending_destroys {
-            slot.flags -= Flags::DIRTY;
+        let due = slot.has(Flags::DESTROY_DUE);
+        if destroy && !due && full {
+            slot.clear(Flags::DIRTY);
             self.counters.dropped_destroys += 1;
             // A destroy that waits is queued: a datagram follows, and its root tells that this one is gone (1).
             self.count_as(id, 0);
             return;
         }
-        if destroy && !due {
-            self.pending_destroys += 1;
-            slot.flags |= Flags::DESTROY_DUE;
-        }
-        slot.flags |= Flags::DIRTY;
-        if !slot.flags.contains(Flags::QUEUED_OUT) {
-            slot.flags |= Flags::QUEUED_OUT;
-            self.dirty.push_back(id);
+        slot.put(Flags::DESTROY_DUE, destroy);
+        slot.set(Flags::DIRTY);
+        if self.dirty.push(&mut self.table, id) {
             self.waits.queued(self.now);
         }
     }
@@ -344,12 +328,11 @@ impl Replica {
         }
         self.judge_window(id, &entry);
         let (dump_number, trusted) = (self.dump_number, self.trusts_kernel());
-        let Some(slot) = self.table.get_mut(id) else { return };
-        slot.flags |= Flags::LISTED;
-        if slot.touched == dump_number {
+        let Some(mut slot) = self.table.get_mut(id) else { return };
+        if std::mem::replace(&mut slot.newer_than, dump_number) == dump_number {
             // An event was read or a request sent since the dump began: that is newer (7). But the request may have met
             // an entry whose event an overrun has swallowed, and changed only a part of it: what differs is asked for.
-            let held = slot.flags.contains(Flags::PRESENT | Flags::INSTALLED);
+            let held = slot.has(Flags::PRESENT | Flags::INSTALLED);
             if held && !self.same_content(id, &entry) {
                 self.want_kernel(id, true);
             }
@@ -357,25 +340,25 @@ impl Replica {
         }
         // What the first dump shows was there before this run: ours to remove, unless no daemon ran here before.
         let inherited = found.is_none() && !self.dumped && !self.fresh && !self.group.owner;
-        let (present, pending) = (slot.flags.contains(Flags::PRESENT), slot.flags.contains(Flags::PENDING));
-        slot.flags.set(Flags::MINE, slot.flags.contains(Flags::MINE) || inherited);
+        let (present, pending) = (slot.has(Flags::PRESENT), slot.has(Flags::PENDING));
+        slot.put(Flags::MINE, slot.has(Flags::MINE) || inherited);
         if trusted && pending {
             return;
         }
-        note_found(slot, &entry);
+        note_found(&mut slot, &entry);
         let as_wanted = present && self.same_content(id, &entry);
-        let Some(slot) = self.table.get_mut(id) else { return };
+        let Some(mut slot) = self.table.get_mut(id) else { return };
         if as_wanted {
             if trusted {
-                note_time_left(slot, &entry);
+                note_time_left(&mut slot, &entry);
             }
         } else if trusted {
-            slot.flags -= Flags::REPLACE;
+            slot.clear(Flags::REPLACE);
             self.kernel_says(id, Told::Exists(entry));
         } else if present {
-            slot.flags |= Flags::REBORN;
+            slot.set(Flags::REBORN);
             self.want_kernel(id, false);
-        } else if slot.flags.contains(Flags::MINE) {
+        } else if slot.has(Flags::MINE) {
             slot.set_entry(entry);
             self.want_kernel(id, false);
         } else if self.late {
@@ -408,12 +391,10 @@ impl Replica {
         let mut absent = Vec::new();
         for id in 0..self.table.end() {
             let Some(slot) = self.table.get_mut(id) else { continue };
-            let listed = slot.flags.contains(Flags::LISTED);
-            slot.flags -= Flags::LISTED;
-            if ok && !listed && slot.touched != dump_number && slot.flags.contains(Flags::INSTALLED) {
+            if ok && slot.newer_than != dump_number && slot.has(Flags::INSTALLED) {
                 absent.push(id);
             } else {
-                // Slots that only remembered that an event was read.
+                // Slots that only remembered that they were heard of.
                 self.release(id);
             }
         }
@@ -421,9 +402,9 @@ impl Replica {
             if trusted {
                 // A dump may miss an entry when the kernel's hash is resized: ask before believing.
                 self.want_kernel(id, true);
-            } else if let Some(slot) = self.table.get_mut(id) {
-                slot.flags -= Flags::INSTALLED | Flags::MINE | Flags::STRAY;
-                if slot.flags.contains(Flags::PRESENT) {
+            } else if let Some(mut slot) = self.table.get_mut(id) {
+                slot.clear(Flags::INSTALLED | Flags::MINE | Flags::STRAY);
+                if slot.has(Flags::PRESENT) {
                     self.want_kernel(id, false);
                 }
                 self.release(id);
@@ -460,8 +441,8 @@ impl Replica {
 
 /// A dump or an answer tells what is left of a timer, an event what it was set to: the longest is the protocol's. What is left
 /// of a lease says nothing.
-pub(super) fn note_time_left(slot: &mut Slot, found: &Entry) {
-    if !slot.flags.intersects(Flags::LEASED | Flags::MINE) {
+pub(super) fn note_time_left(slot: &mut SlotMut<'_>, found: &Entry) {
+    if !slot.has_any(Flags::LEASED | Flags::MINE) {
         let longest = slot.timeout().max(found.timeout);
         if longest != slot.timeout() {
             slot.change_entry(|entry| entry.timeout = longest);

@@ -3,7 +3,7 @@
 
 use super::Replica;
 use crate::reconcile::{Failure, Op};
-use crate::table::{Flags, SlotId};
+use crate::table::{Flags, Lists, Queue, SlotId, Table, is_present};
 
 /// Above this share of `nf_conntrack_max` entries that are not assured wait, in percent.
 const NEARLY_FULL: u64 = 90;
@@ -14,12 +14,21 @@ pub fn nearly_full(in_use: u32, max: u32) -> bool {
 }
 
 /// What waits for room.
-#[derive(Default)]
 pub(super) struct Fullness {
     nearly: bool,
     /// The queue is put in order before it goes on.
     order_due: bool,
-    waiting: Vec<SlotId>,
+    waiting: Queue,
+}
+
+impl Fullness {
+    pub(super) const fn new() -> Fullness {
+        Fullness { nearly: false, order_due: false, waiting: Queue::new(Lists::NO_ROOM) }
+    }
+
+    pub(super) fn check(&self, table: &Table) -> Result<(), String> {
+        self.waiting.check(table)
+    }
 }
 
 impl Replica {
@@ -29,8 +38,9 @@ impl Replica {
         self.fullness.nearly = nearly;
         self.fullness.order_due = nearly;
         if nearly {
-            let waiting = std::mem::take(&mut self.fullness.waiting);
-            self.fullness.waiting = self.keep_present(waiting, Flags::NO_ROOM);
+            for id in self.fullness.waiting.drop_unless(&mut self.table, is_present) {
+                self.release(id);
+            }
         } else {
             self.let_in();
         }
@@ -38,10 +48,9 @@ impl Replica {
 
     /// There is room, or there must be.
     pub(super) fn let_in(&mut self) {
-        for id in std::mem::take(&mut self.fullness.waiting) {
-            let Some(slot) = self.table.get_mut(id) else { continue };
-            slot.flags -= Flags::NO_ROOM;
-            if slot.flags.contains(Flags::PRESENT) && !slot.flags.contains(Flags::INSTALLED) {
+        for id in self.fullness.waiting.take(&mut self.table) {
+            let Some(slot) = self.table.get(id) else { continue };
+            if slot.has(Flags::PRESENT) && !slot.has(Flags::INSTALLED) {
                 self.want_kernel(id, false);
             } else {
                 self.release(id);
@@ -55,12 +64,12 @@ impl Replica {
             return;
         }
         let table = &self.table;
-        let rank = |id: &SlotId| match table.get(*id) {
-            Some(slot) if slot.flags.contains(Flags::PRESENT) && slot.entry().assured() => 1,
-            Some(slot) if slot.flags.contains(Flags::PRESENT) => 2,
+        let rank = |id| match table.get(id) {
+            Some(slot) if slot.has(Flags::PRESENT) && slot.entry().assured() => 1,
+            Some(slot) if slot.has(Flags::PRESENT) => 2,
             _ => 0,
         };
-        self.pending.make_contiguous().sort_by_key(rank);
+        self.pending.order_by(rank);
     }
 
     /// Whether this key has to wait instead of asking the kernel; noted and counted then.
@@ -68,20 +77,16 @@ impl Replica {
         if !self.fullness.nearly || op != Op::Create || self.group.owner {
             return false;
         }
-        let Some(slot) = self.table.get_mut(id) else { return false };
+        let Some(mut slot) = self.table.get_mut(id) else { return false };
         // Expectations have a table of their own.
         if slot.is_expectation() || slot.entry().assured() {
             return false;
         }
-        slot.flags -= Flags::PENDING;
-        if !slot.flags.contains(Flags::FAILED) {
-            slot.flags |= Flags::FAILED;
-            slot.failure = Some(Failure::TableFull);
-            self.failed += 1;
+        slot.clear(Flags::PENDING);
+        if slot.failure().is_none() {
+            slot.set_failure(Some(Failure::TableFull));
         }
-        if !slot.flags.contains(Flags::NO_ROOM) {
-            slot.flags |= Flags::NO_ROOM;
-            self.fullness.waiting.push(id);
+        if self.fullness.waiting.push(&mut self.table, id) {
             self.count_failure(Failure::TableFull);
         }
         true

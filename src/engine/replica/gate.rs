@@ -127,7 +127,7 @@ impl Replica {
         if !self.group.root_ok || self.starting {
             return Readiness::Differs;
         }
-        if self.group.offers > 0 || self.late {
+        if self.offers() > 0 || self.late {
             return Readiness::Offering;
         }
         let installing = !self.pending.is_empty() || !self.under_way.is_empty() || self.refreshing;
@@ -150,7 +150,7 @@ impl Replica {
     pub(super) fn judge_gate(&mut self, now: Instant) {
         let readiness = self.readiness(now);
         self.gate.check = now + if readiness.is_ready() { GATE_REST } else { GATE_TICK };
-        let progress = (self.present, self.pending.len(), self.counters.requests);
+        let progress = (self.table.counts().present, self.pending.len(), self.counters.requests);
         if progress != self.gate.progress || readiness.is_ready() {
             self.gate.progress = progress;
             self.gate.progressed = now;

@@ -410,7 +410,7 @@ impl Replica {
             Message::Change { key, .. } | Message::Destroy { key, .. } => *key,
             Message::Sums { .. } | Message::List { .. } => 0,
         }));
-        self.table.touch(&hashes);
+        self.table.prefetch(&hashes);
         for (message, hash) in all.into_iter().zip(&hashes) {
             match message {
                 Message::Put { entry, birth, repair } => {
@@ -450,9 +450,9 @@ impl Replica {
 
     /// The slot has the entry that the owner told.
     fn note_put(&mut self, id: SlotId, content: u64, birth: u16) {
-        let Some(slot) = self.table.get_mut(id) else { return };
+        let Some(mut slot) = self.table.get_mut(id) else { return };
         slot.birth = birth;
-        let (present, before) = (slot.flags.contains(Flags::PRESENT), slot.sent);
+        let (present, before) = (slot.has(Flags::PRESENT), slot.sent);
         self.set_present(id, true);
         self.drop_offer(id);
         self.count_as(id, content);
@@ -461,8 +461,9 @@ impl Replica {
         self.note_change(id, Cache::External, if present { Verb::Update } else { Verb::New });
         let settled = self.table.get(id).is_some_and(|slot| {
             slot.sent == before
-                && slot.flags.contains(Flags::INSTALLED)
-                && !slot.flags.intersects(Flags::FAILED | Flags::ASKED)
+                && slot.has(Flags::INSTALLED)
+                && slot.failure().is_none()
+                && !slot.has(Flags::ASKED)
         });
         if !settled {
             self.want_kernel(id, false);
@@ -473,9 +474,10 @@ impl Replica {
     /// expectation, whose own part is a part of its key.
     fn apply_change(&mut self, key: u64, birth: u16, changed: Changed) {
         let Some(id) = self.table.find_hash(key) else { return };
-        let held = self.table.get(id).filter(|slot| {
-            slot.flags.contains(Flags::PRESENT) && slot.birth == birth && !slot.is_expectation()
-        });
+        let held = self
+            .table
+            .get(id)
+            .filter(|slot| slot.has(Flags::PRESENT) && slot.birth == birth && !slot.is_expectation());
         let Some(entry) = held.map(|slot| changed.applied_to(&slot.entry())) else { return };
         let content = self.content_of(&entry);
         self.take_over(id, entry, birth);
@@ -484,46 +486,46 @@ impl Replica {
 
     /// What the owner says of a key of which something is known here.
     fn take_over(&mut self, id: SlotId, entry: Entry, birth: u16) {
-        let Some(slot) = self.table.get_mut(id) else { return };
-        if slot.flags.intersects(Flags::REPLACE | Flags::STRAY | Flags::ASKED) {
+        let Some(mut slot) = self.table.get_mut(id) else { return };
+        if slot.has_any(Flags::REPLACE | Flags::STRAY | Flags::ASKED) {
             // Whether the kernel's is another connection has to be seen (again), once what it is being asked is answered.
-            slot.flags -= Flags::REPLACE;
-            slot.flags |= Flags::READ_BACK;
-        } else if slot.flags.contains(Flags::INSTALLED) && slot.entry().must_be_replaced_by(&entry) {
-            slot.flags |= Flags::REPLACE;
+            slot.clear(Flags::REPLACE);
+            slot.set(Flags::READ_BACK);
+        } else if slot.has(Flags::INSTALLED) && slot.entry().must_be_replaced_by(&entry) {
+            slot.set(Flags::REPLACE);
         }
-        slot.flags -= Flags::FORGOTTEN;
+        slot.clear(Flags::FORGOTTEN);
         if slot.birth != birth {
             // What the kernel did not take of the last one may go into this one.
-            slot.flags -= Flags::HELPLESS | Flags::UNLABELLED | Flags::MASTERLESS;
-            slot.flags.set(Flags::REBORN, slot.flags.intersects(Flags::INSTALLED | Flags::ASKED));
+            slot.clear(Flags::HELPLESS | Flags::UNLABELLED | Flags::MASTERLESS);
+            slot.put(Flags::REBORN, slot.has_any(Flags::INSTALLED | Flags::ASKED));
         }
         slot.set_entry(entry);
     }
 
     fn apply_destroy(&mut self, key: u64, birth: u16) {
         let Some(id) = self.table.find_hash(key) else { return };
-        let Some(slot) = self.table.get_mut(id) else { return };
-        if slot.flags.contains(Flags::PRESENT | Flags::OFFER) && slot.birth != birth {
+        let Some(mut slot) = self.table.get_mut(id) else { return };
+        if slot.has(Flags::PRESENT | Flags::OFFER) && slot.birth != birth {
             // It ends another generation: the offer stands (17).
             return;
         }
-        if slot.flags.contains(Flags::FORGOTTEN) {
+        if slot.has(Flags::FORGOTTEN) {
             self.drop_forgotten(id);
             return;
         }
         // The table held it on the owner's word: what the kernel has of it is ours to remove. A cold backup's has nothing; what
         // is pending may be there, if an answer was lost. An offer that the owner refuses was held on our kernel's word: unless
         // this node has owned it, it stays a stray there (11).
-        let may_be_there = slot.flags.intersects(Flags::INSTALLED | Flags::PENDING);
-        if slot.flags.contains(Flags::PRESENT) && !slot.flags.contains(Flags::OFFER) && may_be_there {
-            slot.flags |= Flags::MINE;
+        let may_be_there = slot.has_any(Flags::INSTALLED | Flags::PENDING);
+        if slot.has(Flags::PRESENT) && !slot.has(Flags::OFFER) && may_be_there {
+            slot.set(Flags::MINE);
         }
         self.drop_key(id);
     }
 
     pub(super) fn drop_key(&mut self, id: SlotId) {
-        if self.table.get(id).is_some_and(|slot| slot.flags.contains(Flags::PRESENT)) {
+        if self.table.get(id).is_some_and(|slot| slot.has(Flags::PRESENT)) {
             self.changes(Cache::External, id).destroyed += 1;
             self.note_change(id, Cache::External, Verb::Destroy);
             self.set_present(id, false);
@@ -535,28 +537,27 @@ impl Replica {
 
     /// Everything held here is owed to the new owner, until it is known to have it (17).
     pub(super) fn owe_all(&mut self) {
-        self.group.offers = 0;
         for id in 0..self.table.end() {
-            if let Some(slot) = self.table.get_mut(id) {
-                slot.flags -= Flags::OFFER;
-            }
             self.owe(id);
         }
     }
 
     pub(super) fn owe(&mut self, id: SlotId) {
-        if let Some(slot) = self.table.get_mut(id)
-            && slot.flags.contains(Flags::PRESENT)
-            && !slot.flags.contains(Flags::OFFER)
+        if let Some(mut slot) = self.table.get_mut(id)
+            && slot.has(Flags::PRESENT)
         {
-            slot.flags |= Flags::OFFER;
-            self.group.offers += 1;
+            slot.set(Flags::OFFER);
         }
+    }
+
+    /// Entries owed to the owner. An owner owes nothing; its slots' flags mean nothing until it yields, and are set anew then.
+    pub(super) fn offers(&self) -> usize {
+        if self.group.owner { 0 } else { self.table.counts().offers }
     }
 
     /// Equal digests: the owner has everything.
     fn forgive_offers(&mut self) {
-        if self.group.offers == 0 {
+        if self.offers() == 0 {
             return;
         }
         for id in 0..self.table.end() {
@@ -580,7 +581,7 @@ impl Replica {
         let (digester, scratch) = (self.digester, &mut self.scratch);
         self.table.rehash(|key| digester.hash_key(scratch, key));
         for id in 0..self.table.end() {
-            if let Some(slot) = self.table.get_mut(id) {
+            if let Some(mut slot) = self.table.get_mut(id) {
                 slot.sent = 0;
                 self.count_as_held(id);
             }

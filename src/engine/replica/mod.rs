@@ -13,6 +13,7 @@
 //! - `fullness`: a kernel table that is nearly full.
 //! - `trim`: leases that go back to their protocols' timeouts.
 //! - `windows`: TCP window tracking after a takeover.
+//! - `invariants`: what holds between any two inputs.
 //! - `operator`: what an operator asks for: resets, reloads, listings, live changes.
 //! - `related`: masters, children, helpers.
 //! - `comparison`: where this table and a peer's differ.
@@ -35,6 +36,7 @@ mod fullness;
 mod gate;
 mod hearing;
 mod incoming;
+mod invariants;
 mod operator;
 mod outgoing;
 mod presence;
@@ -57,7 +59,7 @@ use crate::filter::Filter;
 use crate::reconcile::{Op, Standing};
 use crate::seal::{Replays, Seal};
 use crate::stream::{Receiver, Sender};
-use crate::table::{Flags, SlotId, Table};
+use crate::table::{Flags, Lists, Queue, SlotId, Table};
 use crate::wire::{Claim, GroupId, Header, Incarnation, KernelTold, NodeId, packed};
 use ctsync_ctnetlink::entry::{Entry, Key};
 
@@ -130,8 +132,6 @@ pub(crate) struct Group {
     /// Since when.
     root_ok_since: Option<Instant>,
     receiver: Receiver,
-    /// Entries owed to the owner.
-    offers: usize,
 }
 
 /// Whole seconds of the replica's life.
@@ -175,9 +175,8 @@ pub struct Replica {
     listening: Instant,
 
     // towards the peer
-    dirty: VecDeque<SlotId>,
+    dirty: Queue,
     waits: operator::Waits,
-    pending_destroys: usize,
     control: VecDeque<Vec<u8>>,
     /// Offers that cannot be taken: key hash and birth stamp.
     refused: VecDeque<(u64, u16)>,
@@ -198,16 +197,16 @@ pub struct Replica {
     nacked: incoming::Nacked,
 
     // towards the kernel
-    pending: VecDeque<SlotId>,
+    pending: Queue,
     /// Entries whose lease and window tracking are to be renewed, when nothing is pending.
-    renewals: VecDeque<SlotId>,
+    renewals: Queue,
     /// A yield's renewals are not through yet.
     refreshing: bool,
     /// The requests of the batch that is being put together.
     batch: Vec<(SlotId, Op)>,
     /// Batches whose answers are not all in yet, oldest first.
     under_way: VecDeque<Vec<(SlotId, Op)>>,
-    strays: Vec<SlotId>,
+    strays: Queue,
     strays_limit: usize,
     events_empty: bool,
     event_turn: u32,
@@ -222,8 +221,6 @@ pub struct Replica {
     dump_number: u32,
     dumped: bool,
     late: bool,
-    births: u16,
-    failed: usize,
     sweep: requests::Sweep,
     related: related::Related,
     windows: windows::Windows,
@@ -246,7 +243,6 @@ pub struct Replica {
     survived: bool,
     fresh: bool,
     was_owner: bool,
-    present: usize,
     fence: Option<takeover::Fence>,
     reports: VecDeque<FenceReport>,
     gate: gate::Gate,
@@ -268,15 +264,14 @@ impl Replica {
             incarnation: settings.incarnation,
         };
         let seed = Digester::seed(settings.secret);
-        // A birth stamp only has to differ from the last one of its key: any start does.
-        let births = (settings.incarnation.0 & 0xffff) as u16;
         Replica {
             header,
             seed,
             digester: Digester::new(seed),
             seal: Seal::new(&settings.keys, settings.node_group, settings.incarnation),
             filter,
-            table: Table::default(),
+            // Any start does.
+            table: Table::new((settings.incarnation.0 & 0xffff) as u16),
             group: Group {
                 id: GroupId::default(),
                 claim: Claim::default(),
@@ -290,7 +285,6 @@ impl Replica {
                 root_ok: false,
                 root_ok_since: None,
                 receiver: Receiver::default(),
-                offers: 0,
             },
             peers: BTreeMap::new(),
             presence: presence::Presence::new(settings.told_group.clone(), settings.kernel),
@@ -303,9 +297,8 @@ impl Replica {
             sender: Sender::new(settings.ring),
             counters: Counters::default(),
             listening: now,
-            dirty: VecDeque::new(),
+            dirty: Queue::new(Lists::OUT),
             waits: operator::Waits::default(),
-            pending_destroys: 0,
             control: VecDeque::new(),
             refused: VecDeque::new(),
             peer_changes: VecDeque::new(),
@@ -320,12 +313,12 @@ impl Replica {
             unrepaired: 0,
             repair: repair::Repair::default(),
             nacked: incoming::Nacked::default(),
-            pending: VecDeque::new(),
-            renewals: VecDeque::new(),
+            pending: Queue::new(Lists::IN),
+            renewals: Queue::new(Lists::RENEWALS),
             refreshing: false,
             batch: Vec::new(),
             under_way: VecDeque::new(),
-            strays: Vec::new(),
+            strays: Queue::new(Lists::STRAYS),
             strays_limit: events::STRAYS,
             events_empty: false,
             event_turn: 1,
@@ -337,14 +330,12 @@ impl Replica {
             dump_number: 0,
             dumped: false,
             late: false,
-            births,
-            failed: 0,
             sweep: requests::Sweep::new(now),
             related: related::Related::new(now),
-            windows: windows::Windows::default(),
+            windows: windows::Windows::new(),
             trim: trim::Trim::default(),
             abandoned: false,
-            fullness: fullness::Fullness::default(),
+            fullness: fullness::Fullness::new(),
             journal: operator::Journal::default(),
             comparison: None,
             look_credit: comparison::ANSWERS,
@@ -355,7 +346,6 @@ impl Replica {
             survived: restored.settled && restored.truth,
             fresh: !restored.settled,
             was_owner: restored.was_owner,
-            present: 0,
             fence: None,
             reports: VecDeque::new(),
             gate: gate::Gate::new(now),
@@ -491,7 +481,7 @@ impl Replica {
 
     /// Make the group's sums count `content` (0: nothing) for this slot.
     fn count_as(&mut self, id: SlotId, content: u64) {
-        let Some(slot) = self.table.get_mut(id) else { return };
+        let Some(mut slot) = self.table.get_mut(id) else { return };
         let bucket = bucket_of(slot.key_hash);
         let before = std::mem::replace(&mut slot.sent, content);
         if before != content {
@@ -506,104 +496,57 @@ impl Replica {
 
     /// Count what the table holds now: for nodes that do not own the group.
     fn count_as_held(&mut self, id: SlotId) {
-        let present = self.table.get(id).is_some_and(|slot| slot.flags.contains(Flags::PRESENT));
+        let present = self.table.get(id).is_some_and(|slot| slot.has(Flags::PRESENT));
         let content = if present { self.content_hash(id) } else { 0 };
         self.count_as(id, content);
     }
 
     fn set_present(&mut self, id: SlotId, present: bool) {
-        let Some(slot) = self.table.get_mut(id) else { return };
-        if slot.flags.contains(Flags::PRESENT) != present {
-            slot.flags.set(Flags::PRESENT, present);
-            let expected = usize::from(slot.is_expectation());
+        let Some(mut slot) = self.table.get_mut(id) else { return };
+        if slot.has(Flags::PRESENT) != present {
+            slot.put(Flags::PRESENT, present);
             if present {
                 slot.since = seconds(self.now, self.began);
-                self.present += 1;
-                self.related.expected += expected;
-            } else {
-                self.present -= 1;
-                self.related.expected -= expected;
             }
         }
-        if !present {
-            self.drop_offer(id);
-        }
+        // What is in the table is not kept aside, and what is not is owed to nobody.
+        slot.clear(if present { Flags::FORGOTTEN } else { Flags::OFFER });
     }
 
     fn drop_offer(&mut self, id: SlotId) {
-        if let Some(slot) = self.table.get_mut(id)
-            && slot.flags.contains(Flags::OFFER)
-        {
-            slot.flags -= Flags::OFFER;
-            if !self.group.owner {
-                self.group.offers -= 1;
-            }
+        if let Some(mut slot) = self.table.get_mut(id) {
+            slot.clear(Flags::OFFER);
         }
     }
 
     fn clear_failure(&mut self, id: SlotId) {
-        if let Some(slot) = self.table.get_mut(id)
-            && slot.flags.contains(Flags::FAILED)
-        {
-            slot.flags -= Flags::FAILED;
-            slot.failure = None;
-            self.failed -= 1;
+        if let Some(mut slot) = self.table.get_mut(id) {
+            slot.set_failure(None);
         }
     }
 
     /// Queue a key for the kernel.
     fn want_kernel(&mut self, id: SlotId, read_back: bool) {
         self.clear_failure(id);
-        let Some(slot) = self.table.get_mut(id) else { return };
-        slot.flags |= Flags::PENDING;
-        if slot.flags.contains(Flags::ASKED) {
-            slot.flags |= Flags::OVERTAKEN;
+        let Some(mut slot) = self.table.get_mut(id) else { return };
+        slot.set(Flags::PENDING);
+        if slot.has(Flags::ASKED) {
+            slot.set(Flags::OVERTAKEN);
         }
         if read_back {
-            slot.flags |= Flags::READ_BACK;
+            slot.set(Flags::READ_BACK);
         }
-        if !slot.flags.contains(Flags::QUEUED_IN) {
-            slot.flags |= Flags::QUEUED_IN;
-            self.pending.push_back(id);
-        }
+        self.pending.push(&mut self.table, id);
     }
 
     /// Queue an installed entry for a new lease and be-liberal, behind everything that is pending.
     fn want_renewal(&mut self, id: SlotId) {
-        if let Some(slot) = self.table.get_mut(id)
-            && !slot.flags.contains(Flags::RENEW)
-        {
-            slot.flags |= Flags::RENEW;
-            self.renewals.push_back(id);
-        }
+        self.renewals.push(&mut self.table, id);
     }
 
     /// Forget a slot of which nothing is known any more.
     fn release(&mut self, id: SlotId) {
-        let keep = Flags::PRESENT
-            | Flags::DIRTY
-            | Flags::PENDING
-            | Flags::STRAY
-            | Flags::NOTED
-            | Flags::QUEUED_IN
-            | Flags::QUEUED_OUT
-            | Flags::RENEW
-            | Flags::FORGOTTEN
-            | Flags::WATCHED
-            | Flags::ORPHAN
-            | Flags::CALL
-            | Flags::TRACK
-            | Flags::NO_ROOM
-            | Flags::READ_BACK
-            | Flags::ASKED;
-        let (dumping, dump_number) = (self.dumping, self.dump_number);
-        let forgettable = self.table.get(id).is_some_and(|slot| {
-            let remembered = dumping && slot.touched == dump_number;
-            slot.sent == 0 && !slot.flags.intersects(keep) && !remembered
-        });
-        if forgettable {
-            self.clear_failure(id);
-            self.table.remove(id);
-        }
+        let dump = self.dumping.then_some(self.dump_number);
+        self.table.release(id, dump);
     }
 }

@@ -178,12 +178,12 @@ impl Replica {
         let until = self.table.end().min(from.saturating_add(limit));
         let life = seconds(self.now, self.began);
         let rows = (from..until).filter_map(|id| {
-            let slot = self.table.get(id).filter(|slot| slot.flags.contains(Flags::PRESENT))?;
+            let slot = self.table.get(id).filter(|slot| slot.has(Flags::PRESENT))?;
             Some(Listing {
                 entry: slot.entry(),
                 age: life.saturating_sub(slot.since),
-                installed: slot.flags.contains(Flags::INSTALLED),
-                failure: slot.failure.map(crate::reconcile::Failure::word),
+                installed: slot.has(Flags::INSTALLED),
+                failure: slot.failure().map(crate::reconcile::Failure::word),
             })
         });
         (rows.collect(), (until < self.table.end()).then_some(until))
@@ -196,7 +196,7 @@ impl Replica {
 
     /// Entries in a cache.
     pub fn held(&self, cache: Cache) -> usize {
-        if cache == self.shown() { self.present } else { 0 }
+        if cache == self.shown() { self.table.counts().present } else { 0 }
     }
 
     /// The name of the node that owns the group, as far as it is known.
@@ -234,9 +234,10 @@ impl Replica {
             return;
         }
         for id in 0..self.table.end() {
-            let left_out = self.table.get(id).is_some_and(|slot| {
-                slot.flags.contains(Flags::PRESENT) && !self.filter.accepts(&slot.entry())
-            });
+            let left_out = self
+                .table
+                .get(id)
+                .is_some_and(|slot| slot.has(Flags::PRESENT) && !self.filter.accepts(&slot.entry()));
             if left_out {
                 self.set_present(id, false);
                 self.mark_dirty(id);
@@ -296,14 +297,13 @@ impl Replica {
         }
         for id in 0..self.table.end() {
             // What is owed to the owner is nowhere else.
-            let forget = self.table.get(id).is_some_and(|slot| {
-                slot.flags.contains(Flags::PRESENT) && !slot.flags.contains(Flags::OFFER)
-            });
+            let forget =
+                self.table.get(id).is_some_and(|slot| slot.has(Flags::PRESENT) && !slot.has(Flags::OFFER));
             if forget {
                 self.set_present(id, false);
                 self.count_as(id, 0);
-                if let Some(slot) = self.table.get_mut(id) {
-                    slot.flags |= Flags::FORGOTTEN;
+                if let Some(mut slot) = self.table.get_mut(id) {
+                    slot.set(Flags::FORGOTTEN);
                 }
             }
         }
@@ -324,7 +324,7 @@ impl Replica {
         }
         self.refill = Refill::Done;
         for id in 0..self.table.end() {
-            if self.table.get(id).is_some_and(|slot| slot.flags.contains(Flags::FORGOTTEN)) {
+            if self.table.get(id).is_some_and(|slot| slot.has(Flags::FORGOTTEN)) {
                 self.drop_forgotten(id);
             }
         }
@@ -332,10 +332,10 @@ impl Replica {
 
     /// The owner no longer has what a reset keeps aside: the kernel's copy was held on its word and goes.
     pub(super) fn drop_forgotten(&mut self, id: SlotId) {
-        let Some(slot) = self.table.get_mut(id) else { return };
-        slot.flags -= Flags::FORGOTTEN | Flags::STRAY;
-        if slot.flags.contains(Flags::INSTALLED) {
-            slot.flags |= Flags::MINE;
+        let Some(mut slot) = self.table.get_mut(id) else { return };
+        slot.clear(Flags::FORGOTTEN | Flags::STRAY);
+        if slot.has(Flags::INSTALLED) {
+            slot.set(Flags::MINE);
         }
         self.want_kernel(id, false);
         self.release(id);
@@ -348,13 +348,8 @@ impl Replica {
         }
         self.refill = Refill::GivenUp;
         for id in 0..self.table.end() {
-            let Some(slot) = self.table.get_mut(id) else { continue };
-            if !slot.flags.contains(Flags::FORGOTTEN) {
-                continue;
-            }
-            slot.flags -= Flags::FORGOTTEN;
-            let (installed, stray) =
-                (slot.flags.contains(Flags::INSTALLED), slot.flags.contains(Flags::STRAY));
+            let Some(slot) = self.table.get(id).filter(|slot| slot.has(Flags::FORGOTTEN)) else { continue };
+            let (installed, stray) = (slot.has(Flags::INSTALLED), slot.has(Flags::STRAY));
             self.set_present(id, true);
             self.count_as_held(id);
             if !installed || stray {

@@ -173,7 +173,7 @@ impl Replica {
         let room = self.room();
         let mut messages = Vec::with_capacity(room);
         loop {
-            let next = self.dirty.front().and_then(|id| self.table.get(*id));
+            let next = self.dirty.at(0).and_then(|id| self.table.get(id));
             if messages.len() + put_room(next) > room {
                 break;
             }
@@ -181,7 +181,7 @@ impl Replica {
                 wire::emit_destroy(&mut messages, key, birth);
                 continue;
             }
-            let Some(id) = self.dirty.pop_front() else { break };
+            let Some(id) = self.dirty.pop(&mut self.table) else { break };
             self.waits.sent(now);
             self.emit_change(id, &mut messages);
         }
@@ -189,15 +189,11 @@ impl Replica {
     }
 
     fn emit_change(&mut self, id: SlotId, messages: &mut Vec<u8>) {
-        let Some(slot) = self.table.get_mut(id) else { return };
-        slot.flags -= Flags::QUEUED_OUT;
-        if slot.flags.contains(Flags::DESTROY_DUE) {
-            slot.flags -= Flags::DESTROY_DUE;
-            self.pending_destroys -= 1;
-        }
-        if slot.flags.contains(Flags::DIRTY) {
-            slot.flags -= Flags::DIRTY;
-            if slot.flags.contains(Flags::PRESENT) {
+        let Some(mut slot) = self.table.get_mut(id) else { return };
+        slot.clear(Flags::DESTROY_DUE);
+        if slot.has(Flags::DIRTY) {
+            slot.clear(Flags::DIRTY);
+            if slot.has(Flags::PRESENT) {
                 self.emit_present(id, messages, false);
             } else {
                 wire::emit_destroy(messages, slot.key_hash, slot.sent_birth);
@@ -210,13 +206,13 @@ impl Replica {
     /// Put an entry into the stream, without its tuples where they have gone before; without need only when a repair asked for it.
     fn emit_present(&mut self, id: SlotId, messages: &mut Vec<u8>, repair: bool) {
         let content = self.content_hash(id);
-        let Some(slot) = self.table.get_mut(id) else { return };
+        let Some(mut slot) = self.table.get_mut(id) else { return };
         if !repair && slot.sent == content && slot.sent_birth == slot.birth {
             return;
         }
-        let known = slot.sent != 0 && slot.sent_birth == slot.birth && !slot.flags.contains(Flags::REWRITTEN);
+        let known = slot.sent != 0 && slot.sent_birth == slot.birth && !slot.has(Flags::REWRITTEN);
         slot.sent_birth = slot.birth;
-        slot.flags -= Flags::REWRITTEN;
+        slot.clear(Flags::REWRITTEN);
         let entry = slot.entry();
         match Changed::of(&entry).filter(|_| known && !repair) {
             Some(changed) => wire::emit_change(messages, slot.key_hash, slot.birth, &changed),
@@ -263,7 +259,7 @@ impl Replica {
                     if messages.len() + put_room(slot) > room {
                         break;
                     }
-                    let (id, present) = (*next, slot.is_some_and(|slot| slot.flags.contains(Flags::PRESENT)));
+                    let (id, present) = (*next, slot.is_some_and(|slot| slot.has(Flags::PRESENT)));
                     *next += 1;
                     walked += 1;
                     if id >= self.table.end() {
@@ -278,8 +274,7 @@ impl Replica {
                         continue;
                     };
                     let bucket = u16::try_from(bucket).unwrap_or(u16::MAX);
-                    let present =
-                        || self.table.bucket(bucket).filter(|(_, slot)| slot.flags.contains(Flags::PRESENT));
+                    let present = || self.table.bucket(bucket).filter(|(_, slot)| slot.has(Flags::PRESENT));
                     let needed: usize = present().map(|(_, slot)| put_room(Some(slot))).sum();
                     let ids: Vec<SlotId> = present().map(|(id, _)| id).collect();
                     // A bucket is sent whole; one too large for a datagram goes key by key.
@@ -309,7 +304,7 @@ impl Replica {
     /// A wanted key that is gone is answered by a destroy (4).
     fn emit_wanted(&mut self, key: u64, messages: &mut Vec<u8>) {
         match self.table.find_hash(key) {
-            Some(id) if self.table.get(id).is_some_and(|slot| slot.flags.contains(Flags::PRESENT)) => {
+            Some(id) if self.table.get(id).is_some_and(|slot| slot.has(Flags::PRESENT)) => {
                 self.emit_present(id, messages, true);
             }
             found => {
@@ -376,7 +371,7 @@ impl Replica {
             ready: self.in_step(now) && !self.backlog(now),
             seed: self.seed,
             root: self.group.sums.root(),
-            count: u32::try_from(self.present - self.related.expected).unwrap_or(u32::MAX),
+            count: u32::try_from(self.connections()).unwrap_or(u32::MAX),
             kernel: self.kernel_for_alive(),
             next: if self.group.owner { 0 } else { self.group.receiver.expected().unwrap_or(0) },
         };
@@ -480,8 +475,8 @@ impl Replica {
         for message in Messages::new(messages) {
             let Ok(Message::Put { entry, birth, .. }) = message else { break };
             let id = self.slot_for(&entry);
-            let Some(slot) = self.table.get_mut(id) else { continue };
-            if slot.flags.contains(Flags::PRESENT) {
+            let Some(mut slot) = self.table.get_mut(id) else { continue };
+            if slot.has(Flags::PRESENT) {
                 continue;
             }
             slot.set_entry(entry);

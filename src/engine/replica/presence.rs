@@ -70,6 +70,6 @@ impl Replica {
     }
 
     pub(super) fn own_kernel(&self) -> KernelTold {
-        self.presence.kernel(self.failed, self.bound.found())
+        self.presence.kernel(self.table.counts().failed, self.bound.found())
     }
 }

@@ -2,13 +2,12 @@
 //! helper watches are read again, because no event tells when NAT begins to adjust their sequence numbers. PPTP's calls are
 //! taken over under the keys that a kernel meets which has not seen them being set up.
 
-use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use super::requests::outlives;
 use super::{Cache, Changes, Replica, Request};
 use crate::reconcile::{Failure, Op};
-use crate::table::{Flags, Slot, SlotId};
+use crate::table::{Flags, Lists, Queue, Slot, SlotId, Table, is_present};
 use ctsync_ctnetlink::codec::Install;
 use ctsync_ctnetlink::entry::Entry;
 
@@ -32,31 +31,34 @@ const GENERATIONS: u8 = 4;
 /// What related entries need.
 pub(super) struct Related {
     /// Entries with a helper, and expectations.
-    watched: VecDeque<SlotId>,
+    watched: Queue,
     next_slice: Instant,
     /// Children whose masters this kernel lacks, and since when.
-    orphans: Vec<(SlotId, Instant)>,
+    orphans: Queue<Instant>,
     /// GRE entries of PPTP calls.
-    calls: Vec<SlotId>,
+    calls: Queue,
     /// Length of the lists at which those that ended are taken out.
     prune_at: usize,
     /// A master was installed since the orphans were looked at.
     master_came: bool,
-    /// Expectations in the table.
-    pub(super) expected: usize,
 }
 
 impl Related {
     pub(super) fn new(now: Instant) -> Related {
         Related {
-            watched: VecDeque::new(),
+            watched: Queue::new(Lists::WATCHED),
             next_slice: now,
-            orphans: Vec::new(),
-            calls: Vec::new(),
+            orphans: Queue::new(Lists::ORPHANS),
+            calls: Queue::new(Lists::CALLS),
             prune_at: PRUNE,
             master_came: false,
-            expected: 0,
         }
+    }
+
+    pub(super) fn check(&self, table: &Table) -> Result<(), String> {
+        self.watched.check(table)?;
+        self.orphans.check(table)?;
+        self.calls.check(table)
     }
 }
 
@@ -69,14 +71,13 @@ impl Replica {
 
     /// The table took an entry: is it one to watch?
     pub(super) fn watch(&mut self, id: SlotId) {
-        let Some(slot) = self.table.get_mut(id) else { return };
-        if slot.has_helper() && !slot.flags.contains(Flags::WATCHED) {
-            slot.flags |= Flags::WATCHED;
-            self.related.watched.push_back(id);
+        let Some(slot) = self.table.get(id) else { return };
+        let (watched, call) = (slot.has_helper(), slot.master_key().is_some() && slot.entry().is_call());
+        if watched {
+            self.related.watched.push(&mut self.table, id);
         }
-        if slot.master_key().is_some() && slot.entry().is_call() && !slot.flags.contains(Flags::CALL) {
-            slot.flags |= Flags::CALL;
-            self.related.calls.push(id);
+        if call {
+            self.related.calls.push(&mut self.table, id);
         }
         if self.related.watched.len() + self.related.calls.len() >= self.related.prune_at {
             self.prune_related();
@@ -85,33 +86,19 @@ impl Replica {
 
     /// The lists grow with the entries that live, not with those that ever were.
     fn prune_related(&mut self) {
-        let calls = std::mem::take(&mut self.related.calls);
-        self.related.calls = self.keep_present(calls, Flags::CALL);
-        let watched = std::mem::take(&mut self.related.watched).into();
-        self.related.watched = self.keep_present(watched, Flags::WATCHED).into();
-        self.related.prune_at = PRUNE + 2 * (self.related.watched.len() + self.related.calls.len());
-    }
-
-    /// Those of a list that are in the table; the others lose the list's flag, and their slot when nothing else holds it.
-    pub(super) fn keep_present(&mut self, list: Vec<SlotId>, flag: Flags) -> Vec<SlotId> {
-        let present =
-            |id: &SlotId| self.table.get(*id).is_some_and(|slot| slot.flags.contains(Flags::PRESENT));
-        let (kept, ended): (Vec<SlotId>, Vec<SlotId>) = list.into_iter().partition(present);
-        for id in ended {
-            if let Some(slot) = self.table.get_mut(id) {
-                slot.flags -= flag;
-                self.release(id);
-            }
+        let calls = self.related.calls.drop_unless(&mut self.table, is_present);
+        let watched = self.related.watched.drop_unless(&mut self.table, is_present);
+        for id in calls.into_iter().chain(watched) {
+            self.release(id);
         }
-        kept
+        self.related.prune_at = PRUNE + 2 * (self.related.watched.len() + self.related.calls.len());
     }
 
     /// A claim: this kernel has not seen the PPTP calls being set up, and will meet their packets under other keys.
     pub(super) fn take_calls_over(&mut self) {
-        for id in std::mem::take(&mut self.related.calls) {
-            let Some(slot) = self.table.get_mut(id) else { continue };
-            slot.flags -= Flags::CALL;
-            let met = slot.entry().without_keymap().filter(|_| slot.flags.contains(Flags::PRESENT));
+        for id in self.related.calls.take(&mut self.table) {
+            let Some(slot) = self.table.get(id) else { continue };
+            let met = slot.entry().without_keymap().filter(|_| slot.has(Flags::PRESENT));
             self.release(id);
             for met in met.into_iter().flatten() {
                 self.install_as_met(met);
@@ -121,13 +108,13 @@ impl Replica {
 
     fn install_as_met(&mut self, entry: Entry) {
         let id = self.slot_for(&entry);
-        let Some(slot) = self.table.get_mut(id) else { return };
-        if slot.flags.contains(Flags::PRESENT) {
+        let birth = self.table.next_birth();
+        let Some(mut slot) = self.table.get_mut(id) else { return };
+        if slot.has(Flags::PRESENT) {
             return;
         }
         slot.set_entry(entry);
-        self.births = self.births.wrapping_add(1);
-        slot.birth = self.births;
+        slot.birth = birth;
         self.set_present(id, true);
         self.mark_dirty(id);
         self.want_kernel(id, false);
@@ -144,21 +131,20 @@ impl Replica {
             return;
         }
         for _ in 0..self.related.watched.len().div_ceil(SLICES).min(SLICE) {
-            let Some(id) = self.related.watched.pop_front() else { break };
-            let Some(slot) = self.table.get_mut(id) else { continue };
-            if !slot.flags.contains(Flags::PRESENT) {
-                slot.flags -= Flags::WATCHED;
+            let Some(id) = self.related.watched.pop(&mut self.table) else { break };
+            if !is_present(&self.table, id) {
                 self.release(id);
                 continue;
             }
-            self.related.watched.push_back(id);
+            self.related.watched.push(&mut self.table, id);
+            let Some(slot) = self.table.get(id) else { continue };
             // What waits for its install is not there to be read.
-            let settled = slot.flags.contains(Flags::INSTALLED) && !slot.flags.contains(Flags::PENDING);
+            let settled = slot.has(Flags::INSTALLED) && !slot.has(Flags::PENDING);
             if !slot.is_expectation() {
                 if settled {
                     self.want_kernel(id, true);
                 }
-            } else if slot.flags.contains(Flags::LEASED) {
+            } else if slot.has(Flags::LEASED) {
                 self.want_renewal(id);
             }
         }
@@ -170,7 +156,7 @@ impl Replica {
             return;
         }
         let Some(master) = self.master_of(id) else { return };
-        if self.table.get(master).is_some_and(|slot| slot.flags.contains(Flags::INSTALLED)) {
+        if self.table.get(master).is_some_and(|slot| slot.has(Flags::INSTALLED)) {
             self.want_kernel(master, true);
         }
     }
@@ -190,53 +176,53 @@ impl Replica {
         send: &mut impl FnMut(Request<'_>),
     ) {
         let Some(master) = self.master_of(id).filter(|_| generation < GENERATIONS) else { return };
-        let waits = self.table.get(master).is_some_and(|slot| {
-            slot.flags.contains(Flags::PRESENT | Flags::QUEUED_IN)
-                && !slot.flags.intersects(Flags::INSTALLED | Flags::ASKED)
-        });
-        if waits {
+        let waits = self
+            .table
+            .get(master)
+            .is_some_and(|slot| slot.has(Flags::PRESENT) && !slot.has_any(Flags::INSTALLED | Flags::ASKED));
+        if waits && self.pending.contains(&self.table, master) {
             self.request(master, generation + 1, send);
             // Its place in the queue stays and finds nothing to do later: an answer that leaves something to do asks again.
-            if let Some(slot) = self.table.get_mut(master) {
-                slot.flags |= Flags::QUEUED_IN;
-                slot.flags -= Flags::PENDING;
+            if let Some(mut slot) = self.table.get_mut(master) {
+                slot.clear(Flags::PENDING);
             }
         }
     }
 
     /// The kernel is being asked about what this entry's helper foresaw.
     pub(super) fn is_foreseen_asked(&self, id: SlotId) -> bool {
-        let watched = |slot: &&Slot| slot.flags.contains(Flags::WATCHED) && !self.under_way.is_empty();
-        let Some(slot) = self.table.get(id).filter(watched) else { return false };
+        let may = !self.under_way.is_empty() && self.related.watched.contains(&self.table, id);
+        let Some(slot) = self.table.get(id).filter(|_| may) else { return false };
         let master = Some(slot.key());
-        let children = self.related.watched.iter().filter_map(|id| self.table.get(*id));
-        children.filter(|slot| slot.flags.contains(Flags::ASKED)).any(|slot| slot.master_key() == master)
+        let children = self.related.watched.iter().filter_map(|id| self.table.get(id));
+        children.filter(|slot| slot.has(Flags::ASKED)).any(|slot| slot.master_key() == master)
     }
 
     /// A master is replaced: the kernel forgets what its helper foresaw (`nf_ct_remove_expectations`), which is created again
     /// in the same batch, as the master is: a daemon that dies in between would have removed the only copies.
     pub(super) fn foresee_again(&mut self, id: SlotId, send: &mut impl FnMut(Request<'_>)) {
-        let Some(slot) = self.table.get(id).filter(|slot| slot.flags.contains(Flags::WATCHED)) else {
+        if !self.related.watched.contains(&self.table, id) {
             return;
-        };
+        }
+        let Some(slot) = self.table.get(id) else { return };
         let master = Some(slot.key());
         let (event_turn, dump_number, lease) = (self.event_turn, self.dump_number, self.settings.lease);
         let mut sent = 0;
         for at in 0..self.related.watched.len() {
-            let Some(&id) = self.related.watched.get(at) else { break };
-            let Some(slot) = self.table.get_mut(id) else { continue };
+            let Some(id) = self.related.watched.at(at) else { break };
+            let Some(mut slot) = self.table.get_mut(id) else { continue };
             let child = slot.is_expectation() && slot.master_key() == master;
-            if !child || !slot.flags.contains(Flags::PRESENT | Flags::INSTALLED) {
+            if !child || !slot.has(Flags::PRESENT | Flags::INSTALLED) {
                 continue;
             }
-            slot.flags -= Flags::INSTALLED;
+            slot.clear(Flags::INSTALLED);
             if sent == FORESEEN {
                 self.want_kernel(id, false);
                 continue;
             }
             sent += 1;
-            slot.asked = event_turn;
-            slot.touched = dump_number;
+            slot.asked_in = event_turn;
+            slot.newer_than = dump_number;
             let install = Install::whole(outlives(slot.timeout(), lease));
             send(Request { op: Op::Create, entry: &slot.entry(), install });
             self.note_asked(id, Op::Create);
@@ -249,18 +235,16 @@ impl Replica {
             // Some may have ended meanwhile.
             self.related.master_came = true;
         }
-        let Some(slot) = self.table.get_mut(id) else { return false };
-        if !slot.flags.contains(Flags::ORPHAN) && self.related.orphans.len() < ORPHANS {
-            slot.flags |= Flags::ORPHAN;
-            self.related.orphans.push((id, self.now));
+        if self.related.orphans.len() < ORPHANS {
+            self.related.orphans.push_with(&mut self.table, id, self.now);
         }
-        self.table.get(id).is_some_and(|slot| slot.flags.contains(Flags::ORPHAN))
+        self.related.orphans.contains(&self.table, id)
     }
 
     /// An entry was installed: children may have waited for it.
     pub(super) fn note_installed(&mut self, id: SlotId) {
-        let Some(slot) = self.table.get_mut(id) else { return };
-        slot.flags.set(Flags::LEASED, slot.is_expectation());
+        let Some(mut slot) = self.table.get_mut(id) else { return };
+        slot.put(Flags::LEASED, slot.is_expectation());
         self.related.master_came |= slot.has_helper();
     }
 
@@ -269,17 +253,14 @@ impl Replica {
         if !std::mem::take(&mut self.related.master_came) {
             return;
         }
-        for (id, since) in std::mem::take(&mut self.related.orphans) {
+        for (id, since) in self.related.orphans.take_with(&mut self.table) {
             let master = self.master_of(id).and_then(|master| self.table.get(master));
-            let there = master.is_some_and(|slot| slot.flags.contains(Flags::INSTALLED));
-            let Some(slot) = self.table.get_mut(id) else { continue };
-            let wanted = slot.flags.contains(Flags::PRESENT) && !slot.flags.contains(Flags::INSTALLED);
+            let there = master.is_some_and(|slot| slot.has(Flags::INSTALLED));
+            let Some(slot) = self.table.get(id) else { continue };
+            let wanted = slot.has(Flags::PRESENT) && !slot.has(Flags::INSTALLED);
             if wanted && !there {
-                self.related.orphans.push((id, since));
-                continue;
-            }
-            slot.flags -= Flags::ORPHAN;
-            if wanted {
+                self.related.orphans.push_with(&mut self.table, id, since);
+            } else if wanted {
                 self.want_kernel(id, false);
             } else {
                 self.release(id);
@@ -289,34 +270,30 @@ impl Replica {
 
     /// A claim: whatever waits may be offered its master from now on.
     pub(super) fn be_patient_again(&mut self, now: Instant) {
-        for (_, since) in &mut self.related.orphans {
-            *since = now;
-        }
+        self.related.orphans.besides().for_each(|since| *since = now);
     }
 
     /// Masters that do not come. A connection whose master has ended everywhere lives without it. What a helper foresees
     /// cannot; an owner's table is its kernel, so it is not there; a backup waits on.
     fn give_orphans_up(&mut self, now: Instant) {
-        let (waiting, given_up): (Vec<_>, Vec<_>) = std::mem::take(&mut self.related.orphans)
-            .into_iter()
-            .partition(|(_, since)| now < *since + PATIENCE);
-        self.related.orphans = waiting;
-        for (id, _) in given_up {
+        for (id, since) in self.related.orphans.take_with(&mut self.table) {
+            if now < since + PATIENCE {
+                self.related.orphans.push_with(&mut self.table, id, since);
+                continue;
+            }
             let master = self.master_of(id).and_then(|master| self.table.get(master));
-            let ended = !master.is_some_and(|slot| slot.flags.contains(Flags::PRESENT));
+            let ended = !master.is_some_and(|slot| slot.has(Flags::PRESENT));
             // A master without room waits itself.
-            let comes = !ended && !master.is_some_and(|slot| slot.flags.contains(Flags::INSTALLED));
-            let Some(slot) = self.table.get_mut(id) else { continue };
-            let missing = slot.flags.contains(Flags::PRESENT) && !slot.flags.contains(Flags::INSTALLED);
+            let comes = !ended && !master.is_some_and(|slot| slot.has(Flags::INSTALLED));
+            let Some(mut slot) = self.table.get_mut(id) else { continue };
+            let missing = slot.has(Flags::PRESENT) && !slot.has(Flags::INSTALLED);
             if missing && ended && !slot.is_expectation() {
-                slot.flags -= Flags::ORPHAN;
-                slot.flags |= Flags::MASTERLESS;
+                slot.set(Flags::MASTERLESS);
                 self.count_failure(Failure::NoMaster);
                 self.want_kernel(id, false);
             } else if missing && (comes || !self.group.owner) {
-                self.related.orphans.push((id, now));
+                self.related.orphans.push_with(&mut self.table, id, now);
             } else {
-                slot.flags -= Flags::ORPHAN;
                 self.clear_failure(id);
                 if missing {
                     self.count_failure(Failure::NoMaster);

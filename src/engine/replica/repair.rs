@@ -166,7 +166,7 @@ impl Replica {
         let ours: Vec<(SlotId, u64, u64)> = self
             .table
             .bucket(bucket)
-            .filter(|(_, slot)| slot.flags.contains(Flags::PRESENT))
+            .filter(|(_, slot)| slot.has(Flags::PRESENT))
             .map(|(id, slot)| (id, slot.key_hash, slot.sent))
             .collect();
         for (id, key, content) in ours {
@@ -177,7 +177,7 @@ impl Replica {
                 None => self.lacks(id),
             }
         }
-        let aside = self.table.bucket(bucket).filter(|(_, slot)| slot.flags.contains(Flags::FORGOTTEN));
+        let aside = self.table.bucket(bucket).filter(|(_, slot)| slot.has(Flags::FORGOTTEN));
         let ended: Vec<SlotId> =
             aside.filter(|(_, slot)| !theirs.contains_key(&slot.key_hash)).map(|(id, _)| id).collect();
         for id in ended {
@@ -195,7 +195,7 @@ impl Replica {
 
     /// The owner's complete list lacks an entry that is here: offered if owed, else removed.
     fn lacks(&mut self, id: SlotId) {
-        let owed = self.table.get(id).is_some_and(|slot| slot.flags.contains(Flags::OFFER));
+        let owed = self.table.get(id).is_some_and(|slot| slot.has(Flags::OFFER));
         match self.group.claim_incarnation {
             Some(to) if owed => self.offer(id, to),
             _ => self.drop_key(id),

@@ -82,20 +82,19 @@ impl Replica {
     }
 
     fn sweep_key(&mut self, id: SlotId) {
-        let Some(slot) = self.table.get_mut(id) else { return };
-        if slot.flags.contains(Flags::AHEAD) {
-            slot.flags -= Flags::AHEAD;
-            slot.flags |= Flags::REBORN;
+        let Some(mut slot) = self.table.get_mut(id) else { return };
+        if slot.has(Flags::AHEAD) {
+            slot.clear(Flags::AHEAD);
+            slot.set(Flags::REBORN);
         }
-        let flags = slot.flags;
-        if !flags.contains(Flags::PRESENT) || flags.contains(Flags::PENDING) {
+        if !slot.has(Flags::PRESENT) || slot.has(Flags::PENDING) {
             return;
         }
-        if self.group.owner && !flags.contains(Flags::INSTALLED) && self.departed.covers(&slot.entry()) {
+        if self.group.owner && !slot.has(Flags::INSTALLED) && self.departed.covers(&slot.entry()) {
             // It waits for its address, or for who takes over.
             return;
         }
-        if !flags.contains(Flags::INSTALLED) || flags.contains(Flags::FAILED) {
+        if !slot.has(Flags::INSTALLED) || slot.failure().is_some() {
             self.want_kernel(id, false);
         } else if !self.group.owner && !self.abandoned {
             self.want_renewal(id);
@@ -118,17 +117,17 @@ impl Replica {
             return 0;
         }
         self.order_for_room();
-        self.table.touch_slots(self.pending.iter().take(limit).copied());
+        self.table.prefetch_slots(self.pending.iter().take(limit));
         let mut waiting = self.pending.len();
         while self.batch.len() < limit && waiting > 0 {
             waiting -= 1;
-            let Some(id) = self.pending.pop_front() else { break };
+            let Some(id) = self.pending.pop(&mut self.table) else { break };
             self.request(id, 0, &mut send);
         }
         let mut renewals = self.renewals.len();
         while self.batch.len() < limit && self.pending.is_empty() && renewals > 0 {
             renewals -= 1;
-            let Some(id) = self.renewals.pop_front() else { break };
+            let Some(id) = self.renewals.pop(&mut self.table) else { break };
             self.request_renewal(id, &mut send);
         }
         let count = self.batch.len();
@@ -142,8 +141,8 @@ impl Replica {
     pub(super) fn note_asked(&mut self, id: SlotId, op: Op) {
         self.counters.requests += 1;
         self.batch.push((id, op));
-        if let Some(slot) = self.table.get_mut(id) {
-            slot.flags |= Flags::ASKED;
+        if let Some(mut slot) = self.table.get_mut(id) {
+            slot.set(Flags::ASKED);
         }
     }
 
@@ -153,20 +152,19 @@ impl Replica {
     fn request_renewal(&mut self, id: SlotId, send: &mut impl FnMut(Request<'_>)) {
         let (event_turn, dump_number, owner) = (self.event_turn, self.dump_number, self.group.owner);
         let (lease, primary) = (self.settings.lease, self.standing().primary);
-        let Some(slot) = self.table.get_mut(id) else { return };
-        if slot.flags.contains(Flags::ASKED) {
-            self.renewals.push_back(id);
+        let Some(mut slot) = self.table.get_mut(id) else { return };
+        if slot.has(Flags::ASKED) {
+            self.renewals.push(&mut self.table, id);
             return;
         }
-        slot.flags -= Flags::RENEW;
-        let track = owner && slot.flags.contains(Flags::TRACK);
-        slot.flags -= Flags::TRACK;
-        if !slot.flags.contains(Flags::PRESENT | Flags::INSTALLED) || slot.flags.contains(Flags::PENDING) {
+        let track = owner && slot.has(Flags::TRACK);
+        slot.clear(Flags::TRACK);
+        if !slot.has(Flags::PRESENT | Flags::INSTALLED) || slot.has(Flags::PENDING) {
             self.release(id);
             return;
         }
-        slot.asked = event_turn;
-        slot.touched = dump_number;
+        slot.asked_in = event_turn;
+        slot.newer_than = dump_number;
         if track {
             self.counters.tracked += 1;
             send(Request { op: Op::Track, entry: &slot.entry(), install: Install::whole(lease) });
@@ -174,21 +172,21 @@ impl Replica {
             return;
         }
         let trimmed = self.trimmed(id);
-        let Some(slot) = self.table.get_mut(id) else { return };
+        let Some(mut slot) = self.table.get_mut(id) else { return };
         let expected = slot.is_expectation();
         let timeout = match (owner, expected) {
             (false, _) => {
-                slot.flags.set(Flags::LEASED, expected);
+                slot.put(Flags::LEASED, expected);
                 Some(outlives(slot.timeout(), lease))
             }
             (true, false) => None,
             (true, true) => {
-                slot.flags -= Flags::LEASED;
+                slot.clear(Flags::LEASED);
                 slot.timeout()
             }
         };
         let op = if owner || primary || expected { Op::Renew } else { Op::Update };
-        let install = Install { timeout: trimmed.or(timeout), ..install_of(slot, lease) };
+        let install = Install { timeout: trimmed.or(timeout), ..install_of(&slot, lease) };
         send(Request { op, entry: &slot.entry(), install });
         self.note_asked(id, op);
     }
@@ -197,39 +195,38 @@ impl Replica {
     pub(super) fn request(&mut self, id: SlotId, generation: u8, send: &mut impl FnMut(Request<'_>)) {
         let standing = self.standing();
         let (event_turn, dump_number) = (self.event_turn, self.dump_number);
-        let Some(slot) = self.table.get_mut(id) else { return };
-        slot.flags -= Flags::QUEUED_IN;
-        if !slot.flags.contains(Flags::PENDING) {
+        let Some(mut slot) = self.table.get_mut(id) else { return };
+        if !slot.has(Flags::PENDING) {
             self.release(id);
             return;
         }
-        if slot.flags.contains(Flags::ASKED) {
+        if slot.has(Flags::ASKED) {
             // What is asked next depends on the answer.
             self.ask_later(id);
             return;
         }
-        if !standing.owner && !standing.primary && ends_here(slot, &self.filter.local) {
+        if !standing.owner && !standing.primary && ends_here(&slot, &self.filter.local) {
             // Somebody looks at this router through the active one: here it is a connection of the router's own, which has its
             // tuples. Nothing could carry it on.
-            slot.flags -= Flags::PENDING;
+            slot.clear(Flags::PENDING);
             self.release(id);
             return;
         }
         let decision =
-            if self.departed.replaces(slot) { Decision::Ask(Op::Destroy) } else { decide(slot, standing) };
+            if self.departed.replaces(&slot) { Decision::Ask(Op::Destroy) } else { decide(&slot, standing) };
         let op = match decision {
             Decision::Ask(op) => op,
             Decision::Rest => {
-                slot.flags -= Flags::PENDING;
-                if slot.flags.contains(Flags::FORGOTTEN) {
+                slot.clear(Flags::PENDING);
+                if slot.has(Flags::FORGOTTEN) {
                     // The kernel may have something else: to be asked if this one comes back.
-                    slot.flags |= Flags::STRAY;
+                    slot.set(Flags::STRAY);
                 }
                 self.release(id);
                 return;
             }
             Decision::Stray => {
-                slot.flags -= Flags::PENDING;
+                slot.clear(Flags::PENDING);
                 self.note_stray(id);
                 return;
             }
@@ -247,12 +244,12 @@ impl Replica {
             self.request_master_first(id, generation, send);
         }
         let lease = self.settings.lease;
-        let Some(slot) = self.table.get_mut(id) else { return };
-        slot.asked = event_turn;
-        slot.touched = dump_number;
-        let install = install_of(slot, lease);
+        let Some(mut slot) = self.table.get_mut(id) else { return };
+        slot.asked_in = event_turn;
+        slot.newer_than = dump_number;
+        let install = install_of(&slot, lease);
         send(Request { op, entry: &slot.entry(), install });
-        let replaced = op == Op::Destroy && slot.flags.contains(Flags::PRESENT);
+        let replaced = op == Op::Destroy && slot.has(Flags::PRESENT);
         if replaced {
             // In one batch: a daemon that dies between the two would have removed the only copy.
             send(Request { op: Op::Create, entry: &slot.entry(), install });
@@ -265,17 +262,14 @@ impl Replica {
     }
 
     fn ask_later(&mut self, id: SlotId) {
-        if let Some(slot) = self.table.get_mut(id) {
-            slot.flags |= Flags::QUEUED_IN;
-            self.pending.push_back(id);
-        }
+        self.pending.push(&mut self.table, id);
     }
 
     /// Request number `at` of the oldest batch, which is answered now.
     fn answered(&mut self, at: usize) -> Option<(SlotId, Op)> {
         let (id, op) = self.under_way.front().and_then(|batch| batch.get(at)).copied()?;
-        if let Some(slot) = self.table.get_mut(id) {
-            slot.flags -= Flags::ASKED;
+        if let Some(mut slot) = self.table.get_mut(id) {
+            slot.clear(Flags::ASKED);
         }
         Some((id, op))
     }
@@ -298,18 +292,13 @@ impl Replica {
             self.want_kernel(id, true);
             return;
         }
-        let Some(slot) = self.table.get_mut(id) else { return };
-        let failed_before = slot.flags.contains(Flags::FAILED);
+        let Some(mut slot) = self.table.get_mut(id) else { return };
         // The peer has told of it since: the answer is about what was, and its turn comes again.
-        let overtaken = slot.flags.contains(Flags::OVERTAKEN);
-        let reborn = slot.flags & Flags::REBORN;
-        let outcome = note_answer(slot, op, errno);
+        let overtaken = slot.has(Flags::OVERTAKEN);
+        let reborn = slot.flags() & Flags::REBORN;
+        let outcome = note_answer(&mut slot, op, errno);
         if overtaken {
-            slot.flags |= reborn;
-        }
-        // Counted by the flag, whatever the outcome: a step that is done has cleared it.
-        if failed_before && !slot.flags.contains(Flags::FAILED) {
-            self.failed -= 1;
+            slot.set(reborn);
         }
         match outcome {
             Outcome::Without(failure) => {
@@ -317,8 +306,8 @@ impl Replica {
                 self.want_kernel(id, false);
             }
             Outcome::Settled => {
-                if let Some(slot) = self.table.get_mut(id).filter(|_| !overtaken) {
-                    slot.flags -= Flags::PENDING;
+                if let Some(mut slot) = self.table.get_mut(id).filter(|_| !overtaken) {
+                    slot.clear(Flags::PENDING);
                 }
             }
             Outcome::Failed(_) if overtaken => slot.tries = 0,
@@ -332,13 +321,9 @@ impl Replica {
                 self.refuse(id);
             }
             Outcome::Failed(failure) => {
-                slot.flags -= Flags::PENDING;
+                slot.clear(Flags::PENDING);
                 slot.tries = 0;
-                slot.failure = Some(failure);
-                slot.flags |= Flags::FAILED;
-                if !failed_before {
-                    self.failed += 1;
-                }
+                slot.set_failure(Some(failure));
                 if failure == Failure::NoMaster && self.wait_for_master(id) {
                     return;
                 }
@@ -360,9 +345,9 @@ impl Replica {
     /// The kernel will not hold this entry: it leaves the table, and whoever offered it is told so, by a destroy of
     /// just this birth.
     pub(super) fn refuse(&mut self, id: SlotId) {
-        let Some(slot) = self.table.get_mut(id) else { return };
-        slot.flags -= Flags::PENDING | Flags::READ_BACK;
-        if slot.flags.contains(Flags::PRESENT) {
+        let Some(mut slot) = self.table.get_mut(id) else { return };
+        slot.clear(Flags::PENDING | Flags::READ_BACK);
+        if slot.has(Flags::PRESENT) {
             if self.refused.len() < REFUSALS {
                 self.refused.push_back((slot.key_hash, slot.birth));
             }
@@ -380,9 +365,9 @@ impl Replica {
     fn read_back(&mut self, id: SlotId, told: Told) {
         let trusted = self.trusts_kernel();
         let (primary, owner) = (self.standing().primary, self.group.owner);
-        let Some(slot) = self.table.get_mut(id) else { return };
-        slot.flags -= Flags::READ_BACK;
-        let present = slot.flags.contains(Flags::PRESENT);
+        let Some(mut slot) = self.table.get_mut(id) else { return };
+        slot.clear(Flags::READ_BACK);
+        let present = slot.has(Flags::PRESENT);
         match &told {
             Told::Gone if owner && present && slot.tries > 0 => {
                 // It exists, said the create, and it does not, says the get: another connection has its reply tuple.
@@ -391,18 +376,18 @@ impl Replica {
                 self.refuse(id);
             }
             _ if trusted => {
-                slot.flags -= Flags::PENDING | Flags::REPLACE;
+                slot.clear(Flags::PENDING | Flags::REPLACE);
                 self.take_answer(id, told);
             }
             Told::Gone => {
-                slot.flags -= Flags::INSTALLED | Flags::MINE | Flags::STRAY | Flags::REPLACE | Flags::PENDING;
+                slot.clear(Flags::INSTALLED | Flags::MINE | Flags::STRAY | Flags::REPLACE | Flags::PENDING);
                 if present {
                     self.want_kernel(id, false);
                 }
             }
             Told::Created(entry) | Told::Updated(entry) | Told::Exists(entry) => {
-                slot.flags -= Flags::PENDING;
-                note_found(slot, entry);
+                slot.clear(Flags::PENDING);
+                note_found(&mut slot, entry);
                 if primary {
                     // Adopted at the claim (12).
                     self.note_stray(id);
@@ -410,7 +395,7 @@ impl Replica {
                     self.want_kernel(id, false);
                 } else {
                     slot.set_entry(entry.clone());
-                    if slot.flags.contains(Flags::MINE) {
+                    if slot.has(Flags::MINE) {
                         self.want_kernel(id, false);
                     } else {
                         self.note_stray(id);
@@ -423,13 +408,13 @@ impl Replica {
     /// What was asked for is mostly as it was known: that is no change.
     fn take_answer(&mut self, id: SlotId, told: Told) {
         if let Told::Exists(entry) = &told
-            && self.table.get(id).is_some_and(|slot| slot.flags.contains(Flags::PRESENT))
+            && self.table.get(id).is_some_and(|slot| slot.has(Flags::PRESENT))
             && self.same_content(id, entry)
         {
-            if let Some(slot) = self.table.get_mut(id) {
-                slot.flags |= Flags::INSTALLED;
-                slot.flags -= Flags::STRAY;
-                note_time_left(slot, entry);
+            if let Some(mut slot) = self.table.get_mut(id) {
+                slot.set(Flags::INSTALLED);
+                slot.clear(Flags::STRAY);
+                note_time_left(&mut slot, entry);
             }
             self.clear_failure(id);
             let content = self.content_hash(id);
@@ -450,11 +435,11 @@ impl Replica {
             }
         }
         for (id, _) in self.under_way.pop_front().unwrap_or_default() {
-            if let Some(slot) = self.table.get_mut(id) {
-                slot.flags -= Flags::ASKED | Flags::OVERTAKEN;
+            if let Some(mut slot) = self.table.get_mut(id) {
+                slot.clear(Flags::ASKED | Flags::OVERTAKEN);
             }
-            let stranded = |flags: Flags| flags.contains(Flags::PENDING) && !flags.contains(Flags::QUEUED_IN);
-            if self.table.get(id).is_some_and(|slot| stranded(slot.flags)) {
+            let pending = self.table.get(id).is_some_and(|slot| slot.has(Flags::PENDING));
+            if pending && !self.pending.contains(&self.table, id) {
                 // Its answer was lost or could not be read.
                 self.want_kernel(id, false);
             }
@@ -469,9 +454,9 @@ impl Replica {
 /// Under its lease, without what this kernel does not take of it.
 fn install_of(slot: &Slot, lease: u32) -> Install {
     Install {
-        helper: !slot.flags.contains(Flags::HELPLESS),
-        labels: !slot.flags.contains(Flags::UNLABELLED),
-        master: !slot.flags.contains(Flags::MASTERLESS),
+        helper: !slot.has(Flags::HELPLESS),
+        labels: !slot.has(Flags::UNLABELLED),
+        master: !slot.has(Flags::MASTERLESS),
         ..Install::whole(outlives(slot.timeout(), lease))
     }
 }
@@ -484,7 +469,7 @@ pub(super) fn outlives(timeout: Option<u32>, lease: u32) -> u32 {
 
 /// Not in this kernel, and the responder is this node itself.
 fn ends_here(slot: &Slot, local: &HashSet<IpAddr>) -> bool {
-    slot.flags.contains(Flags::PRESENT)
-        && !slot.flags.intersects(Flags::INSTALLED | Flags::READ_BACK)
+    slot.has(Flags::PRESENT)
+        && !slot.has_any(Flags::INSTALLED | Flags::READ_BACK)
         && local.contains(&slot.entry().reply.src)
 }

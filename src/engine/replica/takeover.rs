@@ -13,7 +13,7 @@ pub(super) struct Fence {
     /// A peer still talks: its last changes are asked for, until this deadline.
     flush: Option<Flush>,
     flushed: Duration,
-    claimed: bool,
+    pub(super) claimed: bool,
     pending_at_claim: usize,
     failed_before: usize,
     failures_before: [u64; Failure::ALL.len()],
@@ -149,14 +149,14 @@ impl Replica {
             flushed: Duration::ZERO,
             claimed: false,
             pending_at_claim: 0,
-            failed_before: self.failed,
+            failed_before: self.table.counts().failed,
             failures_before: self.counters.failures,
         });
     }
 
     fn report_nothing_to_do(&mut self) {
         self.reports.push_back(FenceReport {
-            held: self.present,
+            held: self.table.counts().present,
             pending: 0,
             failed: 0,
             failures: Vec::new(),
@@ -237,11 +237,10 @@ impl Replica {
         // A look under way has judged a part of the kernel in the old role: once more, after the fence.
         self.deaf |= self.may_lack();
         self.look_due = false;
-        for id in std::mem::take(&mut self.strays) {
+        for id in self.strays.take(&mut self.table) {
             // What is in the kernel counts from now on (11).
             if let Some(slot) = self.table.get_mut(id) {
-                slot.flags -= Flags::NOTED;
-                if slot.flags.contains(Flags::STRAY) {
+                if slot.has(Flags::STRAY) {
                     self.want_kernel(id, true);
                 } else {
                     self.release(id);
@@ -249,14 +248,13 @@ impl Replica {
             }
         }
         for at in 0..self.pending.len() {
-            let Some(&id) = self.pending.get(at) else { break };
-            let Some(slot) = self.table.get_mut(id) else { continue };
-            if slot.flags.contains(Flags::PENDING) {
-                let install = slot.flags.contains(Flags::PRESENT) && !slot.flags.contains(Flags::INSTALLED);
-                let destroy = !slot.flags.contains(Flags::PRESENT);
+            let Some(id) = self.pending.at(at) else { break };
+            let Some(mut slot) = self.table.get_mut(id) else { continue };
+            if slot.has(Flags::PENDING) {
+                let install = slot.has(Flags::PRESENT) && !slot.has(Flags::INSTALLED);
+                let destroy = !slot.has(Flags::PRESENT);
                 // Pending destroys are dropped and their keys read back; installs stand (13).
-                slot.flags
-                    .set(Flags::READ_BACK, destroy || (!install && slot.flags.contains(Flags::READ_BACK)));
+                slot.put(Flags::READ_BACK, destroy || (!install && slot.has(Flags::READ_BACK)));
             }
         }
         if !self.settings.hot {
@@ -274,14 +272,12 @@ impl Replica {
         self.be_patient_again(now);
         self.take_calls_over();
         self.plan_window_tracking(now);
-        // An owner owes nothing; its slots' flags mean nothing until it yields, and are set anew then.
-        self.group.offers = 0;
         self.jobs.clear();
         self.repair = Default::default();
         self.nacked = Default::default();
         self.counters.claims += 1;
         self.alive_now(now);
-        let (pending, failed) = (self.pending.len(), self.failed);
+        let (pending, failed) = (self.pending.len(), self.table.counts().failed);
         if let Some(fence) = &mut self.fence {
             fence.claimed = true;
             if fence.flush.is_some() {
@@ -295,9 +291,10 @@ impl Replica {
 
     pub(super) fn queue_what_is_not_installed(&mut self) {
         for id in 0..self.table.end() {
-            let wanted = self.table.get(id).is_some_and(|slot| {
-                slot.flags.contains(Flags::PRESENT) && !slot.flags.contains(Flags::INSTALLED)
-            });
+            let wanted = self
+                .table
+                .get(id)
+                .is_some_and(|slot| slot.has(Flags::PRESENT) && !slot.has(Flags::INSTALLED));
             if wanted {
                 self.want_kernel(id, false);
             }
@@ -316,9 +313,9 @@ impl Replica {
             self.counters.failures.iter().zip(fence.failures_before).map(|(now, before)| now - before);
         let failures = Failure::ALL.iter().map(|reason| reason.word()).zip(since);
         self.reports.push_back(FenceReport {
-            held: self.present,
+            held: self.table.counts().present,
             pending: fence.pending_at_claim,
-            failed: self.failed.saturating_sub(fence.failed_before),
+            failed: self.table.counts().failed.saturating_sub(fence.failed_before),
             failures: failures.filter(|(_, count)| *count > 0).collect(),
             took: now.saturating_duration_since(fence.started),
             flushed: fence.flushed,
@@ -361,14 +358,13 @@ impl Replica {
         self.late = self.resyncing();
         // From now on the sums count what is held, not what was sent: they differ in what was never sent.
         self.waits.clear();
-        for id in std::mem::take(&mut self.dirty) {
-            if let Some(slot) = self.table.get_mut(id) {
-                slot.flags -= Flags::QUEUED_OUT | Flags::DIRTY | Flags::DESTROY_DUE;
+        for id in self.dirty.take(&mut self.table) {
+            if let Some(mut slot) = self.table.get_mut(id) {
+                slot.clear(Flags::DIRTY | Flags::DESTROY_DUE);
                 self.count_as_held(id);
                 self.release(id);
             }
         }
-        self.pending_destroys = 0;
         self.call_all_mine();
         self.reconcile_all();
         self.alive_now(now);
@@ -378,10 +374,10 @@ impl Replica {
     /// what it installed is (11).
     fn call_all_mine(&mut self) {
         for id in 0..self.table.end() {
-            if let Some(slot) = self.table.get_mut(id)
-                && slot.flags.contains(Flags::PRESENT)
+            if let Some(mut slot) = self.table.get_mut(id)
+                && slot.has(Flags::PRESENT)
             {
-                slot.flags |= Flags::MINE;
+                slot.set(Flags::MINE);
             }
         }
     }
@@ -395,15 +391,15 @@ impl Replica {
     }
 
     fn reconcile_as_backup(&mut self, id: SlotId) {
-        let Some(slot) = self.table.get_mut(id) else { return };
-        if slot.flags.contains(Flags::FORGOTTEN) {
+        let Some(mut slot) = self.table.get_mut(id) else { return };
+        if slot.has(Flags::FORGOTTEN) {
             return;
         }
-        let stray = slot.flags.contains(Flags::STRAY);
-        if slot.flags.contains(Flags::PRESENT | Flags::INSTALLED) && !stray {
+        let stray = slot.has(Flags::STRAY);
+        if slot.has(Flags::PRESENT | Flags::INSTALLED) && !stray {
             self.want_renewal(id);
-        } else if slot.flags.intersects(Flags::PRESENT | Flags::MINE) {
-            slot.flags -= Flags::STRAY;
+        } else if slot.has_any(Flags::PRESENT | Flags::MINE) {
+            slot.clear(Flags::STRAY);
             self.want_kernel(id, stray);
         }
     }
@@ -422,7 +418,7 @@ impl Replica {
     pub fn persist(&self) -> Persist {
         Persist {
             truth: self.truth && (!self.group.owner || self.fence.is_none()),
-            was_owner: self.group.owner || self.late || self.group.offers > 0 || self.was_owner,
+            was_owner: self.group.owner || self.late || self.offers() > 0 || self.was_owner,
             settled: !self.fresh,
             role: (self.group.role != Role::Unknown && !self.group.supposed).then_some(self.group.role),
         }

@@ -77,14 +77,14 @@ impl Replica {
 
     fn trim_key(&mut self, id: SlotId) {
         let lease = self.settings.lease;
-        let Some(slot) = self.table.get_mut(id) else { return };
-        let leased = slot.flags.contains(Flags::PRESENT | Flags::INSTALLED | Flags::MINE)
-            && !slot.flags.contains(Flags::PENDING)
+        let Some(mut slot) = self.table.get_mut(id) else { return };
+        let leased = slot.has(Flags::PRESENT | Flags::INSTALLED | Flags::MINE)
+            && !slot.has(Flags::PENDING)
             // Those of expectations end with a takeover, whatever happens.
             && !slot.is_expectation()
             && slot.timeout().is_some_and(|own| own < lease);
         if leased {
-            slot.flags |= Flags::TRIM;
+            slot.set(Flags::TRIM);
             self.want_renewal(id);
         }
     }
@@ -92,8 +92,8 @@ impl Replica {
     /// The timeout that a renewal gives the entry back, if it is one of those.
     pub(super) fn trimmed(&mut self, id: SlotId) -> Option<u32> {
         let wanted = self.group.owner || self.abandoned;
-        let slot = self.table.get_mut(id).filter(|slot| slot.flags.contains(Flags::TRIM))?;
-        slot.flags -= Flags::TRIM;
+        let mut slot = self.table.get_mut(id).filter(|slot| slot.has(Flags::TRIM))?;
+        slot.clear(Flags::TRIM);
         let own = slot.timeout().filter(|_| wanted)?;
         self.counters.trimmed += 1;
         Some(own)

@@ -122,8 +122,8 @@ impl Replica {
     pub fn view(&self, now: Instant) -> View {
         let since = |at: Instant| now.saturating_duration_since(at);
         let readiness = self.readiness(now);
-        let expected = self.related.expected;
-        let entries = self.present - expected;
+        let expected = self.table.counts().expected;
+        let entries = self.connections();
         let peers: Vec<PeerView> = self
             .peers
             .values()
@@ -167,9 +167,9 @@ impl Replica {
             pending: self.pending(),
             unsent: self.unsent(),
             unsent_for: self.waits.oldest(now).map(|age| age.as_secs_f64()),
-            failed: self.failed,
+            failed: self.table.counts().failed,
             failures: failures.collect(),
-            offers: self.group.offers,
+            offers: self.offers(),
             behind: self.group.receiver.behind(),
             hears_new_entries: !self.may_lack(),
             equal_for: self.equal_since().map(|at| since(at).as_secs_f64()),
@@ -205,6 +205,12 @@ impl Replica {
         self.group.owner
     }
 
+    /// Entries in the table that are no expectations.
+    pub(super) fn connections(&self) -> usize {
+        let counts = self.table.counts();
+        counts.present - counts.expected
+    }
+
     /// The role last told.
     pub fn role(&self) -> Role {
         self.group.role
@@ -222,10 +228,7 @@ impl Replica {
 
     /// Whether the table has this entry.
     pub fn holds(&mut self, entry: &Entry) -> bool {
-        self.look_up(entry)
-            .1
-            .and_then(|id| self.table.get(id))
-            .is_some_and(|slot| slot.flags.contains(Flags::PRESENT))
+        self.look_up(entry).1.and_then(|id| self.table.get(id)).is_some_and(|slot| slot.has(Flags::PRESENT))
     }
 
     /// Whether the table has the entry that this one is related to.
@@ -233,7 +236,7 @@ impl Replica {
         let Some(key) = entry.master_key() else { return false };
         let hash = self.key_hash(&key);
         let found = self.table.find(hash, &key).and_then(|id| self.table.get(id));
-        found.is_some_and(|slot| slot.flags.contains(Flags::PRESENT))
+        found.is_some_and(|slot| slot.has(Flags::PRESENT))
     }
 
     /// This run.
@@ -269,7 +272,7 @@ impl Replica {
     pub fn entries(&self) -> impl Iterator<Item = (Cow<'_, Entry>, bool)> + '_ {
         self.table
             .iter()
-            .filter(|(_, slot)| slot.flags.contains(Flags::PRESENT))
-            .map(|(_, slot)| (slot.entry(), slot.flags.contains(Flags::INSTALLED)))
+            .filter(|(_, slot)| slot.has(Flags::PRESENT))
+            .map(|(_, slot)| (slot.entry(), slot.has(Flags::INSTALLED)))
     }
 }

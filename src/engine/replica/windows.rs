@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use super::Replica;
-use crate::table::{Flags, SlotId};
+use crate::table::{Flags, Lists, Queue, SlotId, Table};
 use ctsync_ctnetlink::entry::{Entry, TcpInfo};
 
 /// When the kernel's table is looked at after a claim; later the sweeps do it.
@@ -20,11 +20,20 @@ const SLICE: usize = 256;
 const ESTABLISHED: u8 = 3;
 
 /// What is to be tracked again.
-#[derive(Default)]
 pub(super) struct Windows {
     looks: VecDeque<Instant>,
-    found: VecDeque<SlotId>,
+    found: Queue,
     next_slice: Option<Instant>,
+}
+
+impl Windows {
+    pub(super) const fn new() -> Windows {
+        Windows { looks: VecDeque::new(), found: Queue::new(Lists::WINDOWS), next_slice: None }
+    }
+
+    pub(super) fn check(&self, table: &Table) -> Result<(), String> {
+        self.found.check(table)
+    }
 }
 
 impl Replica {
@@ -36,9 +45,7 @@ impl Replica {
 
     /// A claim: connections of another node's begin to pass here.
     pub(super) fn plan_window_tracking(&mut self, now: Instant) {
-        for id in std::mem::take(&mut self.windows).found {
-            self.forget_window(id);
-        }
+        self.forget_windows();
         if self.settings.track_windows {
             self.windows.looks = LOOKS.iter().map(|after| now + *after).collect();
         }
@@ -49,10 +56,9 @@ impl Replica {
         let Some(tcp) = entry.tcp.filter(|_| self.settings.track_windows && self.group.owner) else { return };
         let liberal = (tcp.flags_orig | tcp.flags_reply) & TcpInfo::BE_LIBERAL != 0;
         let seen = tcp.flags_orig & tcp.flags_reply & TcpInfo::MAXACK_SET != 0;
-        let Some(slot) = self.table.get_mut(id) else { return };
-        if liberal && seen && tcp.state == ESTABLISHED && !slot.flags.contains(Flags::TRACK) {
-            slot.flags |= Flags::TRACK;
-            self.windows.found.push_back(id);
+        let due = self.table.get(id).is_some_and(|slot| slot.has(Flags::TRACK));
+        if liberal && seen && tcp.state == ESTABLISHED && !due && self.windows.found.push(&mut self.table, id)
+        {
             self.windows.next_slice.get_or_insert(self.now);
         }
     }
@@ -60,9 +66,7 @@ impl Replica {
     /// Looks and slices whose time has come.
     pub(super) fn step_windows(&mut self, now: Instant) {
         if !self.group.owner {
-            for id in std::mem::take(&mut self.windows).found {
-                self.forget_window(id);
-            }
+            self.forget_windows();
             return;
         }
         if self.windows.looks.front().is_some_and(|at| now >= *at) {
@@ -72,21 +76,22 @@ impl Replica {
         if self.windows.next_slice.is_some_and(|at| now >= at) {
             self.windows.next_slice = Some(now + TICK);
             for _ in 0..self.windows.found.len().min(SLICE) {
-                let Some(id) = self.windows.found.pop_front() else { break };
-                // Without the mark it has been dealt with, and the slot may be another's.
-                match self.table.get(id).map(|slot| slot.flags) {
-                    Some(flags) if flags.contains(Flags::TRACK | Flags::PRESENT) => self.want_renewal(id),
-                    Some(flags) if flags.contains(Flags::TRACK) => self.forget_window(id),
-                    _ => {}
+                let Some(id) = self.windows.found.pop(&mut self.table) else { break };
+                match self.table.get_mut(id) {
+                    Some(mut slot) if slot.has(Flags::PRESENT) => {
+                        slot.set(Flags::TRACK);
+                        self.want_renewal(id);
+                    }
+                    _ => self.release(id),
                 }
             }
         }
     }
 
-    fn forget_window(&mut self, id: SlotId) {
-        if let Some(slot) = self.table.get_mut(id) {
-            slot.flags -= Flags::TRACK;
+    fn forget_windows(&mut self) {
+        for id in self.windows.found.take(&mut self.table) {
             self.release(id);
         }
+        self.windows = Windows::new();
     }
 }

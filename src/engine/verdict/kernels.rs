@@ -3,7 +3,7 @@
 //! Called for the findings between two nodes.
 
 use super::{Finding, Side, finding};
-use crate::engine::facts::{Asked, HELPERS, KernelSettings, TIMEOUTS};
+use crate::facts::{Asked, HELPERS, KernelSettings, TIMEOUTS};
 
 /// Does the standby's kernel track and translate what the owner's does?
 pub(super) fn rules(owner: &Side<'_>, standby: &Side<'_>) -> Vec<Finding> {

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 
 use super::{Around, Finding, findings};
-use crate::engine::replica::view::View;
+use crate::replica::view::View;
 
 /// The last alarm is over when it has not been seen for so long.
 const ALL_CLEAR: Duration = Duration::from_secs(1);

@@ -7,7 +7,7 @@
 
 use std::time::{Duration, Instant};
 
-use crate::engine::facts::{Evidence, Mover, Role, Seat};
+use crate::facts::{Evidence, Mover, Role, Seat};
 
 /// keepalived closes its FIFO when it reloads, and opens it again at once: closed for so long, it is gone.
 const RELOAD: Duration = Duration::from_secs(2);

@@ -13,10 +13,10 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-use crate::engine::facts::{Asked, Evidence, Mover, Role, Seat};
-use crate::engine::replica::Refused;
-use crate::engine::replica::view::{PeerView, View};
-use crate::engine::wire::KernelTold;
+use crate::facts::{Asked, Evidence, Mover, Role, Seat};
+use crate::replica::Refused;
+use crate::replica::view::{PeerView, View};
+use crate::wire::KernelTold;
 
 pub use judge::{Judge, Reason, Verdict};
 use kernels::{rules, settings};

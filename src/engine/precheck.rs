@@ -4,10 +4,10 @@
 //! Called by the daemon for its log and for `status`. Pure: the settings are read by the daemon, and the peer's come with
 //! its alives.
 
-use crate::engine::facts::KernelSettings;
-use crate::engine::reconcile::Failure;
-use crate::engine::replica::nearly_full;
-use crate::engine::replica::view::View;
+use crate::facts::KernelSettings;
+use crate::reconcile::Failure;
+use crate::replica::nearly_full;
+use crate::replica::view::View;
 
 /// One sentence for each thing that an operator should change; none when all is well.
 pub fn remarks(own: &KernelSettings, in_use: u32, view: &View) -> Vec<String> {
@@ -93,13 +93,13 @@ pub fn remarks(own: &KernelSettings, in_use: u32, view: &View) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::engine::wire::KernelTold;
+    use crate::wire::KernelTold;
 
     #[test]
     fn a_good_pair_needs_no_word_and_each_flaw_has_its_own() {
         let good = KernelSettings { max: 1000, events: true, ..KernelSettings::default() };
         let view = |theirs: KernelSettings, labels: u64| View {
-            peers: vec![crate::engine::replica::view::PeerView {
+            peers: vec![crate::replica::view::PeerView {
                 name: "router2".into(),
                 alive: true,
                 kernel: Some(KernelTold { settings: theirs, ..KernelTold::default() }),
