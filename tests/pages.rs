@@ -156,7 +156,7 @@ fn a_wrong_name_is_noticed() {
     for (right, wrong) in [
         ("tests/door.rs: with_a_key_nothing_enters", "tests/door.rs: with_a_key_nothing_leaves"),
         ("tests/door.rs: with_a_key_nothing_enters", "tests/doors.rs: with_a_key_nothing_enters"),
-        ("src/stream.rs: order_is_restored", "src/stream.rs: place"),
+        ("src/engine/stream.rs: order_is_restored", "src/engine/stream.rs: place"),
         ("simulation: I1a", "simulation: I99"),
         ("demo --fault power", "demo --fault flood"),
         ("tests/faults/no-be-liberal.patch", "tests/faults/no-be-strict.patch"),

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use ctsync::ctnetlink::codec::Incoming;
 use ctsync::ctnetlink::entry::{Entry, L4, Status, TcpInfo, Tuple, proto};
 use ctsync::engine::filter::Filter;
-use ctsync::engine::replica::{Counters, Replica, Restored, Role, Settings};
+use ctsync::engine::replica::{Counters, Replica, Kept, Role, Settings};
 use ctsync::engine::seal::{Key, Seal};
 use ctsync::engine::facts::KernelSettings;
 use ctsync::engine::wire::{self, HEADER, Header, Incarnation, NodeId};
@@ -126,10 +126,10 @@ impl Stage {
             gate_limit: Duration::from_secs(30),
             owner_lost: Duration::from_secs(3600),
             kernel: KernelSettings::default(),
-            restored: Restored::default(),
+            kept: Kept::default(),
         };
         let mut replica = Replica::new(settings, Filter::default(), now);
-        replica.handle_events_empty();
+        replica.handle_events_empty(now);
         assert!(replica.poll_dump());
         replica.handle_dump_end(true, now);
         replica.handle_role(if side == Side::Owner { Role::Primary } else { Role::Backup }, now);
@@ -177,11 +177,9 @@ impl Stage {
     /// Time passes, and the kernel does what it is asked.
     pub fn pass(&mut self, time: Duration) {
         self.now += time;
-        self.replica.handle_events_empty();
+        self.replica.handle_events_empty(self.now);
         self.replica.handle_timeout(self.now);
-        self.replica.step_takeover(self.now);
         self.kernel.serve(&mut self.replica, self.now);
-        self.replica.step_takeover(self.now);
     }
 
     /// The operator looks on, and whoever wants to may begin a takeover: more of the replica is under way.

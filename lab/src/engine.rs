@@ -8,7 +8,7 @@ use anyhow::{Result, ensure};
 use ctsync::daemon::node_id;
 use ctsync::engine::facts::KernelSettings;
 use ctsync::engine::filter::Filter;
-use ctsync::engine::replica::{Replica, Restored, Role, Settings};
+use ctsync::engine::replica::{Kept, Replica, Role, Settings};
 use ctsync::engine::wire::Incarnation;
 
 /// Started, told that it is primary, its (empty) kernel read. It owns the group once it has heard of no other owner.
@@ -34,10 +34,10 @@ pub(crate) fn primary(name: &str, run: u128, began: Instant) -> Result<Replica> 
         gate_limit: Duration::from_secs(30),
         owner_lost: Duration::from_secs(3_600),
         kernel: KernelSettings::default(),
-        restored: Restored::default(),
+        kept: Kept::default(),
     };
     let mut replica = Replica::new(settings, Filter::default(), began);
-    replica.handle_events_empty();
+    replica.handle_events_empty(began);
     ensure!(replica.poll_dump(), "no dump is due");
     replica.handle_dump_end(true, began);
     replica.handle_role(Role::Primary, began);

@@ -196,7 +196,6 @@ fn owner() -> Result<Box<dyn FnMut()>> {
     let mut replica = engine::primary("router1", 1, began)?;
     let later = began + Duration::from_secs(5);
     replica.handle_timeout(later);
-    replica.step_takeover(later);
     ensure!(replica.owner(), "not the owner");
     for number in 0..BESIDE {
         replica.handle_event(Incoming::New(connection(number)), later);

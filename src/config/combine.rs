@@ -5,12 +5,12 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use indexmap::IndexMap;
-use ipnet::IpNet;
 use serde::Deserialize;
 use serde_json::{Map, Value as Json};
 
 use super::mechanism::{self, GivenFurther, GivenMechanism};
 use super::mistake::{ConfigError, Mistake};
+use super::text::network;
 use super::{Config, FurtherGroup, Mechanism, MetricsAddress, Source};
 use crate::ctnetlink::entry::proto;
 
@@ -261,8 +261,4 @@ fn protocol_number(name: &str) -> Option<u8> {
         "dccp" => proto::DCCP,
         _ => return None,
     })
-}
-
-pub(super) fn network(text: &str) -> Option<IpNet> {
-    text.parse().ok().or_else(|| text.parse::<IpAddr>().ok().map(IpNet::from))
 }

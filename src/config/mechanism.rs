@@ -8,9 +8,8 @@ use std::path::{Path, PathBuf};
 use indexmap::IndexMap;
 use serde::Deserialize;
 
-use super::combine::network;
 use super::mistake::Mistake;
-use super::shape::below;
+use super::text::{below, network, parse_mark};
 use crate::engine::groups::Rule;
 
 /// Whose state keepalived tells in a line of its notify FIFO.
@@ -330,16 +329,4 @@ pub(super) fn further(
         groups.push(FurtherGroup { name, mechanism, rules });
     }
     if wrong.is_empty() { Ok(groups) } else { Err(wrong) }
-}
-
-/// `VALUE` or `VALUE/MASK`, decimal or hexadecimal.
-pub(super) fn parse_mark(text: &str) -> Option<(u32, u32)> {
-    let number = |text: &str| match text.strip_prefix("0x") {
-        Some(digits) => u32::from_str_radix(digits, 16).ok(),
-        None => text.parse().ok(),
-    };
-    match text.split_once('/') {
-        Some((value, mask)) => Some((number(value)?, number(mask)?)),
-        None => Some((number(text)?, u32::MAX)),
-    }
 }

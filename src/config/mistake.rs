@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 
 use thiserror::Error;
 
-use super::shape::below;
+use super::text::below;
 
 /// A configuration is refused.
 #[derive(Debug)]

@@ -16,6 +16,7 @@ pub mod options;
 mod schema;
 mod set_lines;
 mod shape;
+mod text;
 mod tree;
 mod write;
 
@@ -38,7 +39,7 @@ pub use schema::schema;
 pub use write::{EXAMPLE, reference_roff, reference_table, to_json, to_set_lines};
 
 use options::{OPTIONS, Shape};
-use shape::below;
+use text::below;
 
 /// Bytes of the largest file that is read at all.
 const LARGEST: u64 = 4 * 1024 * 1024;

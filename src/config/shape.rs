@@ -7,9 +7,9 @@ use std::net::{IpAddr, SocketAddr};
 use ipnet::IpNet;
 use serde_json::{Map, Value as Json};
 
-use super::mechanism::parse_mark;
 use super::mistake::{Mistake, Nearest, Place, nearest};
 use super::options::{Kind, OPTIONS, Opt, Shape};
+use super::text::{below, parse_mark};
 use super::tree::{Field, Node, Value};
 
 /// Values in their canonical form, and where each came from.
@@ -152,11 +152,6 @@ impl Checked {
             }
         }
     }
-}
-
-/// RFC 6901, 3: `~` and `/` are escaped.
-pub(super) fn below(above: &str, name: &str) -> String {
-    format!("{above}/{}", name.replace('~', "~0").replace('/', "~1"))
 }
 
 fn expected(shape: Shape) -> String {

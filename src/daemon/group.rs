@@ -151,12 +151,12 @@ impl Group {
         settings.told_group = mechanism.identity();
         settings.keys = keys.to_vec();
         let virtual_addresses = known_addresses(&mechanism);
-        let mut witness = Witness::new(mechanism.notify_fifo().is_some(), settings.restored.role, now);
+        let mut witness = Witness::new(mechanism.notify_fifo().is_some(), settings.kept.role, now);
         let (known, here) = count_here(&mechanism, &virtual_addresses, held);
         witness.note_addresses(known, here);
         let believed = witness.judge(now);
         let told = believed.evidence == Evidence::Told;
-        settings.restored.role = told.then_some(believed.role);
+        settings.kept.role = told.then_some(believed.role);
         let local = held.iter().map(|held| held.address).collect();
         let mut replica = Replica::new(settings, start::filter(config, local), now);
         if believed.evidence == Evidence::Addresses {

@@ -393,11 +393,7 @@ impl Daemon {
                 // Silence is judged only when nothing is left to be heard: a stopped process wakes up to full sockets.
                 group.replica.handle_timeout(now);
             }
-            group.replica.step_takeover(now);
             self.send_requests(at, now)?;
-            if let Some(group) = self.groups.get_mut(at) {
-                group.replica.step_takeover(now);
-            }
         }
         self.choose_events()?;
         self.step_hold(now);

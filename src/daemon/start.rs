@@ -33,7 +33,7 @@ pub(super) fn settings(config: &Config, mtu: usize, state: &RunState) -> Result<
         gate_limit: config.gate_timeout,
         owner_lost: config.owner_lost,
         kernel: kernel_settings(Rules::default()),
-        restored: state.restored(),
+        kept: state.left(),
     })
 }
 

@@ -9,6 +9,7 @@
 mod compact;
 pub mod digest;
 pub mod facts;
+pub mod failure;
 pub mod filter;
 pub mod groups;
 pub mod precheck;

@@ -5,7 +5,7 @@
 //! its alives.
 
 use crate::facts::KernelSettings;
-use crate::reconcile::Failure;
+use crate::failure::Failure;
 use crate::replica::nearly_full;
 use crate::replica::view::View;
 

@@ -10,18 +10,17 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use crate::engine::replica::{Persist, Restored, Role};
+use crate::engine::replica::{Kept, Role};
 
 /// The file's contents.
 #[derive(Serialize, Deserialize, PartialEq, Clone, Default)]
 #[serde(rename_all = "kebab-case")]
-struct Kept {
+struct Contents {
     boot: String,
     namespace: u64,
-    truth: bool,
-    was_owner: bool,
-    settled: bool,
-    role: Option<Role>,
+    /// The replica's, under its own names.
+    #[serde(flatten)]
+    kept: Kept,
     transition: Option<String>,
     transition_at: Option<String>,
 }
@@ -38,8 +37,9 @@ pub struct StateError {
 /// The file and what it holds.
 pub struct RunState {
     path: PathBuf,
-    kept: Kept,
-    restored: Restored,
+    contents: Contents,
+    /// As the last run left it.
+    left: Kept,
     /// Something is not in the file yet.
     unwritten: bool,
 }
@@ -50,38 +50,33 @@ impl RunState {
         let path = directory.join(file);
         let boot = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
         let namespace = std::fs::metadata("/proc/self/ns/net").map(|meta| meta.ino()).unwrap_or_default();
-        let found: Option<Kept> =
+        let found: Option<Contents> =
             std::fs::read(&path).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok());
-        let found = found.filter(|kept| kept.boot == boot.trim() && kept.namespace == namespace);
-        let restored = found.as_ref().map_or(Restored::default(), |kept| Restored {
-            settled: kept.settled,
-            truth: kept.truth,
-            was_owner: kept.was_owner,
-            role: kept.role,
-        });
-        let kept = found.unwrap_or(Kept { boot: boot.trim().into(), namespace, ..Kept::default() });
-        RunState { path, kept, restored, unwritten: true }
+        let found = found.filter(|found| found.boot == boot.trim() && found.namespace == namespace);
+        let contents =
+            found.unwrap_or_else(|| Contents { boot: boot.trim().into(), namespace, ..Contents::default() });
+        RunState { path, left: contents.kept, contents, unwritten: true }
     }
 
     /// What the last run left for the replica.
-    pub fn restored(&self) -> Restored {
-        self.restored
+    pub fn left(&self) -> Kept {
+        self.left
     }
 
     /// "MASTER at ..." of the last transition, if there was one.
     pub fn transition(&self) -> Option<&str> {
-        self.kept.transition.as_deref()
+        self.contents.transition.as_deref()
     }
 
     /// When that was, as RFC 3339 has it.
     pub fn transition_at(&self) -> Option<&str> {
-        self.kept.transition_at.as_deref()
+        self.contents.transition_at.as_deref()
     }
 
     /// A transition happened: `when` is local, in `date`'s format, `at` as RFC 3339 has it.
     pub fn note_transition(&mut self, role: Role, when: &str, at: &str) {
-        self.kept.transition = Some(format!("{} at {when}", role.word()));
-        self.kept.transition_at = Some(at.to_owned());
+        self.contents.transition = Some(format!("{} at {when}", role.word()));
+        self.contents.transition_at = Some(at.to_owned());
         self.unwritten = true;
     }
 
@@ -89,13 +84,8 @@ impl RunState {
     ///
     /// # Errors
     /// It cannot be written; what was there before stays.
-    pub fn keep(&mut self, persist: Persist) -> Result<(), StateError> {
-        let Persist { truth, was_owner, settled, role } = persist;
-        let kept = &mut self.kept;
-        if (kept.truth, kept.was_owner, kept.settled, kept.role) != (truth, was_owner, settled, role) {
-            (kept.truth, kept.was_owner, kept.settled, kept.role) = (truth, was_owner, settled, role);
-            self.unwritten = true;
-        }
+    pub fn keep(&mut self, kept: Kept) -> Result<(), StateError> {
+        self.unwritten |= std::mem::replace(&mut self.contents.kept, kept) != kept;
         if !self.unwritten {
             return Ok(());
         }
@@ -108,7 +98,7 @@ impl RunState {
     fn write(&self) -> io::Result<()> {
         let aside = self.path.with_extension("new");
         let mut file = std::fs::File::create(&aside)?;
-        file.write_all(&serde_json::to_vec(&self.kept)?)?;
+        file.write_all(&serde_json::to_vec(&self.contents)?)?;
         std::fs::rename(&aside, &self.path)
     }
 }

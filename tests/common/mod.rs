@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use ctsync_ctnetlink::entry::{Entry, L4, Status, Tuple, proto};
 use ctsync_engine::facts::{Evidence, KernelSettings, Seat};
 use ctsync_engine::filter::Filter;
-use ctsync_engine::replica::{Replica, Restored, Role, Settings};
+use ctsync_engine::replica::{Kept, Replica, Role, Settings};
 use ctsync_engine::seal::Key;
 use ctsync_engine::verdict::{self, Around};
 use ctsync_engine::wire::{Incarnation, NodeId};
@@ -39,17 +39,17 @@ pub(crate) fn another_run(
     keys: Vec<Key>,
     now: Instant,
 ) -> Replica {
-    let mut replica = started(number, run, hot, keys, Restored::default(), now);
+    let mut replica = started(number, run, hot, keys, Kept::default(), now);
     replica.handle_role(role, now);
     replica
 }
 
 /// Started once more with what the run before it left, and told nothing.
-pub(crate) fn remembering(number: u64, run: u64, restored: Restored, now: Instant) -> Replica {
-    started(number, run, true, Vec::new(), restored, now)
+pub(crate) fn remembering(number: u64, run: u64, kept: Kept, now: Instant) -> Replica {
+    started(number, run, true, Vec::new(), kept, now)
 }
 
-fn started(number: u64, run: u64, hot: bool, keys: Vec<Key>, restored: Restored, now: Instant) -> Replica {
+fn started(number: u64, run: u64, hot: bool, keys: Vec<Key>, kept: Kept, now: Instant) -> Replica {
     let random = u128::from(run) << 64 | u128::from(number);
     let settings = Settings {
         name: format!("router{number}"),
@@ -73,10 +73,10 @@ fn started(number: u64, run: u64, hot: bool, keys: Vec<Key>, restored: Restored,
         gate_limit: Duration::from_secs(30),
         owner_lost: Duration::from_secs(3600),
         kernel: KernelSettings::default(),
-        restored,
+        kept,
     };
     let mut replica = Replica::new(settings, Filter::default(), now);
-    replica.handle_events_empty();
+    replica.handle_events_empty(now);
     assert!(replica.poll_dump());
     replica.handle_dump_end(true, now);
     replica.set_seat(Seat { evidence: Evidence::Told, ..Seat::default() }, now);

@@ -40,7 +40,7 @@ impl World {
             node.blind = true;
             replica.handle_overrun();
         }
-        replica.handle_events_empty();
+        replica.handle_events_empty(now);
     }
 
     /// One node's turn, as the daemon's.
@@ -68,12 +68,8 @@ impl World {
         self.dump(x);
         if let Some(replica) = &mut self.nodes[x].replica {
             replica.handle_timeout(now);
-            replica.step_takeover(now);
         }
         self.requests(x)?;
-        if let Some(replica) = &mut self.nodes[x].replica {
-            replica.step_takeover(now);
-        }
         self.check_reports(x)?;
         self.check_ready(x)?;
         // Where the owner has a connection with this tuple, it is the owner's affair.

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use ctsync_ctnetlink::entry::{Entry, Expectation, Key, L4, Rare, Status, TcpInfo, Tuple, proto};
 use ctsync_engine::facts::KernelSettings;
 use ctsync_engine::filter::Filter;
-use ctsync_engine::replica::{Persist, Replica, Restored, Role, Settings};
+use ctsync_engine::replica::{Kept, Replica, Role, Settings};
 use ctsync_engine::seal::Key as SealKey;
 use ctsync_engine::wire::{Incarnation, NodeId};
 use fastrand::Rng;
@@ -110,7 +110,7 @@ pub(super) struct Node {
     pub(super) replica: Option<Replica>,
     pub(super) role: Role,
     /// What `/run` holds.
-    pub(super) kept: Persist,
+    pub(super) kept: Kept,
     pub(super) dump: Option<VecDeque<Entry>>,
     /// Datagrams on their way here, with the time they arrive.
     pub(super) inbox: Vec<(Instant, Vec<u8>)>,
@@ -162,7 +162,7 @@ impl World {
             kernel: Kernel::default(),
             replica: None,
             role: Role::Backup,
-            kept: Persist::default(),
+            kept: Kept::default(),
             dump: None,
             inbox: Vec::new(),
             counted: [0; 3],
@@ -208,12 +208,6 @@ impl World {
         let (incarnation, secret) = (Incarnation(self.rng.u128(..)), self.rng.u128(..));
         let (hot, now) = (self.hot, self.now);
         let node = &mut self.nodes[x];
-        let restored = Restored {
-            settled: node.kept.settled,
-            truth: node.kept.truth,
-            was_owner: node.kept.was_owner,
-            role: node.kept.role,
-        };
         let settings = Settings {
             name: node.name.into(),
             node: NodeId(x as u64 + 1),
@@ -235,7 +229,7 @@ impl World {
             gate_limit: Duration::from_secs(30),
             owner_lost: Duration::from_secs(3600),
             kernel: KernelSettings::default(),
-            restored,
+            kept: node.kept,
         };
         let filter = Filter { channel_port: 3780, expect: vec!["all".into()], ..Filter::default() };
         self.strays[x].clear();
@@ -275,7 +269,7 @@ impl World {
             }
         }
         node.kernel = Kernel::default();
-        node.kept = Persist::default();
+        node.kept = Kept::default();
         node.role = Role::Backup;
         self.note(|| format!("power {x}"));
     }

@@ -70,7 +70,7 @@ impl Replica {
             return;
         }
         self.bound.next = now + STEP;
-        if !self.group.owner || self.bound.virtual_addresses.is_empty() {
+        if !self.ownership.is_owner() || self.bound.virtual_addresses.is_empty() {
             self.bound.begin_again();
             self.bound.found = 0;
             return;

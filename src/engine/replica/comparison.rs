@@ -23,7 +23,7 @@ const ROUNDS_APART: Duration = Duration::from_secs(1);
 /// Looks on their way at once.
 const LOOKS: usize = 16;
 /// Looks answered for peers in one turn; past it the peer looks again.
-pub(super) const ANSWERS: usize = 64;
+const ANSWERS: usize = 64;
 /// Differing entries that are fetched to be shown.
 const SHOWN: usize = 1000;
 
@@ -71,7 +71,30 @@ pub enum Compared {
 /// Ours and theirs; 0 where there is none.
 type Found = BTreeMap<u64, (u64, u64)>;
 
-pub(super) struct Comparison {
+/// This node's comparison, and what it answers to its peers'.
+#[derive(Default)]
+pub(super) struct Looks {
+    under_way: Option<Comparison>,
+    /// Looks answered in this turn.
+    answered: usize,
+}
+
+impl Looks {
+    pub(super) fn begin_turn(&mut self) {
+        self.answered = 0;
+    }
+
+    fn may_answer(&mut self) -> bool {
+        self.answered += 1;
+        self.answered <= ANSWERS
+    }
+
+    pub(super) fn next_step(&self) -> Option<Instant> {
+        self.under_way.as_ref().map(Comparison::next_step)
+    }
+}
+
+struct Comparison {
     peer: Incarnation,
     name: String,
     waiting: VecDeque<Want>,
@@ -89,7 +112,7 @@ pub(super) struct Comparison {
 }
 
 impl Comparison {
-    pub(super) fn next_step(&self) -> Instant {
+    fn next_step(&self) -> Instant {
         let again = self.asked.values().min().map(|at| *at + LOOK_AGAIN);
         let silent = self.heard + SILENT;
         self.second_at.unwrap_or(again.map_or(silent, |again| again.min(silent)))
@@ -99,14 +122,16 @@ impl Comparison {
 impl Replica {
     /// Begin to compare this table with the living peer's.
     pub fn begin_comparison(&mut self, now: Instant) {
-        let peer = self.peers.values().find(|peer| !peer.lost);
+        let peer = self.peers.living().next();
         let result = match peer {
             None => Some(Compared::NoPeer),
-            Some(peer) if peer.seed != self.seed => Some(Compared::NoOwner { peer: peer.name.clone() }),
+            Some(peer) if peer.seed != self.hashing.seed() => {
+                Some(Compared::NoOwner { peer: peer.name.clone() })
+            }
             Some(_) => None,
         };
         let (peer, name) = peer.map(|peer| (peer.incarnation, peer.name.clone())).unwrap_or_default();
-        self.comparison = Some(Comparison {
+        self.looks.under_way = Some(Comparison {
             peer,
             name,
             waiting: VecDeque::from([ROOT]),
@@ -125,26 +150,26 @@ impl Replica {
 
     /// The peer's hashes mean something else from now on.
     pub(super) fn give_comparison_up(&mut self) {
-        if let Some(comparison) = &mut self.comparison {
+        if let Some(comparison) = &mut self.looks.under_way {
             comparison.result.get_or_insert(Compared::NoOwner { peer: comparison.name.clone() });
         }
     }
 
     /// Whether a comparison is under way or waits to be polled.
     pub fn comparing(&self) -> bool {
-        self.comparison.is_some()
+        self.looks.under_way.is_some()
     }
 
     /// The result, once, when there is one.
     pub fn poll_comparison(&mut self) -> Option<Compared> {
-        let result = self.comparison.as_mut()?.result.take()?;
-        self.comparison = None;
+        let result = self.looks.under_way.as_mut()?.result.take()?;
+        self.looks.under_way = None;
         Some(result)
     }
 
     /// Send what can be sent, end what has ended.
     pub(super) fn chase_comparison(&mut self, now: Instant) {
-        let Some(comparison) = &mut self.comparison else { return };
+        let Some(comparison) = &mut self.looks.under_way else { return };
         if comparison.result.is_some() || comparison.second_at.is_some_and(|at| now < at) {
             return;
         }
@@ -156,7 +181,7 @@ impl Replica {
         if comparison.waiting.is_empty() && comparison.asked.is_empty() {
             self.end_round(now);
         }
-        let Some(comparison) = &mut self.comparison else { return };
+        let Some(comparison) = &mut self.looks.under_way else { return };
         let mut wants: Vec<Want> = Vec::new();
         for (want, at) in &mut comparison.asked {
             if now >= *at + LOOK_AGAIN {
@@ -176,7 +201,7 @@ impl Replica {
     }
 
     fn end_round(&mut self, now: Instant) {
-        let Some(comparison) = &mut self.comparison else { return };
+        let Some(comparison) = &mut self.looks.under_way else { return };
         if let Some(fetched) = comparison.fetched.take() {
             let (peer, moving, unseen) = (comparison.name.clone(), comparison.moving, comparison.unseen);
             let count = comparison.found.len();
@@ -186,7 +211,7 @@ impl Replica {
                 Differing { here: here.map(|slot| slot.entry().into_owned()), there }
             });
             let differing = differing.collect();
-            if let Some(comparison) = &mut self.comparison {
+            if let Some(comparison) = &mut self.looks.under_way {
                 comparison.result = Some(Compared::Done { peer, differing, count, moving, unseen });
             }
             return;
@@ -218,10 +243,11 @@ impl Replica {
 
     /// A peer's operator compares: say what is here.
     pub(super) fn handle_look(&mut self, from: Incarnation, wants: &[Want]) {
-        let room = self.size.now() - self.seal.overhead() - HEADER - wire::GROUP_HEAD;
+        let room = self.out.size.now() - self.out.seal.overhead() - HEADER - wire::GROUP_HEAD;
         for want in wants {
-            let Some(credit) = self.look_credit.checked_sub(1) else { return };
-            self.look_credit = credit;
+            if !self.looks.may_answer() {
+                return;
+            }
             let mut messages = Vec::new();
             match *want {
                 Want::Sums(node) if node.level < LEVELS => {
@@ -256,7 +282,7 @@ impl Replica {
     /// The peer's answer to a look.
     pub(super) fn handle_seen(&mut self, from: Incarnation, messages: &[u8], now: Instant) {
         for message in Messages::new(messages) {
-            let Some(comparison) = &mut self.comparison else { return };
+            let Some(comparison) = &mut self.looks.under_way else { return };
             if comparison.peer != from {
                 return;
             }
@@ -291,7 +317,7 @@ impl Replica {
                     }
                 }
                 Ok(Message::Put { entry, .. }) => {
-                    let key = self.key_hash(&entry.key());
+                    let key = self.hashing.key(&entry.key());
                     self.note_fetched(key, Some(entry));
                 }
                 Ok(Message::Destroy { key, .. }) => self.note_fetched(key, None),
@@ -306,7 +332,7 @@ impl Replica {
     }
 
     fn note_fetched(&mut self, key: u64, entry: Option<Entry>) {
-        let Some(comparison) = &mut self.comparison else { return };
+        let Some(comparison) = &mut self.looks.under_way else { return };
         comparison.asked.remove(&Want::Key(key));
         if let Some(place) = comparison.fetched.as_mut().and_then(|fetched| fetched.get_mut(&key)) {
             *place = entry;

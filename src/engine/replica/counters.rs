@@ -1,7 +1,7 @@
 //! What a replica counts for `statistics`, `status` and metrics. It decides by none of it.
 
 use super::Refused;
-use crate::reconcile::Failure;
+use crate::failure::Failure;
 
 /// Changes of a cache.
 #[derive(Clone, Copy, Default, Debug, PartialEq, Eq)]

@@ -54,7 +54,7 @@ impl Departed {
 impl Replica {
     /// These addresses are not on a working interface of this node any more. Told before the events that it causes.
     pub fn handle_departed(&mut self, addresses: impl IntoIterator<Item = IpAddr>, now: Instant) {
-        if self.group.owner {
+        if self.ownership.is_owner() {
             for address in addresses {
                 self.departed.addresses.entry(address).or_insert(now);
             }
@@ -82,7 +82,7 @@ impl Replica {
     pub(super) fn hold_back(&mut self, id: SlotId) -> bool {
         let Some(mut slot) = self.table.get_mut(id) else { return false };
         // Nearly always nothing has left, and no entry is unpacked to be looked at.
-        let held = self.group.owner
+        let held = self.ownership.is_owner()
             && !self.departed.addresses.is_empty()
             && slot.has(Flags::PRESENT)
             && self.departed.covers(&slot.entry());
@@ -97,7 +97,7 @@ impl Replica {
     /// A packet that comes while the address is away is translated to another one by the kernel: the entry that is kept is the
     /// connection's, the kernel's a stray under its key. Told to the peer, it would take the good copy there.
     pub(super) fn keeps_from(&mut self, id: SlotId, found: &Entry) -> bool {
-        if !self.group.owner || self.departed.addresses.is_empty() {
+        if !self.ownership.is_owner() || self.departed.addresses.is_empty() {
             return false;
         }
         let Some(mut slot) = self.table.get_mut(id) else { return false };
@@ -143,7 +143,7 @@ impl Replica {
 
     /// Entries held back for these addresses.
     fn held_back(&self, addresses: &[IpAddr]) -> Vec<SlotId> {
-        if addresses.is_empty() || !self.group.owner {
+        if addresses.is_empty() || !self.ownership.is_owner() {
             return Vec::new();
         }
         let held = |id: &SlotId| {

@@ -9,10 +9,7 @@ use std::time::{Duration, Instant};
 
 use siphasher::sip::SipHasher24;
 
-use super::size::Longest;
-use super::{PEERS, Peer, Replica};
-use crate::facts::{Role, Seat};
-use crate::seal::Replays;
+use super::Replica;
 use crate::wire::{self, Body, Header, Incarnation, WireError};
 
 /// A challenge without answer is sent again, and a run is answered again, after this long.
@@ -20,7 +17,7 @@ const CHALLENGE_AGAIN: Duration = Duration::from_millis(50);
 /// New runs that are remembered for that; with so many at once the rest waits.
 const CHALLENGED: usize = 64;
 /// Answers to strangers in one turn, proofs and challenges: nobody makes this node talk more than it hears.
-pub(super) const ANSWERS: u32 = 32;
+const ANSWERS: u32 = 32;
 
 /// Why a datagram was refused. It changed nothing.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -78,9 +75,27 @@ impl Refused {
     ];
 }
 
+/// Who is let in, and who was not.
+pub(super) struct Door {
+    challenges: Challenges,
+    refusals: Refusals,
+    /// Answers given to strangers in this turn.
+    answered: u32,
+}
+
+impl Door {
+    pub(super) fn new(secret: u128) -> Door {
+        Door { challenges: Challenges::new(secret), refusals: Refusals::default(), answered: 0 }
+    }
+
+    pub(super) fn begin_turn(&mut self) {
+        self.answered = 0;
+    }
+}
+
 /// What was refused lately: what an operator looks for when nothing is heard.
 #[derive(Default)]
-pub(super) struct Refusals {
+struct Refusals {
     last: [Option<Instant>; Refused::ALL.len()],
     /// Who said that its group is another one, and which.
     stranger: Option<(String, String)>,
@@ -94,7 +109,7 @@ const LATELY: Duration = Duration::from_secs(10);
 /// The question is a keyed hash of the run and of how many runs have been let in: nothing has to be remembered to check
 /// the answer, so that a flood of old datagrams cannot push a true one out, and a recorded answer is worth nothing once
 /// any run has been let in.
-pub(super) struct Challenges {
+struct Challenges {
     secret: u128,
     admitted: u64,
     asked: Pace,
@@ -123,7 +138,7 @@ impl Pace {
 }
 
 impl Challenges {
-    pub(super) fn new(secret: u128) -> Challenges {
+    fn new(secret: u128) -> Challenges {
         Challenges { secret, admitted: 0, asked: Pace::default(), answered: Pace::default() }
     }
 
@@ -142,7 +157,7 @@ impl Challenges {
 impl Replica {
     /// A datagram from the channel. What does not parse or is not for us changes nothing and is counted.
     pub fn handle_datagram(&mut self, bytes: &[u8], now: Instant) {
-        self.now = now;
+        self.life.at(now);
         match self.receive(bytes, now) {
             Ok(()) => self.counters.heard += 1,
             Err(refused) => self.refuse_datagram(refused),
@@ -154,8 +169,8 @@ impl Replica {
         if let Some(counter) = self.counters.refused.get_mut(why as usize) {
             *counter += 1;
         }
-        if let Some(last) = self.refusals.last.get_mut(why as usize) {
-            *last = Some(self.now);
+        if let Some(last) = self.door.refusals.last.get_mut(why as usize) {
+            *last = Some(self.life.now());
         }
     }
 
@@ -164,14 +179,14 @@ impl Replica {
         let lately = move |at: Instant| now.saturating_duration_since(at) < LATELY;
         Refused::ALL
             .into_iter()
-            .zip(self.refusals.last)
+            .zip(self.door.refusals.last)
             .filter(move |(_, at)| at.is_some_and(lately))
             .map(|(why, _)| why)
     }
 
     /// The last node that said that its group is another one: its name, and its group.
     pub fn stranger(&self) -> Option<(&str, &str)> {
-        self.refusals.stranger.as_ref().map(|(name, group)| (name.as_str(), group.as_str()))
+        self.door.refusals.stranger.as_ref().map(|(name, group)| (name.as_str(), group.as_str()))
     }
 
     fn receive(&mut self, bytes: &[u8], now: Instant) -> Result<(), Refused> {
@@ -185,7 +200,7 @@ impl Replica {
         if header.node_group != self.settings.node_group {
             return Err(Refused::Foreign);
         }
-        match (self.seal.is_on(), sealed) {
+        match (self.out.seal.is_on(), sealed) {
             (false, false) => self.hear_plain(&header, bytes, 0, now),
             (false, true) => Err(Refused::Unreadable),
             (true, false) => Err(Refused::Unsealed),
@@ -199,12 +214,10 @@ impl Replica {
     /// A sealed datagram's plain form and number, if it is authentic and has not come before.
     fn open(&mut self, header: &Header, sealed: &[u8]) -> Result<(Vec<u8>, u64), Refused> {
         // Of a run that has not proved itself nothing counts, and its proof is fresh by itself.
-        let known = self.peers.get_mut(&header.sender).filter(|peer| peer.incarnation == header.incarnation);
-        let opened = self.seal.open(sealed, header.incarnation, known.is_some());
+        let (node, run) = (header.sender, header.incarnation);
+        let opened = self.out.seal.open(sealed, run, self.peers.knows(node, run));
         let (mut plain, number) = opened.map_err(|_| Refused::Forged)?;
-        if known.is_some_and(|peer| peer.replays.note(number).is_err()) {
-            return Err(Refused::Replayed);
-        }
+        self.peers.note_number(node, run, number).map_err(|_| Refused::Replayed)?;
         wire::unmark_sealed(&mut plain);
         Ok((plain, number))
     }
@@ -221,18 +234,16 @@ impl Replica {
         if header.sender == self.settings.node {
             return Err(Refused::SameName);
         }
-        if !self.dumped {
+        if !self.dumps.known() {
             // Nothing from the peer counts before our own kernel is known (10).
             return Err(Refused::Early);
         }
         self.admit(header, &body, number, now)?;
         // Sealed it was as long, but for the seal.
-        let length = bytes.len() + self.seal.overhead();
-        if let Some(peer) = self.peers.get_mut(&header.sender) {
-            peer.heard_longest.note(length, now);
-        }
+        let length = bytes.len() + self.out.seal.overhead();
+        self.peers.note_length(header.sender, length, now);
         let heard = self.hear(header, body, bytes, now);
-        self.note_equality(now);
+        self.following.settle(now);
         heard
     }
 
@@ -242,23 +253,16 @@ impl Replica {
         if let Body::Alive(alive) = body
             && alive.told_group != self.presence.told_group
         {
-            self.refusals.stranger = Some((alive.name.clone(), alive.told_group.clone()));
+            self.door.refusals.stranger = Some((alive.name.clone(), alive.told_group.clone()));
             return Err(Refused::OtherGroup);
         }
-        let known = self.peers.get_mut(&header.sender).filter(|peer| peer.incarnation == header.incarnation);
-        if let Some(peer) = known {
-            peer.heard = now;
-            peer.lost = false;
+        if self.peers.hear(header.sender, header.incarnation, now) {
             return Ok(());
         }
         match body {
             Body::Proof { to, nonce } if *to == self.settings.incarnation => {
-                if self.peers.len() >= PEERS {
-                    // Who came and went, or pretended to, keeps nobody out.
-                    self.peers.retain(|_, peer| !peer.lost);
-                }
-                let room = self.peers.len() < PEERS || self.peers.contains_key(&header.sender);
-                if !room || *nonce != self.challenges.nonce(header.incarnation) {
+                let room = self.peers.make_room(header.sender);
+                if !room || *nonce != self.door.challenges.nonce(header.incarnation) {
                     return Err(Refused::Unproved);
                 }
                 self.begin_run(header, number, now);
@@ -268,7 +272,7 @@ impl Replica {
             // nothing else. Whoever asks wants to know us, and is asked in turn: its next sign of life may be far.
             Body::Challenge { to, .. }
                 if *to == self.settings.incarnation
-                    && self.challenges.answered.due(header.incarnation, now)
+                    && self.door.challenges.answered.due(header.incarnation, now)
                     && self.may_answer() =>
             {
                 self.challenge(header.incarnation, now);
@@ -283,49 +287,23 @@ impl Replica {
     }
 
     fn may_answer(&mut self) -> bool {
-        let answers = self.answers_left.checked_sub(1);
-        self.answers_left = answers.unwrap_or(0);
-        answers.is_some()
+        self.door.answered += 1;
+        self.door.answered <= ANSWERS
     }
 
     fn challenge(&mut self, run: Incarnation, now: Instant) {
-        if self.challenges.asked.due(run, now) && self.may_answer() {
-            let nonce = self.challenges.nonce(run);
+        if self.door.challenges.asked.due(run, now) && self.may_answer() {
+            let nonce = self.door.challenges.nonce(run);
             self.queue_body(&Body::Challenge { to: run, nonce });
         }
     }
 
     /// A peer's daemon has proved to be a new run.
     fn begin_run(&mut self, header: &Header, number: u64, now: Instant) {
-        self.challenges.admit();
-        let peer = Peer {
-            name: String::new(),
-            heard_of: false,
-            incarnation: header.incarnation,
-            heard: now,
-            lost: false,
-            owner: false,
-            role: Role::Unknown,
-            seat: Seat::default(),
-            ready: false,
-            count: 0,
-            seed: 0,
-            kernel: None,
-            turn: 0,
-            spoke: now,
-            longest: 0,
-            heard_longest: Longest::new(now),
-            next: None,
-            moved: now,
-            behind: 0,
-            lag: Duration::ZERO,
-            equal_since: None,
-            replays: Replays::after(number),
-        };
-        self.peers.insert(header.sender, peer);
-        if self.group.claim.node == header.sender && !self.group.owner {
-            self.group.receiver.reset();
-            self.fall_out_of_step();
+        self.door.challenges.admit();
+        self.peers.begin_run(header.sender, header.incarnation, number, now);
+        if self.group.claim.node == header.sender && !self.ownership.is_owner() {
+            self.begin_following();
         }
     }
 }

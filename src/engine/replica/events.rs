@@ -2,14 +2,13 @@
 
 use std::time::Instant;
 
+use super::dumps::Purpose;
+use super::hashing::Hashed;
 use super::{Cache, Replica, Verb};
 use crate::reconcile::note_found;
-use crate::table::{Flags, SlotId, SlotMut, Table, is_present};
+use crate::table::{Flags, SlotId, SlotMut, is_present};
 use ctsync_ctnetlink::codec::Incoming;
 use ctsync_ctnetlink::entry::Entry;
-
-/// Strays listed before those that ended are looked for.
-pub(super) const STRAYS: usize = 1024;
 
 /// What an event, a dump or an answer says of a key.
 pub(super) enum Told {
@@ -24,26 +23,24 @@ pub(super) enum Told {
 impl Replica {
     /// Events from the kernel in their order, never echoes of our own requests. None of them is left.
     pub fn handle_events(&mut self, events: &mut Vec<Incoming>, now: Instant) {
-        let mut hashes = std::mem::take(&mut self.hashes);
-        hashes.clear();
-        hashes
-            .extend(events.iter().map(|event| event.entry().map_or(0, |entry| self.key_hash(&entry.key()))));
+        let keys = events.iter().map(|event| event.entry().map_or(Hashed::Known(0), Hashed::of));
+        let hashes = self.hashing.batch(keys);
         self.table.prefetch(&hashes);
         for (event, hash) in events.drain(..).zip(&hashes) {
             self.handle_hashed(event, *hash, now);
         }
-        self.hashes = hashes;
+        self.hashing.give_back(hashes);
     }
 
     /// One of them by itself.
     pub fn handle_event(&mut self, event: Incoming, now: Instant) {
-        let hash = event.entry().map_or(0, |entry| self.key_hash(&entry.key()));
+        let hash = event.entry().map_or(0, |entry| self.hashing.key(&entry.key()));
         self.handle_hashed(event, hash, now);
     }
 
     fn handle_hashed(&mut self, event: Incoming, hash: u64, now: Instant) {
-        self.now = now;
-        self.events_empty = false;
+        self.life.at(now);
+        self.dumps.turns.note_waiting();
         let Some(entry) = event.entry() else { return };
         let id = match self.table.find(hash, &entry.key()) {
             Some(id) if !self.left_out(id, entry) || matches!(event, Incoming::Destroy(_)) => id,
@@ -52,7 +49,7 @@ impl Replica {
                 return;
             }
             // During a dump even the end of an unknown entry is remembered: the dump may still list it (7).
-            None if matches!(event, Incoming::Destroy(_)) && !self.dumping => return,
+            None if matches!(event, Incoming::Destroy(_)) && self.dumps.under_way().is_none() => return,
             None if !self.filter.accepts(entry) => {
                 self.counters.ignored += 1;
                 return;
@@ -65,10 +62,10 @@ impl Replica {
             Incoming::Destroy(_) | Incoming::Answer { .. } => Told::Gone,
         };
         let created = matches!(told, Told::Created(_));
-        let (event_turn, dump_number, believes) = (self.event_turn, self.dump_number, self.believes());
+        let (turn, dump, believes) = (self.dumps.turns.now(), self.dumps.number(), self.believes());
         let Some(mut slot) = self.table.get_mut(id) else { return };
-        slot.newer_than = dump_number;
-        if slot.asked_in == event_turn {
+        slot.newer_than = dump;
+        if slot.asked_in == turn {
             // Our request and this event have no common order: ask the kernel (8).
             self.want_kernel(id, true);
             return;
@@ -94,10 +91,10 @@ impl Replica {
         } else {
             self.hear_as_backup(id, told);
         }
-        if created && self.group.owner {
+        if created && self.ownership.is_owner() {
             self.reread_master(id);
         }
-        self.note_equality(now);
+        self.following.settle(now);
         self.release(id);
     }
 
@@ -109,12 +106,14 @@ impl Replica {
 
     /// The kernel's word is the truth: this node owns the group, or is primary with no living owner (15).
     pub(super) fn believes(&self) -> bool {
-        self.group.owner || (self.standing().primary && !self.peer_owns() && !self.starting)
+        self.ownership.is_owner()
+            || (self.standing().primary && !self.peers.own() && !self.ownership.is_starting())
     }
 
     /// Also while a starting daemon has heard of no owner, or none is expected any more: all it knows is its kernel.
     pub(super) fn trusts_kernel(&self) -> bool {
-        self.believes() || ((self.starting || self.abandoned) && !self.peer_owns())
+        self.believes()
+            || ((self.ownership.is_starting() || self.ownership.is_abandoned()) && !self.peers.own())
     }
 
     /// An entry of a group owned elsewhere: never announced, never trusted (I3).
@@ -148,20 +147,9 @@ impl Replica {
 
     /// A kernel entry of unknown origin: left to its own timer, taken into the table at a claim (11).
     pub(super) fn note_stray(&mut self, id: SlotId) {
-        let Some(mut slot) = self.table.get_mut(id) else { return };
-        slot.set(Flags::STRAY);
-        if self.strays.push(&mut self.table, id) && self.strays.len() >= self.strays_limit {
-            self.forget_ended_strays();
+        for ended in self.strays.note(&mut self.table, id) {
+            self.release(ended);
         }
-    }
-
-    /// The list of strays grows with those that live, not with those that ever were.
-    fn forget_ended_strays(&mut self) {
-        let live = |table: &Table, id| table.get(id).is_some_and(|slot| slot.has(Flags::STRAY));
-        for id in self.strays.drop_unless(&mut self.table, live) {
-            self.release(id);
-        }
-        self.strays_limit = (2 * self.strays.len()).max(STRAYS);
     }
 
     /// The table takes the kernel's word.
@@ -171,7 +159,7 @@ impl Replica {
         {
             return;
         }
-        let owner = self.group.owner;
+        let owner = self.ownership.is_owner();
         let present = is_present(&self.table, id);
         let born = matches!(told, Told::Created(_)) || (!present && !matches!(told, Told::Gone));
         let birth = born.then(|| self.table.next_birth());
@@ -224,7 +212,7 @@ impl Replica {
 
     /// The entry has ended here.
     pub(super) fn end(&mut self, id: SlotId) {
-        let owner = self.group.owner;
+        let owner = self.ownership.is_owner();
         let Some(mut slot) = self.table.get_mut(id) else { return };
         let present = slot.has(Flags::PRESENT);
         slot.clear(Flags::INSTALLED | Flags::STRAY | Flags::REPLACE);
@@ -238,10 +226,10 @@ impl Replica {
 
     /// The table changed by the kernel's word: announce it if the group is owned here, else count it at once.
     pub(super) fn changed(&mut self, id: SlotId) {
-        if self.group.owner {
+        if self.ownership.is_owner() {
             self.mark_dirty(id);
         } else {
-            self.group.root_ok = false;
+            self.following.differ();
             self.count_as_held(id);
         }
     }
@@ -269,55 +257,44 @@ impl Replica {
         }
         slot.put(Flags::DESTROY_DUE, destroy);
         slot.set(Flags::DIRTY);
-        if self.dirty.push(&mut self.table, id) {
-            self.waits.queued(self.now);
-        }
+        self.out.unsent.push(&mut self.table, id, self.life.now());
     }
 
     /// The event socket has been read empty: requests sent from now on are ordered against later events.
-    pub fn handle_events_empty(&mut self) {
-        self.events_empty = true;
-        self.event_turn = self.event_turn.wrapping_add(1).max(1);
+    pub fn handle_events_empty(&mut self, now: Instant) {
+        self.life.at(now);
+        self.dumps.turns.note_empty();
+        self.step_takeover(now);
     }
 
     /// Events wait that have not been read.
     pub fn handle_events_waiting(&mut self) {
-        self.events_empty = false;
+        self.dumps.turns.note_waiting();
     }
 
     /// Another group's replica has had the kernel remove an entry. No event tells of it: a daemon does not hear its own
     /// requests.
     pub fn handle_removed(&mut self, entry: Entry, now: Instant) {
-        let events_empty = self.events_empty;
+        let turns = self.dumps.turns;
         self.handle_event(Incoming::Destroy(entry), now);
-        self.events_empty = events_empty;
+        self.dumps.turns = turns;
     }
 
     /// The kernel dropped events.
     pub fn handle_overrun(&mut self) {
-        self.events_empty = false;
-        self.dump_due = true;
+        self.dumps.turns.note_waiting();
+        self.dumps.want(Purpose::Whole);
         self.counters.overruns += 1;
     }
 
     /// A dump is due and may start: its events have been read (6). The caller asks the kernel for all entries.
     pub fn poll_dump(&mut self) -> bool {
-        let start = (self.dump_due || self.look_due) && self.events_empty && !self.dumping;
-        if start {
-            self.looking = !self.dump_due;
-            self.dump_due = false;
-            self.look_due = false;
-            self.dumping = true;
-            self.dump_number = self.dump_number.wrapping_add(1).max(1);
-        }
-        start
+        self.dumps.turns.all_read() && self.dumps.begin()
     }
 
     /// One entry of the dump.
     pub fn handle_dump_entry(&mut self, entry: Entry) {
-        if !self.dumping {
-            return;
-        }
+        let Some(dump) = self.dumps.under_way() else { return };
         let (hash, found) = self.look_up(&entry);
         if found.is_none() && !self.filter.accepts(&entry) {
             return;
@@ -327,9 +304,9 @@ impl Replica {
             return;
         }
         self.judge_window(id, &entry);
-        let (dump_number, trusted) = (self.dump_number, self.trusts_kernel());
+        let trusted = self.trusts_kernel();
         let Some(mut slot) = self.table.get_mut(id) else { return };
-        if std::mem::replace(&mut slot.newer_than, dump_number) == dump_number {
+        if std::mem::replace(&mut slot.newer_than, dump) == dump {
             // An event was read or a request sent since the dump began: that is newer (7). But the request may have met
             // an entry whose event an overrun has swallowed, and changed only a part of it: what differs is asked for.
             let held = slot.has(Flags::PRESENT | Flags::INSTALLED);
@@ -339,7 +316,8 @@ impl Replica {
             return;
         }
         // What the first dump shows was there before this run: ours to remove, unless no daemon ran here before.
-        let inherited = found.is_none() && !self.dumped && !self.fresh && !self.group.owner;
+        let inherited =
+            found.is_none() && !self.dumps.known() && !self.worth.fresh() && !self.ownership.is_owner();
         let (present, pending) = (slot.has(Flags::PRESENT), slot.has(Flags::PENDING));
         slot.put(Flags::MINE, slot.has(Flags::MINE) || inherited);
         if trusted && pending {
@@ -361,7 +339,7 @@ impl Replica {
         } else if slot.has(Flags::MINE) {
             slot.set_entry(entry);
             self.want_kernel(id, false);
-        } else if self.late {
+        } else if self.dumps.late() {
             // A dump due at the yield is judged as the owner's: what it finds is offered (9).
             self.kernel_says(id, Told::Exists(entry));
             self.owe(id);
@@ -373,25 +351,21 @@ impl Replica {
 
     pub(super) fn same_content(&mut self, id: SlotId, entry: &Entry) -> bool {
         let mine = self.content_hash(id);
-        self.content_of(entry) == mine
+        self.hashing.content(entry) == mine
     }
 
     /// The dump is complete. With `ok` false it failed and is due again.
     pub fn handle_dump_end(&mut self, ok: bool, now: Instant) {
-        if !std::mem::take(&mut self.dumping) {
+        let first = !self.dumps.known();
+        if !self.dumps.end(ok) {
             return;
         }
-        if !ok {
-            // A look that failed is still only a look.
-            let due = if self.looking { &mut self.look_due } else { &mut self.dump_due };
-            *due = true;
-        }
-        let dump_number = self.dump_number;
+        let dump = self.dumps.number();
         let trusted = self.trusts_kernel();
         let mut absent = Vec::new();
         for id in 0..self.table.end() {
             let Some(slot) = self.table.get_mut(id) else { continue };
-            if ok && slot.newer_than != dump_number && slot.has(Flags::INSTALLED) {
+            if ok && slot.newer_than != dump && slot.has(Flags::INSTALLED) {
                 absent.push(id);
             } else {
                 // Slots that only remembered that they were heard of.
@@ -412,30 +386,20 @@ impl Replica {
         }
         if ok {
             self.counters.dumps += 1;
-            if !self.dumped {
-                self.dumped = true;
-                self.listening = now;
+            if first {
+                self.peers.listen(now);
             }
-            self.late &= self.dump_due || self.look_due;
-            if self.group.owner {
+            if self.ownership.is_owner() {
                 self.sweep.completed = Some(now);
             }
         }
         self.end_start(now);
+        self.step_takeover(now);
     }
 
     /// Whether a dump is under way.
     pub fn dumping(&self) -> bool {
-        self.dumping
-    }
-
-    /// Remember since when the digests have been equal.
-    pub(super) fn note_equality(&mut self, now: Instant) {
-        if !self.group.root_ok {
-            self.group.root_ok_since = None;
-        } else if self.group.root_ok_since.is_none() {
-            self.group.root_ok_since = Some(now);
-        }
+        self.dumps.under_way().is_some()
     }
 }
 

@@ -2,7 +2,8 @@
 //! until this node owns the group and they are wanted whatever it costs.
 
 use super::Replica;
-use crate::reconcile::{Failure, Op};
+use crate::failure::Failure;
+use crate::reconcile::Op;
 use crate::table::{Flags, Lists, Queue, SlotId, Table, is_present};
 
 /// Above this share of `nf_conntrack_max` entries that are not assured wait, in percent.
@@ -69,12 +70,12 @@ impl Replica {
             Some(slot) if slot.has(Flags::PRESENT) => 2,
             _ => 0,
         };
-        self.pending.order_by(rank);
+        self.work.order_by(rank);
     }
 
     /// Whether this key has to wait instead of asking the kernel; noted and counted then.
     pub(super) fn waits_for_room(&mut self, id: SlotId, op: Op) -> bool {
-        if !self.fullness.nearly || op != Op::Create || self.group.owner {
+        if !self.fullness.nearly || op != Op::Create || self.ownership.is_owner() {
             return false;
         }
         let Some(mut slot) = self.table.get_mut(id) else { return false };

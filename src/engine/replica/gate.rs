@@ -104,34 +104,33 @@ impl Gate {
 impl Replica {
     /// Whether this node could take over without loss.
     pub fn readiness(&self, now: Instant) -> Readiness {
-        if self.group.owner {
+        if self.ownership.is_owner() {
             return Readiness::Owner;
         }
-        if !self.dumped || self.must_dump() {
+        if !self.dumps.known() || self.dumps.must() {
             return Readiness::Dumping;
         }
         if self.peer_lost(now) {
             return Readiness::Alone;
         }
-        if !self.peer_owns() {
-            return if self.starting || !self.peer_heard() {
+        if !self.peers.own() {
+            return if self.ownership.is_starting() || !self.peers.speak() {
                 Readiness::Starting
             } else {
                 Readiness::NoOwner
             };
         }
-        let backlog = self.peers.get(&self.group.claim.node).is_some_and(|owner| owner.owner && !owner.ready);
-        if self.group.receiver.expected().is_none() || self.group.receiver.has_gap() || backlog {
+        let backlog = self.peers.get(self.group.claim.node).is_some_and(|owner| owner.owner && !owner.ready);
+        if self.following.expected().is_none() || self.following.has_gap() || backlog {
             return Readiness::Behind;
         }
-        if !self.group.root_ok || self.starting {
+        if !self.following.is_equal() || self.ownership.is_starting() {
             return Readiness::Differs;
         }
-        if self.offers() > 0 || self.late {
+        if self.offers() > 0 || self.dumps.late() {
             return Readiness::Offering;
         }
-        let installing = !self.pending.is_empty() || !self.under_way.is_empty() || self.refreshing;
-        if self.settings.hot && installing {
+        if self.settings.hot && self.work.is_busy() {
             return Readiness::Installing;
         }
         Readiness::Ready
@@ -150,7 +149,7 @@ impl Replica {
     pub(super) fn judge_gate(&mut self, now: Instant) {
         let readiness = self.readiness(now);
         self.gate.check = now + if readiness.is_ready() { GATE_REST } else { GATE_TICK };
-        let progress = (self.table.counts().present, self.pending.len(), self.counters.requests);
+        let progress = (self.table.counts().present, self.work.keys(), self.counters.requests);
         if progress != self.gate.progress || readiness.is_ready() {
             self.gate.progress = progress;
             self.gate.progressed = now;
@@ -158,12 +157,12 @@ impl Replica {
         // A peer that was heard a moment ago may only be slow: with nobody else there, a lowered priority is elected, too.
         let just_lost = readiness == Readiness::Alone
             && !self.gate.open
-            && self.peers.values().any(|peer| now < peer.heard + self.settings.lost_after + GATE_GRACE);
+            && self.peers.all().any(|peer| now < peer.heard + self.settings.lost_after + GATE_GRACE);
         // At a boot the channel may come up later than VRRP does: a peer that lives would be heard in a moment.
         let nobody_yet = readiness == Readiness::Alone
             && !self.gate.open
             && self.peers.is_empty()
-            && now < self.listening + START_GRACE;
+            && now < self.peers.listening() + START_GRACE;
         // No living owner is nobody's fault: an election must go on.
         let fit = (readiness.is_ready() && !just_lost && !nobody_yet)
             || readiness == Readiness::NoOwner

@@ -12,34 +12,26 @@ impl Replica {
     /// Whether events of new entries are wanted from now on. Asked after each turn; the caller sees to it, and tells what is so by
     /// [`Replica::handle_hearing`].
     pub fn wants_new_entries(&self) -> bool {
-        if self.group.owner {
-            return !self.deaf || self.fence.is_none();
+        if self.ownership.is_owner() {
+            return !self.dumps.deaf() || !self.ownership.is_fencing();
         }
         // What is due, or owed, is found by a dump that no entry may be missing from.
-        let settled = self.dumped && !self.resyncing() && !self.late;
-        if settled && self.peer_owns() && self.group.role != Role::Primary {
+        let settled = self.dumps.known() && !self.dumps.resyncing() && !self.dumps.late();
+        if settled && self.peers.own() && self.group.role != Role::Primary {
             return false;
         }
         // Before a claim it makes no difference: a dump follows the claim. With no owner to come the kernel is all there is.
-        !self.deaf || (self.trusts_kernel() && !self.believes())
+        !self.dumps.deaf() || (self.trusts_kernel() && !self.believes())
     }
 
     /// Whether new entries are heard of from now on. True: a dump is due, for what was not.
     pub fn handle_hearing(&mut self, heard: bool) -> bool {
-        let due = self.deaf && heard && self.wants_new_entries();
-        self.deaf = (self.deaf || !heard) && !due;
-        self.look_due |= due;
+        let due = self.dumps.deaf() && heard && self.wants_new_entries();
+        if due {
+            self.dumps.hear_again();
+        } else if !heard {
+            self.dumps.become_deaf();
+        }
         due
-    }
-
-    /// A dump is due or under way that what is known of the kernel depends on. What a look finds is only added to it: a claim
-    /// does not wait for that.
-    pub(super) fn must_dump(&self) -> bool {
-        self.dump_due || (self.dumping && !self.looking)
-    }
-
-    /// New entries may be in this kernel that nobody has heard of.
-    pub(super) fn may_lack(&self) -> bool {
-        self.deaf || self.look_due || (self.dumping && self.looking)
     }
 }

@@ -3,65 +3,17 @@
 use std::time::{Duration, Instant};
 
 use super::door::Refused;
-use super::outgoing::ACKNOWLEDGED;
+use super::hashing::Hashed;
+use super::peers::{Overtaken, Place as Followed};
 use super::repair::Repair;
-use super::{Cache, Replica, Role, Verb};
-use crate::digest::{Digester, Sums};
+use super::{Cache, Replica, Verb};
+use crate::digest::Sums;
 use crate::stream::Place;
 use crate::table::{Flags, SlotId};
 use crate::wire::{
     self, Alive, Body, Changed, Claim, Header, Incarnation, Message, Messages, NodeId, StreamHead,
 };
 use ctsync_ctnetlink::entry::Entry;
-
-/// A gap is nacked again after this long.
-const NACK_AGAIN: Duration = Duration::from_millis(20);
-/// After so many times in vain it is nacked more and more rarely, up to this.
-const PATIENT_NACKS: u32 = 3;
-const NACK_RARELY: Duration = Duration::from_secs(1);
-/// Holes in one nack: fits the smallest datagram.
-const HOLES: usize = 24;
-/// Nacks at once; more holes are for the next time.
-const NACKS: usize = 8;
-
-/// What has been nacked.
-#[derive(Default)]
-pub(super) struct Nacked {
-    /// Up to this number, since everything was last asked for.
-    until: u64,
-    /// Up to this number, ever: what is missing there has been counted.
-    known: u64,
-    /// When everything is asked for again.
-    pub(super) again: Option<Instant>,
-    /// How often that was asked for in a row without anything coming.
-    vain: u32,
-    /// Something of the stream has come since it was last asked for.
-    heard: bool,
-    /// Since when the owner has been saying that it has not sent yet what has been applied here.
-    beyond: Option<Instant>,
-}
-
-impl Nacked {
-    /// Whether it has been so for too long.
-    fn is_beyond(&mut self, beyond: bool, now: Instant, limit: Duration) -> bool {
-        let since = if beyond { Some(*self.beyond.get_or_insert(now)) } else { None };
-        self.beyond = since;
-        since.is_some_and(|since| now >= since + limit)
-    }
-
-    /// Everything that is missing is asked for again now: how much of it. Who gets nothing asks for less, and later.
-    fn begin_again(&mut self, now: Instant) {
-        self.vain = if std::mem::take(&mut self.heard) { 0 } else { self.vain.saturating_add(1) };
-        self.until = 0;
-        let pause = NACK_AGAIN.saturating_mul(1 << self.vain.saturating_sub(PATIENT_NACKS).min(6));
-        self.again = Some(now + pause.min(NACK_RARELY));
-    }
-
-    /// Nothing has come for some time: one missing datagram at a time is asked for, to see whether anything gets through.
-    fn in_vain(&self) -> bool {
-        self.vain > PATIENT_NACKS
-    }
-}
 
 /// A claim this far above the known one is believed up to [`FAR_CLAIM`] only, and none above [`LAST_CLAIM`].
 const CLAIMS_AT_ONCE: u64 = 1 << 32;
@@ -86,13 +38,15 @@ impl Replica {
             Body::Alive(alive) => return self.handle_alive(header, &alive, now),
             Body::Stream(head, _) => return self.handle_stream(header, &head, bytes, now),
             Body::Nack { to, holes } if to == ours => self.handle_nack(&holes, now),
-            Body::Ask { to, group, wants } if to == ours && here(group) && self.group.owner => {
-                self.handle_ask(&wants);
+            Body::Ask { to, group, wants } if to == ours && here(group) && self.ownership.is_owner() => {
+                self.out.answers.want(&wants);
             }
-            Body::Offer { to, group, messages } if to == ours && here(group) && self.group.owner => {
+            Body::Offer { to, group, messages } if to == ours && here(group) && self.ownership.is_owner() => {
                 self.handle_offer(messages);
             }
-            Body::Flush { to, token } if to == ours && self.group.owner => self.flush_token = token,
+            Body::Flush { to, token } if to == ours && self.ownership.is_owner() => {
+                self.out.alives.flush(token);
+            }
             Body::Look { to, group, wants } if to == ours && here(group) => {
                 self.handle_look(header.incarnation, &wants);
             }
@@ -120,17 +74,8 @@ impl Replica {
 
     /// Peers that have been silent for too long are lost.
     pub(super) fn judge_silence(&mut self, now: Instant) {
-        for peer in self.peers.values_mut() {
-            if !peer.lost && now >= peer.heard + self.settings.lost_after {
-                peer.lost = true;
-                peer.owner = false;
-                peer.role = Role::Unknown;
-                peer.heard_of = false;
-                peer.equal_since = None;
-                self.peer_changes.push_back((peer.name.clone(), false));
-            }
-        }
-        if !self.peer_owns() {
+        self.peers.judge_silence(self.settings.lost_after, now);
+        if !self.peers.own() {
             self.give_refill_up();
         }
         self.end_start(now);
@@ -139,43 +84,12 @@ impl Replica {
     fn handle_alive(&mut self, header: &Header, alive: &Alive, now: Instant) -> Result<(), Refused> {
         let (from, incarnation) = (header.sender, header.incarnation);
         let Alive { claim, owner, .. } = *alive;
-        // One that came late, or was kept and sent again by somebody: what it says has been overtaken.
-        if let Some(peer) = self.peers.get(&from).filter(|peer| alive.turn <= peer.turn) {
-            if now >= peer.spoke + self.settings.lost_after {
-                // None that would have overtaken these has come for as long as a silent peer counts as alive: somebody
-                // else said it. The run has to prove itself again, and is heard from its next one on.
-                self.peers.remove(&from);
-                if self.peers.is_empty() {
-                    // It is not gone: it gets as long as after a start to prove itself.
-                    self.listening = now;
-                }
-                self.peer_changes.push_back((alive.name.clone(), false));
-            }
-            return Err(Refused::Overtaken);
-        }
-        let known = self.peers.get_mut(&from).map(|peer| {
-            let known = peer.heard_of;
-            peer.heard_of = true;
-            peer.name.clone_from(&alive.name);
-            peer.owner = owner;
-            peer.role = alive.role;
-            peer.seat = alive.seat;
-            peer.ready = alive.ready;
-            peer.count = alive.count;
-            peer.kernel = alive.kernel.or(peer.kernel);
-            peer.turn = alive.turn;
-            peer.spoke = now;
-            peer.longest = alive.longest;
-            peer.seed = alive.seed;
-            known
-        });
+        self.peers
+            .hear_alive(from, alive, self.settings.lost_after, now)
+            .map_err(|Overtaken| Refused::Overtaken)?;
         self.note_lag(from, alive, now);
-        let living = self.peers.values().filter(|peer| !peer.lost);
-        if let Some(longest) = living.map(|peer| peer.longest).min() {
-            self.size.note_heard(usize::from(longest), now);
-        }
-        if known == Some(false) {
-            self.peer_changes.push_back((alive.name.clone(), true));
+        if let Some(longest) = self.peers.living().map(|peer| peer.longest).min() {
+            self.out.size.note_heard(usize::from(longest), now);
         }
         // The same epoch by a new incarnation is a new claim (16).
         let again = owner
@@ -184,7 +98,7 @@ impl Replica {
             && self.group.claim_incarnation != Some(incarnation);
         if (claim > self.group.claim && !self.is_absurd(claim)) || again {
             self.hear_claim(incarnation, alive, now);
-            if !self.group.owner {
+            if !self.ownership.is_owner() {
                 // The seed goes with the claim: whoever claims next goes on with it, and nobody hashes anew.
                 self.hash_by(alive.seed);
             }
@@ -198,8 +112,10 @@ impl Replica {
         }
         self.answer_flush(alive.token, alive.last);
         // In step with a peer at last: nobody's copies are missing here any more.
-        let followed = self.group.owner && alive.ready && alive.claim == self.group.claim;
-        self.fresh &= !(followed || self.group.root_ok);
+        let followed = self.ownership.is_owner() && alive.ready && alive.claim == self.group.claim;
+        if followed || self.following.is_equal() {
+            self.worth.settle();
+        }
         self.end_start(now);
         Ok(())
     }
@@ -213,41 +129,29 @@ impl Replica {
 
     /// How far a backup was behind this node's stream when it spoke.
     fn note_lag(&mut self, from: NodeId, alive: &Alive, now: Instant) {
-        let follows = self.group.owner && alive.claim == self.group.claim && alive.next > 0;
-        let last = self.sender.last();
+        let follows = self.ownership.is_owner() && alive.claim == self.group.claim && alive.next > 0;
+        let last = self.out.sender.last();
         let behind = if follows { (last + 1).saturating_sub(alive.next) } else { 0 };
-        let (in_step, equal) = (follows && behind == 0, alive.root == self.group.sums.root());
-        let since = if behind > 0 { self.sender.sent_at(alive.next) } else { None };
-        if let Some(peer) = self.peers.get_mut(&from) {
-            let next = follows.then_some(alive.next);
-            if std::mem::replace(&mut peer.next, next) < next {
-                peer.moved = now;
-            }
-            peer.behind = behind;
-            peer.lag = since.map_or(Duration::ZERO, |at| now.saturating_duration_since(at));
-            // Digests are comparable at the same place of the stream only.
-            if in_step && equal {
-                peer.equal_since.get_or_insert(now);
-            } else if in_step || !follows || peer.lag > self.settings.lost_after {
-                peer.equal_since = None;
-            }
-        }
+        let since = if behind > 0 { self.out.sender.sent_at(alive.next) } else { None };
+        let lag = since.map_or(Duration::ZERO, |at| now.saturating_duration_since(at));
+        let place = Followed { next: follows.then_some(alive.next), behind, lag };
+        let equal = alive.root == self.group.sums.root();
+        self.peers.note_place(from, place, equal, self.settings.lost_after, now);
         // Who is lost may come back and miss what the others have: with the ring gone, its digest tells.
-        let followers = self.peers.values().filter(|peer| !peer.lost);
-        if let Some(applied) = followers.filter_map(|peer| peer.next).min() {
-            self.sender.forget_before(applied);
+        if let Some(applied) = self.peers.living().filter_map(|peer| peer.place.next).min() {
+            self.out.sender.forget_before(applied);
         }
     }
 
     /// The owner whose stream this node follows.
     fn follows(&self, node: NodeId) -> bool {
-        !self.group.owner && self.group.claim.node == node
+        !self.ownership.is_owner() && self.group.claim.node == node
     }
 
     /// Another node claims the group, at a higher epoch than known here.
     fn hear_claim(&mut self, incarnation: Incarnation, alive: &Alive, now: Instant) {
         let Alive { claim, owner, .. } = *alive;
-        if self.group.owner {
+        if self.ownership.is_owner() {
             if owner || claim.node != self.settings.node {
                 self.yield_to(claim, now);
             } else {
@@ -259,32 +163,30 @@ impl Replica {
         self.give_refill_up();
         // An owner that lost its kernel and came back must not purge the survivor's copies (18). One whose kernel
         // survived is the truth and is offered nothing (19).
-        let may_offer = !self.starting || self.was_owner || alive.fresh;
+        let may_offer = !self.ownership.is_starting() || self.worth.was_owner() || alive.fresh;
         if owner && !alive.survived && may_offer {
-            self.was_owner = false;
+            self.worth.offered();
             self.owe_all();
         }
         self.group.claim = claim;
         self.group.claim_incarnation = owner.then_some(incarnation);
-        self.group.receiver.reset();
-        self.fall_out_of_step();
+        self.begin_following();
         if claim.node != self.settings.node {
-            self.survived = false;
-            self.truth = false;
+            self.worth.overruled();
         }
     }
 
     /// Where the owner's stream stands, told by its alive (5).
     fn take_position(&mut self, alive: &Alive, now: Instant) {
-        let expected = match self.group.receiver.expected() {
+        let expected = match self.following.expected() {
             Some(expected) => expected,
             None => self.take_stream_up(alive),
         };
-        self.group.receiver.heard_of(alive.last);
+        self.following.heard_of(alive.last);
         // An alive that is late says less than has been applied; one after another does not: a number was forged.
         let beyond = expected > alive.last + 1;
-        if self.nacked.is_beyond(beyond, now, self.settings.lost_after) {
-            self.group.receiver.reset();
+        if self.following.is_beyond(beyond, now, self.settings.lost_after) {
+            self.following.reset();
             self.take_stream_up(alive);
         }
         if expected < alive.oldest && expected <= alive.last {
@@ -293,11 +195,11 @@ impl Replica {
             self.take_stream_up(alive);
             self.apply_waiting(now);
         }
-        if self.group.receiver.expected() == Some(alive.last + 1) {
-            self.group.root_ok = alive.root == self.group.sums.root();
-            if self.group.root_ok {
+        if self.following.expected() == Some(alive.last + 1) {
+            self.following.compare(alive.root == self.group.sums.root());
+            if self.following.is_equal() {
                 self.end_repair();
-                if !self.late {
+                if !self.dumps.late() {
                     self.forgive_offers();
                 }
             } else {
@@ -308,47 +210,34 @@ impl Replica {
 
     /// Go on behind what the owner has sent so far; the digest tells what is missing. The number that comes next.
     fn take_stream_up(&mut self, alive: &Alive) -> u64 {
-        self.group.receiver.expect(alive.last + 1);
-        self.fall_out_of_step();
+        self.following.take_up(alive.last);
+        self.gate.forget_step();
         alive.last + 1
+    }
+
+    /// Another stream, or another run's: to be taken up where its owner's next alive says.
+    pub(super) fn begin_following(&mut self) {
+        self.following.reset();
+        self.gate.forget_step();
     }
 
     /// What this node holds is not known to be what the owner holds any more.
     pub(super) fn fall_out_of_step(&mut self) {
-        self.group.root_ok = false;
+        self.following.differ();
         self.gate.forget_step();
     }
 
     /// Nack what is missing, once, and all of it again while it stays missing; send the asks whose turn has come.
     pub(super) fn chase_gap(&mut self, now: Instant) {
         self.chase_repair(now);
-        if !self.group.receiver.has_gap() {
-            self.nacked =
-                Nacked { beyond: self.nacked.beyond, heard: self.nacked.heard, ..Nacked::default() };
+        let to = self.group.claim_incarnation;
+        if to.is_none() && self.following.has_gap() {
             return;
         }
-        let Some(to) = self.group.claim_incarnation else { return };
-        if self.nacked.again.is_none_or(|at| now >= at) {
-            self.nacked.begin_again(now);
-        }
-        if self.nacked.in_vain() {
-            let missing = self.group.receiver.expected().filter(|next| self.nacked.until < *next);
-            if let Some(next) = missing {
-                self.nacked.until = u64::MAX;
-                self.counters.nacks += 1;
-                self.queue_body(&Body::Nack { to, holes: vec![(next, next)] });
-            }
-            return;
-        }
-        for _ in 0..NACKS {
-            let unasked = self.group.receiver.holes(self.nacked.until + 1).take(HOLES);
-            let holes: Vec<(u64, u64)> = unasked.map(|hole| (*hole.start(), *hole.end())).collect();
-            let Some((_, last)) = holes.last() else { return };
-            self.nacked.until = *last;
-            for (from, until) in &holes {
-                self.counters.lost += (until + 1).saturating_sub((*from).max(self.nacked.known + 1));
-            }
-            self.nacked.known = self.nacked.known.max(*last);
+        let (nacks, lost) = self.following.nacks(now);
+        self.counters.lost += lost;
+        for holes in nacks {
+            let Some(to) = to else { return };
             self.counters.nacks += 1;
             self.queue_body(&Body::Nack { to, holes });
         }
@@ -367,9 +256,7 @@ impl Replica {
         if !followed {
             return Err(Refused::Misdirected);
         }
-        let place = self.group.receiver.place(head.sequence, datagram);
-        self.nacked.heard |= matches!(place, Place::Next | Place::Ahead);
-        match place {
+        match self.following.place(head.sequence, datagram) {
             Place::Next => {
                 self.apply(head, datagram, now);
                 self.apply_waiting(now);
@@ -383,7 +270,7 @@ impl Replica {
 
     /// Datagrams that came early and whose turn has come.
     fn apply_waiting(&mut self, now: Instant) {
-        while let Some(next) = self.group.receiver.take_waiting() {
+        while let Some(next) = self.following.take_waiting() {
             // Checked when it came.
             let Ok((_, Body::Stream(head, _))) = wire::parse(&next) else { break };
             self.apply(&head, &next, now);
@@ -403,12 +290,10 @@ impl Replica {
             };
             all.push(message);
         }
-        let mut hashes = std::mem::take(&mut self.hashes);
-        hashes.clear();
-        hashes.extend(all.iter().map(|message| match message {
-            Message::Put { entry, .. } => self.key_hash(&entry.key()),
-            Message::Change { key, .. } | Message::Destroy { key, .. } => *key,
-            Message::Sums { .. } | Message::List { .. } => 0,
+        let hashes = self.hashing.batch(all.iter().map(|message| match message {
+            Message::Put { entry, .. } => Hashed::of(entry),
+            Message::Change { key, .. } | Message::Destroy { key, .. } => Hashed::Known(*key),
+            Message::Sums { .. } | Message::List { .. } => Hashed::Known(0),
         }));
         self.table.prefetch(&hashes);
         for (message, hash) in all.into_iter().zip(&hashes) {
@@ -416,7 +301,7 @@ impl Replica {
                 Message::Put { entry, birth, repair } => {
                     if repair {
                         self.counters.repaired_in += 1;
-                        self.repair.note_progress(now);
+                        self.following.repair.note_progress(now);
                     }
                     self.apply_put(*hash, entry, birth);
                 }
@@ -426,18 +311,16 @@ impl Replica {
                 Message::List { bucket, last, lines } => self.apply_list(bucket, last, lines, now),
             }
         }
-        self.hashes = hashes;
-        self.group.receiver.advance();
-        self.unacknowledged += 1;
-        if self.unacknowledged >= ACKNOWLEDGED {
+        self.hashing.give_back(hashes);
+        if self.following.advance() {
             self.alive_now(now);
         }
-        self.group.root_ok = head.root == self.group.sums.root();
+        self.following.compare(head.root == self.group.sums.root());
         self.chase_repair(now);
     }
 
     fn apply_put(&mut self, hash: u64, entry: Entry, birth: u16) {
-        let content = self.content_of(&entry);
+        let content = self.hashing.content(&entry);
         let id = match self.table.find(hash, &entry.key()) {
             Some(id) => {
                 self.take_over(id, entry, birth);
@@ -479,7 +362,7 @@ impl Replica {
             .get(id)
             .filter(|slot| slot.has(Flags::PRESENT) && slot.birth == birth && !slot.is_expectation());
         let Some(entry) = held.map(|slot| changed.applied_to(&slot.entry())) else { return };
-        let content = self.content_of(&entry);
+        let content = self.hashing.content(&entry);
         self.take_over(id, entry, birth);
         self.note_put(id, content, birth);
     }
@@ -552,7 +435,7 @@ impl Replica {
 
     /// Entries owed to the owner. An owner owes nothing; its slots' flags mean nothing until it yields, and are set anew then.
     pub(super) fn offers(&self) -> usize {
-        if self.group.owner { 0 } else { self.table.counts().offers }
+        if self.ownership.is_owner() { 0 } else { self.table.counts().offers }
     }
 
     /// Equal digests: the owner has everything.
@@ -568,18 +451,16 @@ impl Replica {
     /// Hash by another seed from now on: the owner's. Walks the whole table, so it happens when two tables that grew
     /// apart meet, never at a takeover.
     fn hash_by(&mut self, seed: u128) {
-        if seed == self.seed {
+        if !self.hashing.adopt(seed) {
             return;
         }
-        self.seed = seed;
-        self.digester = Digester::new(seed);
         self.group.sums = Sums::default();
         self.fall_out_of_step();
-        self.repair = Repair::default();
-        self.refused.clear();
+        self.following.repair = Repair::default();
+        self.out.unsent.forget_refused();
         self.give_comparison_up();
-        let (digester, scratch) = (self.digester, &mut self.scratch);
-        self.table.rehash(|key| digester.hash_key(scratch, key));
+        let hashing = &mut self.hashing;
+        self.table.rehash(|key| hashing.key(key));
         for id in 0..self.table.end() {
             if let Some(mut slot) = self.table.get_mut(id) {
                 slot.sent = 0;

@@ -2,8 +2,8 @@
 //!
 //! Called by the simulation after every turn. It walks the table, so no daemon calls it. Reads only.
 
-use super::Replica;
 use super::operator::Refill;
+use super::{Replica, Role};
 use crate::table::{Flags, SlotId};
 
 impl Replica {
@@ -34,9 +34,8 @@ impl Replica {
 
     /// Every list and the marks of its slots agree.
     fn lists_agree(&self) -> Result<(), String> {
-        self.dirty.check(&self.table)?;
-        self.pending.check(&self.table)?;
-        self.renewals.check(&self.table)?;
+        self.out.unsent.check(&self.table)?;
+        self.work.check(&self.table)?;
         self.strays.check(&self.table)?;
         self.related.check(&self.table)?;
         self.windows.check(&self.table)?;
@@ -45,16 +44,13 @@ impl Replica {
 
     /// Who owns the group follows nobody, and asks nobody for anything.
     fn roles_agree(&self) -> Result<(), String> {
-        let owner = self.group.owner;
+        let owner = self.ownership.is_owner();
         let rules = [
-            (owner && self.group.receiver.expected().is_some(), "an owner follows a stream"),
+            (owner && self.following.expected().is_some(), "an owner follows a stream"),
             (owner && self.group.claim.node != self.settings.node, "an owner by another node's claim"),
-            (owner && self.group.want, "an owner wants to own"),
-            (owner && self.starting, "an owner still starts"),
-            (owner && self.abandoned, "an owner has given the owner up"),
             (self.refill == Refill::Underway && owner, "an owner waits for the owner's entries"),
-            (!owner && !self.jobs.is_empty(), "a backup answers repairs"),
-            (self.fence.as_ref().is_some_and(|fence| fence.claimed != owner), "a fence of another standing"),
+            (!owner && self.out.answers.repairs(), "a backup answers repairs"),
+            (self.fencing() && self.group.role != Role::Primary, "a takeover of who is not primary"),
         ];
         rules.iter().find(|(broken, _)| *broken).map_or(Ok(()), |(_, rule)| Err((*rule).to_owned()))
     }
@@ -62,14 +58,13 @@ impl Replica {
     /// Nobody waits for what cannot come.
     fn slot_agrees(&self, id: SlotId, flags: Flags) -> Result<(), &'static str> {
         let has = |flag: Flags| flags.contains(flag);
-        let out = self.dirty.contains(&self.table, id);
-        let asked = || self.under_way.iter().flatten().any(|(under_way, _)| *under_way == id);
-        let waits = self.pending.contains(&self.table, id);
+        let out = self.out.unsent.holds(&self.table, id);
+        let waits = self.work.holds(&self.table, id);
         let rules = [
             (has(Flags::DIRTY) && !out, "a change that is in no queue"),
             (has(Flags::DESTROY_DUE) && !out, "an end that is in no queue"),
             (has(Flags::PENDING) && !waits && !has(Flags::ASKED), "pending, and never asked for"),
-            (has(Flags::ASKED) && !asked(), "asked about in no batch"),
+            (has(Flags::ASKED) && !self.work.asks(id), "asked about in no batch"),
             (has(Flags::OFFER) && !has(Flags::PRESENT), "an offer of nothing"),
             (has(Flags::FORGOTTEN) && has(Flags::PRESENT), "forgotten and in the table"),
             (has(Flags::FORGOTTEN) && self.refill != Refill::Underway, "kept aside for nobody"),

@@ -2,9 +2,10 @@
 
 use std::borrow::Cow;
 use std::collections::VecDeque;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use super::{Job, Replica, seconds};
+use super::Replica;
+use super::dumps::Purpose;
 use crate::filter::Filter;
 use crate::seal::Key;
 use crate::table::{Flags, SlotId};
@@ -12,9 +13,6 @@ use ctsync_ctnetlink::entry::Entry;
 
 /// Changes kept for an operator who watches; past it they are counted and not shown.
 const JOURNAL: usize = 16_384;
-/// Instants remembered of the queue towards the peer; past it later changes count as old as the last one remembered.
-const MARKS: usize = 1024;
-
 /// One of the two views of the table.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -92,47 +90,6 @@ pub struct Tunables {
     pub track_windows: bool,
 }
 
-/// How long changes wait for the channel.
-#[derive(Default)]
-pub(super) struct Waits {
-    queued: u64,
-    sent: u64,
-    /// The first change queued at an instant, while it waits.
-    marks: VecDeque<(u64, Instant)>,
-    longest: Option<Duration>,
-}
-
-impl Waits {
-    pub(super) fn queued(&mut self, now: Instant) {
-        self.queued += 1;
-        let new = self.marks.back().is_none_or(|(_, at)| *at != now);
-        if new && self.marks.len() < MARKS {
-            self.marks.push_back((self.queued, now));
-        }
-    }
-
-    pub(super) fn sent(&mut self, now: Instant) {
-        self.sent += 1;
-        while self.marks.get(1).is_some_and(|(first, _)| *first <= self.sent) {
-            self.marks.pop_front();
-        }
-        let waited = self.oldest(now).unwrap_or_default();
-        self.longest = Some(self.longest.map_or(waited, |longest| longest.max(waited)));
-        if self.sent >= self.queued {
-            self.marks.clear();
-        }
-    }
-
-    /// How long the oldest waiting change has waited.
-    pub(super) fn oldest(&self, now: Instant) -> Option<Duration> {
-        self.marks.front().map(|(_, at)| now.saturating_duration_since(*at))
-    }
-
-    pub(super) fn clear(&mut self) {
-        *self = Waits::default();
-    }
-}
-
 /// Changes not yet told to whoever watches.
 #[derive(Default)]
 pub(super) struct Journal {
@@ -166,7 +123,7 @@ impl Replica {
 
     /// How long the oldest change of the last datagram had waited, once.
     pub fn take_lag(&mut self) -> Option<Duration> {
-        self.waits.longest.take()
+        self.out.unsent.take_longest()
     }
 
     /// Up to `limit` entries of a cache from a place on, and where the next slice begins. A slice visits a bounded
@@ -176,14 +133,14 @@ impl Replica {
             return (Vec::new(), None);
         }
         let until = self.table.end().min(from.saturating_add(limit));
-        let life = seconds(self.now, self.began);
+        let life = self.life.seconds();
         let rows = (from..until).filter_map(|id| {
             let slot = self.table.get(id).filter(|slot| slot.has(Flags::PRESENT))?;
             Some(Listing {
                 entry: slot.entry(),
                 age: life.saturating_sub(slot.since),
                 installed: slot.has(Flags::INSTALLED),
-                failure: slot.failure().map(crate::reconcile::Failure::word),
+                failure: slot.failure().map(crate::failure::Failure::word),
             })
         });
         (rows.collect(), (until < self.table.end()).then_some(until))
@@ -191,7 +148,7 @@ impl Replica {
 
     /// The cache that the table's entries are in.
     pub fn shown(&self) -> Cache {
-        if self.group.owner { Cache::Internal } else { Cache::External }
+        if self.ownership.is_owner() { Cache::Internal } else { Cache::External }
     }
 
     /// Entries in a cache.
@@ -201,10 +158,10 @@ impl Replica {
 
     /// The name of the node that owns the group, as far as it is known.
     pub fn owner_name(&self) -> Option<&str> {
-        if self.group.owner {
+        if self.ownership.is_owner() {
             return Some(&self.settings.name);
         }
-        let peer = self.peers.get(&self.group.claim.node)?;
+        let peer = self.peers.get(self.group.claim.node)?;
         Some(peer.name.as_str()).filter(|name| !name.is_empty())
     }
 
@@ -218,7 +175,7 @@ impl Replica {
         self.settings.owner_lost = owner_lost;
         self.settings.hot = hot;
         self.settings.track_windows = track_windows;
-        self.alive_due = self.alive_due.min(self.now + alive);
+        self.out.alives.by(self.life.now() + alive);
         if warmer {
             self.queue_what_is_not_installed();
         }
@@ -228,8 +185,8 @@ impl Replica {
     /// lets in is found by a dump.
     pub fn set_filter(&mut self, filter: Filter) {
         self.filter = filter;
-        self.dump_due = true;
-        if !self.group.owner {
+        self.dumps.want(Purpose::Whole);
+        if !self.ownership.is_owner() {
             // The owner's filter decides what its group holds.
             return;
         }
@@ -248,17 +205,17 @@ impl Replica {
 
     /// Other keys of the channel from now on, or none.
     pub fn set_keys(&mut self, keys: &[Key]) {
-        self.seal.replace_keys(keys);
+        self.out.seal.replace_keys(keys);
     }
 
     /// Payload bytes of the largest datagram from now on: the interface has another size.
     pub fn set_datagram(&mut self, bytes: usize) {
-        self.size.set_most(bytes);
+        self.out.size.set_most(bytes);
     }
 
     /// Whether the channel has a key.
     pub fn sealed(&self) -> bool {
-        self.seal.is_on()
+        self.out.seal.is_on()
     }
 
     /// The filter as it is.
@@ -268,20 +225,19 @@ impl Replica {
 
     /// Read the kernel table again.
     pub fn resync(&mut self) {
-        self.dump_due = true;
+        self.dumps.want(Purpose::Whole);
     }
 
     /// Whether a reading of the kernel table is due or under way.
     pub fn resyncing(&self) -> bool {
-        self.dump_due || self.look_due || self.dumping
+        self.dumps.resyncing()
     }
 
     /// Read the kernel table again and send the peer everything again, paced.
     pub fn reset_internal(&mut self) {
         self.resync();
-        let again = self.jobs.iter().any(|job| matches!(job, Job::Everything(0)));
-        if self.group.owner && !again {
-            self.jobs.push_back(Job::Everything(0));
+        if self.ownership.is_owner() {
+            self.out.answers.want_everything();
         }
     }
 
@@ -289,7 +245,7 @@ impl Replica {
     /// if the owner is lost or replaced meanwhile, they are all there is. False: there is no living owner to send them
     /// again, and nothing was changed.
     pub fn reset_external(&mut self) -> bool {
-        if self.group.owner || !self.peer_owns() {
+        if self.ownership.is_owner() || !self.peers.own() {
             if self.refill != Refill::Underway {
                 self.refill = Refill::Never;
             }
@@ -307,7 +263,7 @@ impl Replica {
                 }
             }
         }
-        self.group.root_ok = false;
+        self.following.differ();
         self.refill = Refill::Underway;
         true
     }
@@ -319,7 +275,7 @@ impl Replica {
 
     /// The owner has sent everything: what it no longer has goes from the kernel too.
     pub(super) fn finish_refill(&mut self) {
-        if self.refill != Refill::Underway || !self.group.root_ok {
+        if self.refill != Refill::Underway || !self.following.is_equal() {
             return;
         }
         self.refill = Refill::Done;

@@ -6,7 +6,8 @@ use std::time::{Duration, Instant};
 
 use super::requests::outlives;
 use super::{Cache, Changes, Replica, Request};
-use crate::reconcile::{Failure, Op};
+use crate::failure::Failure;
+use crate::reconcile::Op;
 use crate::table::{Flags, Lists, Queue, Slot, SlotId, Table, is_present};
 use ctsync_ctnetlink::codec::Install;
 use ctsync_ctnetlink::entry::Entry;
@@ -65,7 +66,8 @@ impl Related {
 impl Replica {
     /// When the next slice is due: only the owner's kernel changes by itself, but orphans wait everywhere.
     pub(super) fn next_reread(&self) -> Option<Instant> {
-        let busy = self.group.owner && !self.related.watched.is_empty() || !self.related.orphans.is_empty();
+        let busy =
+            self.ownership.is_owner() && !self.related.watched.is_empty() || !self.related.orphans.is_empty();
         busy.then_some(self.related.next_slice)
     }
 
@@ -127,7 +129,7 @@ impl Replica {
         }
         self.related.next_slice = now + TICK;
         self.give_orphans_up(now);
-        if !self.group.owner {
+        if !self.ownership.is_owner() {
             return;
         }
         for _ in 0..self.related.watched.len().div_ceil(SLICES).min(SLICE) {
@@ -164,7 +166,7 @@ impl Replica {
     /// The slot of an entry's master.
     pub(super) fn master_of(&mut self, id: SlotId) -> Option<SlotId> {
         let key = self.table.get(id)?.master_key()?;
-        let hash = self.key_hash(&key);
+        let hash = self.hashing.key(&key);
         self.table.find(hash, &key)
     }
 
@@ -180,7 +182,7 @@ impl Replica {
             .table
             .get(master)
             .is_some_and(|slot| slot.has(Flags::PRESENT) && !slot.has_any(Flags::INSTALLED | Flags::ASKED));
-        if waits && self.pending.contains(&self.table, master) {
+        if waits && self.work.holds(&self.table, master) {
             self.request(master, generation + 1, send);
             // Its place in the queue stays and finds nothing to do later: an answer that leaves something to do asks again.
             if let Some(mut slot) = self.table.get_mut(master) {
@@ -191,7 +193,7 @@ impl Replica {
 
     /// The kernel is being asked about what this entry's helper foresaw.
     pub(super) fn is_foreseen_asked(&self, id: SlotId) -> bool {
-        let may = !self.under_way.is_empty() && self.related.watched.contains(&self.table, id);
+        let may = self.work.is_under_way() && self.related.watched.contains(&self.table, id);
         let Some(slot) = self.table.get(id).filter(|_| may) else { return false };
         let master = Some(slot.key());
         let children = self.related.watched.iter().filter_map(|id| self.table.get(id));
@@ -206,7 +208,7 @@ impl Replica {
         }
         let Some(slot) = self.table.get(id) else { return };
         let master = Some(slot.key());
-        let (event_turn, dump_number, lease) = (self.event_turn, self.dump_number, self.settings.lease);
+        let (turn, dump, lease) = (self.dumps.turns.now(), self.dumps.number(), self.settings.lease);
         let mut sent = 0;
         for at in 0..self.related.watched.len() {
             let Some(id) = self.related.watched.at(at) else { break };
@@ -221,8 +223,8 @@ impl Replica {
                 continue;
             }
             sent += 1;
-            slot.asked_in = event_turn;
-            slot.newer_than = dump_number;
+            slot.asked_in = turn;
+            slot.newer_than = dump;
             let install = Install::whole(outlives(slot.timeout(), lease));
             send(Request { op: Op::Create, entry: &slot.entry(), install });
             self.note_asked(id, Op::Create);
@@ -236,7 +238,7 @@ impl Replica {
             self.related.master_came = true;
         }
         if self.related.orphans.len() < ORPHANS {
-            self.related.orphans.push_with(&mut self.table, id, self.now);
+            self.related.orphans.push_with(&mut self.table, id, self.life.now());
         }
         self.related.orphans.contains(&self.table, id)
     }
@@ -291,7 +293,7 @@ impl Replica {
                 slot.set(Flags::MASTERLESS);
                 self.count_failure(Failure::NoMaster);
                 self.want_kernel(id, false);
-            } else if missing && (comes || !self.group.owner) {
+            } else if missing && (comes || !self.ownership.is_owner()) {
                 self.related.orphans.push_with(&mut self.table, id, now);
             } else {
                 self.clear_failure(id);

@@ -66,27 +66,27 @@ impl Repair {
 impl Replica {
     /// The digest differs at the place where the owner told its own. One that makes progress goes on.
     pub(super) fn begin_repair(&mut self, now: Instant) {
-        if self.repair.active && !self.repair.is_stalled(now) {
+        if self.following.repair.active && !self.following.repair.is_stalled(now) {
             return;
         }
-        if self.repair.active {
-            self.repair.vain += 1;
+        if self.following.repair.active {
+            self.following.repair.vain += 1;
         } else {
             self.counters.repairs += 1;
-            self.repair.vain = 0;
+            self.following.repair.vain = 0;
         }
-        self.repair.active = true;
-        self.repair.progress = Some(now);
-        self.repair.queue.clear();
-        self.repair.list.clear();
+        self.following.repair.active = true;
+        self.following.repair.progress = Some(now);
+        self.following.repair.queue.clear();
+        self.following.repair.list.clear();
         self.want_below(Node::ROOT);
         self.chase_repair(now);
     }
 
     /// Nothing differs any more.
     pub(super) fn end_repair(&mut self) {
-        self.repair.active = false;
-        self.repair.queue.clear();
+        self.following.repair.active = false;
+        self.following.repair.queue.clear();
     }
 
     /// Ask for what is below a node: everything where nothing is here, else only what differs.
@@ -106,36 +106,37 @@ impl Replica {
 
     /// The owner has said how many there are.
     fn expect_everything(&mut self) {
-        let owner = self.peers.get(&self.group.claim.node);
+        let owner = self.peers.get(self.group.claim.node);
         let count = owner.map_or(0, |owner| owner.count as usize).min(MADE_ROOM);
         self.table.make_room(count.saturating_sub(self.table.len()));
     }
 
     fn want(&mut self, want: Want) {
-        if self.repair.queue.len() < WANTS {
-            self.repair.queue.push_back(want);
+        if self.following.repair.queue.len() < WANTS {
+            self.following.repair.queue.push_back(want);
         }
     }
 
     /// Send the asks whose turn has come.
     pub(super) fn chase_repair(&mut self, now: Instant) {
-        if self.repair.queue.is_empty() || self.repair.next_ask.is_some_and(|at| now < at) {
+        if self.following.repair.queue.is_empty() || self.following.repair.next_ask.is_some_and(|at| now < at)
+        {
             return;
         }
         let Some(to) = self.group.claim_incarnation else { return };
-        self.repair.next_ask = Some(now + ASK_TICK);
-        let count = self.repair.queue.len().min(WANTS_PER_ASK);
-        let wants: Vec<Want> = self.repair.queue.drain(..count).collect();
+        self.following.repair.next_ask = Some(now + ASK_TICK);
+        let count = self.following.repair.queue.len().min(WANTS_PER_ASK);
+        let wants: Vec<Want> = self.following.repair.queue.drain(..count).collect();
         let group = self.group.id;
         self.queue_body(&Body::Ask { to, group, wants });
     }
 
     /// The owner's sums below a node, at this point of the stream.
     pub(super) fn apply_sums(&mut self, node: Node, sums: &[u64; 16], now: Instant) {
-        if !self.repair.active {
+        if !self.following.repair.active {
             return;
         }
-        self.repair.note_progress(now);
+        self.following.repair.note_progress(now);
         let ours = self.group.sums.children(node);
         for (at, (theirs, ours)) in sums.iter().zip(ours).enumerate() {
             if *theirs != ours {
@@ -146,21 +147,21 @@ impl Replica {
 
     /// The owner's contents of a bucket, at this point of the stream: complete with its last part (4).
     pub(super) fn apply_list(&mut self, bucket: u16, last: bool, lines: &[u8], now: Instant) {
-        if self.repair.list_bucket != Some(bucket) {
-            self.repair.list.clear();
-            self.repair.list_bucket = Some(bucket);
+        if self.following.repair.list_bucket != Some(bucket) {
+            self.following.repair.list.clear();
+            self.following.repair.list_bucket = Some(bucket);
         }
-        let room = LISTED.saturating_sub(self.repair.list.len());
-        self.repair.list.extend(wire::listed(lines).take(room));
+        let room = LISTED.saturating_sub(self.following.repair.list.len());
+        self.following.repair.list.extend(wire::listed(lines).take(room));
         if !last {
             return;
         }
-        self.repair.list_bucket = None;
-        let listed = std::mem::take(&mut self.repair.list);
+        self.following.repair.list_bucket = None;
+        let listed = std::mem::take(&mut self.following.repair.list);
         if listed.len() >= LISTED {
             return;
         }
-        self.repair.note_progress(now);
+        self.following.repair.note_progress(now);
         let mut theirs: BTreeMap<u64, u64> =
             listed.iter().filter(|line| bucket_of(line.key) == bucket).map(as_pair).collect();
         let ours: Vec<(SlotId, u64, u64)> = self

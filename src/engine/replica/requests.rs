@@ -5,8 +5,10 @@ use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use super::Replica;
+use super::dumps::Purpose;
 use super::events::{Told, note_time_left};
-use crate::reconcile::{Decision, Failure, Op, Outcome, decide, note_answer, note_found};
+use crate::failure::Failure;
+use crate::reconcile::{Decision, Op, Outcome, decide, note_answer, note_found};
 use crate::table::{Flags, Slot, SlotId};
 use ctsync_ctnetlink::codec::Install;
 use ctsync_ctnetlink::entry::Entry;
@@ -17,8 +19,6 @@ const SWEEP_PAUSE: Duration = Duration::from_secs(1);
 const SWEEP_TICKS: u32 = 10_000;
 /// Most keys in one slice.
 const SWEEP_SLICE: SlotId = 4096;
-/// Refused offers waiting to be told; past it the offer comes again and is refused again.
-const REFUSALS: usize = 4096;
 
 /// The background check of table against kernel (I1a, I1b), paced over its period.
 pub(super) struct Sweep {
@@ -71,8 +71,8 @@ impl Replica {
             self.sweep.cursor += 1;
         }
         if elapsed == period && self.sweep.cursor >= end {
-            if self.group.owner {
-                self.dump_due = true;
+            if self.ownership.is_owner() {
+                self.dumps.want(Purpose::Whole);
             } else {
                 self.sweep.completed = Some(now);
             }
@@ -90,20 +90,20 @@ impl Replica {
         if !slot.has(Flags::PRESENT) || slot.has(Flags::PENDING) {
             return;
         }
-        if self.group.owner && !slot.has(Flags::INSTALLED) && self.departed.covers(&slot.entry()) {
+        if self.ownership.is_owner() && !slot.has(Flags::INSTALLED) && self.departed.covers(&slot.entry()) {
             // It waits for its address, or for who takes over.
             return;
         }
         if !slot.has(Flags::INSTALLED) || slot.failure().is_some() {
             self.want_kernel(id, false);
-        } else if !self.group.owner && !self.abandoned {
+        } else if !self.ownership.is_owner() && !self.ownership.is_abandoned() {
             self.want_renewal(id);
         }
     }
 
     /// Keys and renewals waiting for the kernel.
     pub fn waiting(&self) -> usize {
-        self.pending.len() + self.renewals.len()
+        self.work.keys() + self.work.renewals()
     }
 
     /// A batch of up to `limit` requests for the kernel, in order. Every batch that is not empty must be followed by its answers
@@ -112,27 +112,28 @@ impl Replica {
     /// The next one may be asked for before, if the kernel is given them in this order. Meanwhile datagrams may go out, and come
     /// in unless this node owns the group, and nothing else may happen.
     pub fn poll_requests(&mut self, limit: usize, mut send: impl FnMut(Request<'_>)) -> usize {
-        if !self.dumped {
+        if !self.dumps.known() {
             // What the kernel holds is not known yet.
             return 0;
         }
         self.order_for_room();
-        self.table.prefetch_slots(self.pending.iter().take(limit));
-        let mut waiting = self.pending.len();
-        while self.batch.len() < limit && waiting > 0 {
+        self.table.prefetch_slots(self.work.pending().take(limit));
+        let mut waiting = self.work.keys();
+        while self.work.batched() < limit && waiting > 0 {
             waiting -= 1;
-            let Some(id) = self.pending.pop(&mut self.table) else { break };
+            let Some(id) = self.work.pop(&mut self.table) else { break };
             self.request(id, 0, &mut send);
         }
-        let mut renewals = self.renewals.len();
-        while self.batch.len() < limit && self.pending.is_empty() && renewals > 0 {
+        let mut renewals = self.work.renewals();
+        while self.work.batched() < limit && renewals > 0 {
             renewals -= 1;
-            let Some(id) = self.renewals.pop(&mut self.table) else { break };
+            let Some(id) = self.work.pop_renewal(&mut self.table) else { break };
             self.request_renewal(id, &mut send);
         }
-        let count = self.batch.len();
-        if count > 0 {
-            self.under_way.push_back(std::mem::take(&mut self.batch));
+        let count = self.work.send_batch();
+        if count == 0 && !self.work.is_under_way() {
+            // Nothing was to be asked: no answer will close the fence.
+            self.step_fence(self.life.now());
         }
         count
     }
@@ -140,21 +141,18 @@ impl Replica {
     /// A request goes out with this batch.
     pub(super) fn note_asked(&mut self, id: SlotId, op: Op) {
         self.counters.requests += 1;
-        self.batch.push((id, op));
-        if let Some(mut slot) = self.table.get_mut(id) {
-            slot.set(Flags::ASKED);
-        }
+        self.work.note_asked(&mut self.table, id, op);
     }
 
     /// A new lease, unless this node owns the group: then timers are the packets' affair. Be-liberal in any case:
     /// another node's packets have moved the windows on. A backup sets the rest of the entry, too: somebody may have changed
     /// it, and the kernel tells nobody who does not ask (I1b).
     fn request_renewal(&mut self, id: SlotId, send: &mut impl FnMut(Request<'_>)) {
-        let (event_turn, dump_number, owner) = (self.event_turn, self.dump_number, self.group.owner);
+        let (turn, dump, owner) = (self.dumps.turns.now(), self.dumps.number(), self.ownership.is_owner());
         let (lease, primary) = (self.settings.lease, self.standing().primary);
         let Some(mut slot) = self.table.get_mut(id) else { return };
         if slot.has(Flags::ASKED) {
-            self.renewals.push(&mut self.table, id);
+            self.work.renew(&mut self.table, id);
             return;
         }
         let track = owner && slot.has(Flags::TRACK);
@@ -163,8 +161,8 @@ impl Replica {
             self.release(id);
             return;
         }
-        slot.asked_in = event_turn;
-        slot.newer_than = dump_number;
+        slot.asked_in = turn;
+        slot.newer_than = dump;
         if track {
             self.counters.tracked += 1;
             send(Request { op: Op::Track, entry: &slot.entry(), install: Install::whole(lease) });
@@ -194,7 +192,7 @@ impl Replica {
     /// `generation` counts the children for whose sake it is asked.
     pub(super) fn request(&mut self, id: SlotId, generation: u8, send: &mut impl FnMut(Request<'_>)) {
         let standing = self.standing();
-        let (event_turn, dump_number) = (self.event_turn, self.dump_number);
+        let (turn, dump) = (self.dumps.turns.now(), self.dumps.number());
         let Some(mut slot) = self.table.get_mut(id) else { return };
         if !slot.has(Flags::PENDING) {
             self.release(id);
@@ -202,7 +200,7 @@ impl Replica {
         }
         if slot.has(Flags::ASKED) {
             // What is asked next depends on the answer.
-            self.ask_later(id);
+            self.work.postpone(&mut self.table, id);
             return;
         }
         if !standing.owner && !standing.primary && ends_here(&slot, &self.filter.local) {
@@ -236,7 +234,7 @@ impl Replica {
         }
         if op == Op::Destroy && self.is_foreseen_asked(id) {
             // The kernel will forget it: the answer would be about what was.
-            self.ask_later(id);
+            self.work.postpone(&mut self.table, id);
             return;
         }
         let Some(slot) = self.table.get_mut(id) else { return };
@@ -245,8 +243,8 @@ impl Replica {
         }
         let lease = self.settings.lease;
         let Some(mut slot) = self.table.get_mut(id) else { return };
-        slot.asked_in = event_turn;
-        slot.newer_than = dump_number;
+        slot.asked_in = turn;
+        slot.newer_than = dump;
         let install = install_of(&slot, lease);
         send(Request { op, entry: &slot.entry(), install });
         let replaced = op == Op::Destroy && slot.has(Flags::PRESENT);
@@ -261,22 +259,9 @@ impl Replica {
         }
     }
 
-    fn ask_later(&mut self, id: SlotId) {
-        self.pending.push(&mut self.table, id);
-    }
-
-    /// Request number `at` of the oldest batch, which is answered now.
-    fn answered(&mut self, at: usize) -> Option<(SlotId, Op)> {
-        let (id, op) = self.under_way.front().and_then(|batch| batch.get(at)).copied()?;
-        if let Some(mut slot) = self.table.get_mut(id) {
-            slot.clear(Flags::ASKED);
-        }
-        Some((id, op))
-    }
-
     /// The kernel's answer to request number `at` of the oldest batch: 0, or an errno.
     pub fn handle_answer(&mut self, at: usize, errno: i32) {
-        let Some((id, op)) = self.answered(at) else { return };
+        let Some((id, op)) = self.work.answered(&mut self.table, at) else { return };
         if op == Op::Get {
             if errno != 0 {
                 self.read_back(id, Told::Gone);
@@ -287,7 +272,7 @@ impl Replica {
             self.note_installed(id);
         }
         let touches = matches!(op, Op::Update | Op::Renew | Op::Track);
-        if self.group.owner && touches && errno == nix::errno::Errno::ENOENT as i32 {
+        if self.ownership.is_owner() && touches && errno == nix::errno::Errno::ENOENT as i32 {
             // It has just ended, and its event is still to be read: to be asked for, not to be made again.
             self.want_kernel(id, true);
             return;
@@ -313,7 +298,8 @@ impl Replica {
             Outcome::Failed(_) if overtaken => slot.tries = 0,
             Outcome::Again => self.want_kernel(id, false),
             Outcome::Failed(failure)
-                if self.group.owner && !matches!(failure, Failure::NoMaster | Failure::TableFull) =>
+                if self.ownership.is_owner()
+                    && !matches!(failure, Failure::NoMaster | Failure::TableFull) =>
             {
                 // An owner's table is its kernel: what cannot be installed is not there (an offer, mostly).
                 slot.tries = 0;
@@ -329,7 +315,7 @@ impl Replica {
                 }
                 self.count_failure(failure);
                 // A full table is full for a while: refused, the entry would be lost on the peer, too (I7).
-                if self.group.owner && failure != Failure::TableFull {
+                if self.ownership.is_owner() && failure != Failure::TableFull {
                     self.refuse(id);
                 }
             }
@@ -348,23 +334,21 @@ impl Replica {
         let Some(mut slot) = self.table.get_mut(id) else { return };
         slot.clear(Flags::PENDING | Flags::READ_BACK);
         if slot.has(Flags::PRESENT) {
-            if self.refused.len() < REFUSALS {
-                self.refused.push_back((slot.key_hash, slot.birth));
-            }
+            self.out.unsent.refuse(slot.key_hash, slot.birth);
             self.end(id);
         }
     }
 
     /// The entry that a get of the batch asked for.
     pub fn handle_read_back(&mut self, at: usize, entry: Entry) {
-        if let Some((id, Op::Get)) = self.answered(at) {
+        if let Some((id, Op::Get)) = self.work.answered(&mut self.table, at) {
             self.read_back(id, Told::Exists(entry));
         }
     }
 
     fn read_back(&mut self, id: SlotId, told: Told) {
         let trusted = self.trusts_kernel();
-        let (primary, owner) = (self.standing().primary, self.group.owner);
+        let (primary, owner) = (self.standing().primary, self.ownership.is_owner());
         let Some(mut slot) = self.table.get_mut(id) else { return };
         slot.clear(Flags::READ_BACK);
         let present = slot.has(Flags::PRESENT);
@@ -428,26 +412,20 @@ impl Replica {
 
     /// All answers of the oldest batch are in. A request without one was done: only failures answer.
     pub fn handle_answers_end(&mut self, answered: &[bool], now: Instant) {
-        self.now = now;
-        for at in 0..self.under_way.front().map_or(0, Vec::len) {
+        self.life.at(now);
+        for at in 0..self.work.oldest() {
             if !answered.get(at).copied().unwrap_or(false) {
                 self.handle_answer(at, 0);
             }
         }
-        for (id, _) in self.under_way.pop_front().unwrap_or_default() {
-            if let Some(mut slot) = self.table.get_mut(id) {
-                slot.clear(Flags::ASKED | Flags::OVERTAKEN);
-            }
-            let pending = self.table.get(id).is_some_and(|slot| slot.has(Flags::PENDING));
-            if pending && !self.pending.contains(&self.table, id) {
-                // Its answer was lost or could not be read.
-                self.want_kernel(id, false);
-            }
+        for id in self.work.end_batch(&mut self.table) {
             self.release(id);
         }
         self.call_orphans();
-        self.refreshing &= !self.renewals.is_empty();
-        self.note_equality(now);
+        self.following.settle(now);
+        if !self.work.is_under_way() {
+            self.step_takeover(now);
+        }
     }
 }
 

@@ -1,10 +1,10 @@
-//! What a replica is told when it starts: how to behave, and what the last run left behind; and what it leaves to the next one.
+//! What a replica is told when it starts: how to behave, and what the last run left behind.
 //!
 //! Filled by the daemon from its configuration and from /run. Plain data.
 
 use std::time::Duration;
 
-use super::Role;
+use super::Kept;
 use crate::facts::KernelSettings;
 use crate::seal::Key as SealKey;
 use crate::wire::{Incarnation, NodeId};
@@ -53,31 +53,5 @@ pub struct Settings {
     /// What this node's kernel is set to, for the peer.
     pub kernel: KernelSettings,
     /// What the last run on this node left behind.
-    pub restored: Restored,
-}
-
-/// What survives a daemon's end, in `/run` (19).
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct Restored {
-    /// The kernel table was in step with a peer's once, in this boot and network namespace: it is not new (18).
-    pub settled: bool,
-    /// It owned the group and its fence was complete: this kernel is the truth.
-    pub truth: bool,
-    /// It owned the group, or still owed offers.
-    pub was_owner: bool,
-    /// The last role it was told.
-    pub role: Option<Role>,
-}
-
-/// What should be in `/run` now.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub struct Persist {
-    /// This node owns the group and its fence is complete.
-    pub truth: bool,
-    /// This node owns the group or still owes offers.
-    pub was_owner: bool,
-    /// The kernel table was in step with a peer's once.
-    pub settled: bool,
-    /// The role last told.
-    pub role: Option<Role>,
+    pub kept: Kept,
 }

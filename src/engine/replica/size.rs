@@ -7,6 +7,18 @@
 
 use std::time::{Duration, Instant};
 
+use crate::table::Slot;
+use crate::wire::{HEADER, STREAM_HEAD, packed};
+
+/// Room that a put of an entry needs at most, or a destroy.
+pub(super) fn put_room(slot: Option<&Slot>) -> usize {
+    let rare = slot.is_some_and(|slot| slot.rare().is_some());
+    1 + packed::COMMON_ROOM + if rare { packed::RARE_ROOM } else { 0 }
+}
+/// The largest put fits the smallest datagram: 576 bytes less IPv6 and UDP headers and the seal.
+const _: () = assert!(
+    1 + packed::COMMON_ROOM + packed::RARE_ROOM <= 576 - 48 - crate::seal::OVERHEAD - HEADER - STREAM_HEAD
+);
 /// What the least link of IPv6 carries (RFC 8200, 5), less IPv6 and UDP headers: every path carries as much.
 const SAFE: usize = 1280 - 48;
 /// So many full-length alives in a row before the path counts as narrow.

@@ -25,7 +25,11 @@ pub(super) struct Trim {
 
 impl Replica {
     pub(super) fn next_trim(&self) -> Option<Instant> {
-        let lost = self.trim.ownerless.filter(|_| !self.abandoned).map(|at| at + self.settings.owner_lost);
+        let lost = self
+            .trim
+            .ownerless
+            .filter(|_| !self.ownership.is_abandoned())
+            .map(|at| at + self.settings.owner_lost);
         self.trim.next_slice.into_iter().chain(lost).min()
     }
 
@@ -43,17 +47,20 @@ impl Replica {
     /// Nobody has owned the group for long: what is here ends by its protocols' timeouts, and its end is believed. An owner
     /// that comes back all the same finds a backup again.
     pub(super) fn judge_owner(&mut self, now: Instant) {
-        if self.group.owner || self.peer_owns() || self.group.role == Role::Primary || !self.dumped {
+        if self.ownership.is_owner()
+            || self.peers.own()
+            || self.group.role == Role::Primary
+            || !self.dumps.known()
+        {
             self.trim.ownerless = None;
-            if std::mem::take(&mut self.abandoned) && !self.group.owner {
+            if self.ownership.hope() {
                 self.stop_trim();
                 self.reconcile_all();
             }
             return;
         }
         let since = *self.trim.ownerless.get_or_insert(now);
-        if !self.abandoned && now >= since + self.settings.owner_lost {
-            self.abandoned = true;
+        if now >= since + self.settings.owner_lost && self.ownership.abandon() {
             self.begin_trim(now);
         }
     }
@@ -91,7 +98,7 @@ impl Replica {
 
     /// The timeout that a renewal gives the entry back, if it is one of those.
     pub(super) fn trimmed(&mut self, id: SlotId) -> Option<u32> {
-        let wanted = self.group.owner || self.abandoned;
+        let wanted = self.ownership.is_owner() || self.ownership.is_abandoned();
         let mut slot = self.table.get_mut(id).filter(|slot| slot.has(Flags::TRIM))?;
         slot.clear(Flags::TRIM);
         let own = slot.timeout().filter(|_| wanted)?;

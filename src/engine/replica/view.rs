@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::{Counters, Replica, Role};
 use crate::facts::Seat;
-use crate::reconcile::Failure;
+use crate::failure::Failure;
 use crate::table::Flags;
 use crate::wire::{Incarnation, KernelTold};
 use ctsync_ctnetlink::entry::Entry;
@@ -126,10 +126,10 @@ impl Replica {
         let entries = self.connections();
         let peers: Vec<PeerView> = self
             .peers
-            .values()
+            .all()
             .map(|peer| PeerView {
                 name: peer.name.clone(),
-                alive: !peer.lost,
+                alive: peer.lives(),
                 silent_ms: u64::try_from(since(peer.heard).as_millis()).unwrap_or(u64::MAX),
                 owner: peer.owner,
                 role: peer.role,
@@ -138,8 +138,8 @@ impl Replica {
                 ready: peer.ready,
                 hears: peer.longest > 0,
                 entries: peer.count,
-                behind: peer.behind,
-                lag_seconds: peer.lag.as_secs_f64(),
+                behind: peer.place.behind,
+                lag_seconds: peer.place.lag.as_secs_f64(),
                 kernel: peer.kernel,
             })
             .collect();
@@ -151,7 +151,7 @@ impl Replica {
             seat: self.presence.seat,
             kernel: self.own_kernel(),
             bound_to: self.bound.address(),
-            owner: self.group.owner,
+            owner: self.ownership.is_owner(),
             epoch: self.group.claim.epoch,
             ready: readiness.in_step(),
             readiness: readiness.word(),
@@ -159,40 +159,40 @@ impl Replica {
             fencing: self.fencing(),
             backlog: self.backlog(now),
             gate_open: self.gate_open(),
-            internal: if self.group.owner { entries } else { 0 },
-            external: if self.group.owner { 0 } else { entries },
-            internal_expected: if self.group.owner { expected } else { 0 },
-            external_expected: if self.group.owner { 0 } else { expected },
+            internal: if self.ownership.is_owner() { entries } else { 0 },
+            external: if self.ownership.is_owner() { 0 } else { entries },
+            internal_expected: if self.ownership.is_owner() { expected } else { 0 },
+            external_expected: if self.ownership.is_owner() { 0 } else { expected },
             orphans: self.orphans(),
             pending: self.pending(),
             unsent: self.unsent(),
-            unsent_for: self.waits.oldest(now).map(|age| age.as_secs_f64()),
+            unsent_for: self.out.unsent.oldest(now).map(|age| age.as_secs_f64()),
             failed: self.table.counts().failed,
             failures: failures.collect(),
             offers: self.offers(),
-            behind: self.group.receiver.behind(),
-            hears_new_entries: !self.may_lack(),
+            behind: self.following.behind(),
+            hears_new_entries: !self.dumps.may_lack(),
             equal_for: self.equal_since().map(|at| since(at).as_secs_f64()),
-            sweep_age: self.sweep.completed.map_or(since(self.listening), since).as_secs_f64(),
+            sweep_age: self.sweep.completed.map_or(since(self.peers.listening()), since).as_secs_f64(),
             swept: self.sweep.completed.is_some(),
-            datagram: self.size.now(),
-            narrow: self.size.narrow(),
+            datagram: self.out.size.now(),
+            narrow: self.out.size.narrow(),
             root: format!("{:016x}", self.group.sums.root()),
             peers,
         }
     }
 
     fn equal_since(&self) -> Option<Instant> {
-        if !self.group.owner {
+        if !self.ownership.is_owner() {
             // With nobody there is nothing to be equal to.
-            return self.group.root_ok_since.filter(|_| self.peer_owns());
+            return self.following.equal_since().filter(|_| self.peers.own());
         }
-        self.peers.values().filter(|peer| !peer.lost).find_map(|peer| peer.equal_since)
+        self.peers.living().find_map(|peer| peer.equal_since)
     }
 
     /// A peer that came (true) or went, to be told once.
     pub fn poll_peer_change(&mut self) -> Option<(String, bool)> {
-        self.peer_changes.pop_front()
+        self.peers.poll_change()
     }
 
     /// Counters since start.
@@ -202,7 +202,7 @@ impl Replica {
 
     /// Whether this node owns its group.
     pub fn owner(&self) -> bool {
-        self.group.owner
+        self.ownership.is_owner()
     }
 
     /// Entries in the table that are no expectations.
@@ -234,7 +234,7 @@ impl Replica {
     /// Whether the table has the entry that this one is related to.
     pub fn holds_master_of(&mut self, entry: &Entry) -> bool {
         let Some(key) = entry.master_key() else { return false };
-        let hash = self.key_hash(&key);
+        let hash = self.hashing.key(&key);
         let found = self.table.find(hash, &key).and_then(|id| self.table.get(id));
         found.is_some_and(|slot| slot.has(Flags::PRESENT))
     }
@@ -246,25 +246,25 @@ impl Replica {
 
     /// Whether this node follows the stream of that run.
     pub fn follows_run(&self, run: Incarnation) -> bool {
-        !self.group.owner && self.group.claim_incarnation == Some(run)
+        !self.ownership.is_owner() && self.group.claim_incarnation == Some(run)
     }
 
     /// Keys that wait for the kernel.
     pub fn pending(&self) -> usize {
-        self.pending.len()
+        self.work.keys()
     }
 
     /// Changes that wait for the channel.
     pub fn unsent(&self) -> usize {
-        self.dirty.len() + self.refused.len()
+        self.out.unsent.len()
     }
 
     /// The last number of the stream: sent by an owner, applied by everybody else; 0 for none.
     pub fn position(&self) -> u64 {
-        if self.group.owner {
-            self.sender.last()
+        if self.ownership.is_owner() {
+            self.out.sender.last()
         } else {
-            self.group.receiver.expected().map_or(0, |next| next - 1)
+            self.following.expected().map_or(0, |next| next - 1)
         }
     }
 

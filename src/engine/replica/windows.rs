@@ -8,6 +8,7 @@ use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use super::Replica;
+use super::dumps::Purpose;
 use crate::table::{Flags, Lists, Queue, SlotId, Table};
 use ctsync_ctnetlink::entry::{Entry, TcpInfo};
 
@@ -53,25 +54,27 @@ impl Replica {
 
     /// The owner's kernel shows an entry.
     pub(super) fn judge_window(&mut self, id: SlotId, entry: &Entry) {
-        let Some(tcp) = entry.tcp.filter(|_| self.settings.track_windows && self.group.owner) else { return };
+        let Some(tcp) = entry.tcp.filter(|_| self.settings.track_windows && self.ownership.is_owner()) else {
+            return;
+        };
         let liberal = (tcp.flags_orig | tcp.flags_reply) & TcpInfo::BE_LIBERAL != 0;
         let seen = tcp.flags_orig & tcp.flags_reply & TcpInfo::MAXACK_SET != 0;
         let due = self.table.get(id).is_some_and(|slot| slot.has(Flags::TRACK));
         if liberal && seen && tcp.state == ESTABLISHED && !due && self.windows.found.push(&mut self.table, id)
         {
-            self.windows.next_slice.get_or_insert(self.now);
+            self.windows.next_slice.get_or_insert(self.life.now());
         }
     }
 
     /// Looks and slices whose time has come.
     pub(super) fn step_windows(&mut self, now: Instant) {
-        if !self.group.owner {
+        if !self.ownership.is_owner() {
             self.forget_windows();
             return;
         }
         if self.windows.looks.front().is_some_and(|at| now >= *at) {
             self.windows.looks.pop_front();
-            self.dump_due = true;
+            self.dumps.want(Purpose::Whole);
         }
         if self.windows.next_slice.is_some_and(|at| now >= at) {
             self.windows.next_slice = Some(now + TICK);

@@ -11,7 +11,7 @@ use ctsync_ctnetlink::entry::{Entry, Key, Rare};
 
 use super::SlotId;
 use crate::compact::Compact;
-use crate::reconcile::Failure;
+use crate::failure::Failure;
 
 bitflags! {
     /// Where a key stands.

@@ -32,6 +32,19 @@ fn entry(number: u32) -> Entry {
     }
 }
 
+/// A table with so many entries, and their places.
+pub(crate) fn filled(count: usize) -> (Table, Vec<SlotId>) {
+    let (mut table, mut scratch) = (Table::new(0), Vec::new());
+    let digester = Digester::new(7);
+    let insert = |number| {
+        let entry = entry(u32::try_from(number).unwrap());
+        let hash = digester.hash_key(&mut scratch, &entry.key());
+        table.insert(hash, entry)
+    };
+    let ids = (0..count).map(insert).collect();
+    (table, ids)
+}
+
 #[derive(Clone, Debug)]
 enum Step {
     Insert(u32),
