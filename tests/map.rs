@@ -124,7 +124,7 @@ fn circle(arrows: &Arrows) -> Option<Vec<String>> {
         let room = way.last().unwrap().clone();
         for next in arrows.get(&room).into_iter().flatten() {
             if let Some(at) = way.iter().position(|room| room == next) {
-                return Some([&way[at..], &[next.clone()]].concat());
+                return Some([&way[at..], std::slice::from_ref(next)].concat());
             }
             if !done.contains(next) {
                 way.push(next.clone());
