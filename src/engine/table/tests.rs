@@ -11,7 +11,7 @@ use ctsync_ctnetlink::entry::{L4, Status, Tuple, proto};
 /// Of each zone; more are of further zones.
 const KEYS: u32 = 400;
 
-fn entry(number: u32) -> Entry {
+pub(crate) fn entry(number: u32) -> Entry {
     let [zone, port] = [number / KEYS, number % KEYS].map(|part| u16::try_from(part).unwrap());
     let src = Tuple {
         src: "10.0.1.100".parse().unwrap(),

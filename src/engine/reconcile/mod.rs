@@ -180,3 +180,6 @@ pub fn note_answer(slot: &mut SlotMut<'_>, op: Op, errno: i32) -> Outcome {
         (Op::Get, _) | (_, Some(_)) => Outcome::Failed(Failure::Refused),
     }
 }
+
+#[cfg(test)]
+mod tests;
