@@ -154,11 +154,8 @@ fn every_answer_to_every_request() {
             assert_eq!(note_answer(&mut slot, op, errno), outcome(wanted), "{} answered {errno}", cells[0]);
             // What the kernel is believed to hold follows from what it said.
             let installed = match (op, errno) {
-                (Op::Create | Op::Update | Op::Renew | Op::Track, 0) => true,
-                (Op::Destroy, 0) => false,
-                (Op::Create, _) => false,
-                (_, errno) if errno == Errno::ENOENT as i32 => false,
-                _ => true,
+                (op, 0) => op != Op::Destroy,
+                (op, errno) => op != Op::Create && errno != Errno::ENOENT as i32,
             };
             assert_eq!(slot.has(Flags::INSTALLED), installed, "{} answered {errno}", cells[0]);
             pairs += 1;
