@@ -109,8 +109,9 @@ pub(super) fn combine(values: Map<String, Json>, source: &Source, doubtful: &[St
 }
 
 impl Judge<'_> {
-    fn config(&mut self, given: Given) -> Option<Config> {
-        let (interface, options) = match given.interface.first() {
+    /// The channel's interface, and the peer's address and port where they are given.
+    fn channel(&mut self, given: &Given) -> (String, Option<IpAddr>, Option<u16>) {
+        let (interface, (peer, port)) = match given.interface.first() {
             Some((name, options)) => (name.clone(), (options.peer, options.port)),
             None => {
                 self.wrong("/interface", Mistake::NoInterface, &["/interface"]);
@@ -124,7 +125,7 @@ impl Judge<'_> {
             self.wrong("/interface", mistake, &["/interface"]);
         }
         let listen = given.listen_address.first().copied();
-        match (listen, options.0) {
+        match (listen, peer) {
             (Some(_), None) if !interface.is_empty() => {
                 let mistake = Mistake::ListenWithoutPeer { interface: interface.clone() };
                 self.wrong("/listen-address", mistake, &["/interface"]);
@@ -135,6 +136,11 @@ impl Judge<'_> {
             }
             _ => {}
         }
+        (interface, peer, port)
+    }
+
+    fn config(&mut self, given: Given) -> Option<Config> {
+        let (interface, peer, port) = self.channel(&given);
         if given.expect_sync.len() > 1 && given.expect_sync.iter().any(|word| word == "all") {
             let others: Vec<&str> =
                 given.expect_sync.iter().map(String::as_str).filter(|word| *word != "all").collect();
@@ -155,10 +161,10 @@ impl Judge<'_> {
             node,
             node_group: given.node_group,
             interface,
-            peer: options.0,
-            port: options.1.unwrap_or(3780),
+            peer,
+            port: port.unwrap_or(3780),
             mcast_group: given.mcast_group,
-            listen_address: listen,
+            listen_address: given.listen_address.first().copied(),
             accept_protocol: given.accept_protocol.iter().filter_map(|name| protocol_number(name)).collect(),
             ignore_address: given.ignore_address.iter().filter_map(|text| network(text)).collect(),
             expect_sync: given.expect_sync,

@@ -134,21 +134,9 @@ pub(super) fn check(mechanism: &Mechanism, file: &Path, text: &str) -> Vec<(&'st
         let (file, instance) = (file.to_owned(), word(instance, 1).to_owned());
         missing.push(("/vrrp", Mistake::HighestPriority { file, instance }));
     }
-    let tracked: Vec<&str> = named("track_file")
-        // What it was called before 2.0.20.
-        .chain(named("vrrp_track_file"))
-        .filter(|tracker| {
-            tracker.below.iter().any(|line| word(line, 0) == "file" && Path::new(word(line, 1)) == track_file)
-        })
-        .map(|tracker| word(tracker, 1))
-        .collect();
-    let tracks = statement
-        .below
-        .iter()
-        .filter(|line| word(line, 0) == "track_file")
-        .flat_map(|line| &line.below)
-        .any(|line| tracked.contains(&word(line, 0)));
-    if !tracks {
+    // What it was called before 2.0.20.
+    let trackers = named("track_file").chain(named("vrrp_track_file"));
+    if !tracks(statement, trackers, track_file) {
         let (file, group, expected) = (file.to_owned(), format!("{kind} {name}"), track_file.clone());
         missing.push(("/vrrp/track-file", Mistake::TrackFile { file, group, expected }));
     }
@@ -158,6 +146,16 @@ pub(super) fn check(mechanism: &Mechanism, file: &Path, text: &str) -> Vec<(&'st
         missing.push((at, Mistake::TrackingWeight { file, group }));
     }
     missing
+}
+
+/// Whether a group or an instance tracks the file, by the name of one of these statements.
+fn tracks<'a>(statement: &Statement, trackers: impl Iterator<Item = &'a Statement>, file: &Path) -> bool {
+    let of_file = |tracker: &&Statement| {
+        tracker.below.iter().any(|line| word(line, 0) == "file" && Path::new(word(line, 1)) == file)
+    };
+    let names: Vec<&str> = trackers.filter(of_file).map(|tracker| word(tracker, 1)).collect();
+    let tracking = statement.below.iter().filter(|line| word(line, 0) == "track_file");
+    tracking.flat_map(|line| &line.below).any(|line| names.contains(&word(line, 0)))
 }
 
 fn word(statement: &Statement, at: usize) -> &str {

@@ -224,17 +224,47 @@ fn clock() -> Instant {
     Instant::now()
 }
 
+/// The operator's socket, in the directory where the role is kept, too.
+fn open_control(config: &Config) -> Result<ControlServer<Ongoing>, DaemonError> {
+    std::fs::create_dir_all(&config.state_directory)
+        .map_err(failed(format!("make {}", config.state_directory.display())))?;
+    ControlServer::open(&config.control_socket)
+        .map_err(failed(format!("listen on {}", config.control_socket.display())))
+}
+
+fn open_events(requests: &RequestSocket, buffer: usize) -> Result<EventSocket, DaemonError> {
+    let events = EventSocket::open(requests.port_id(), buffer)?;
+    if events.buffer_size() < buffer {
+        tracing::warn!(
+            bytes = events.buffer_size(),
+            "the event buffer is smaller than asked for: no CAP_NET_ADMIN outside a user namespace?"
+        );
+    }
+    Ok(events)
+}
+
+fn open_groups(common: &Common<'_>) -> Result<Vec<Group>, DaemonError> {
+    let mut groups = vec![Group::open(common, None)?];
+    for further in &common.config.further {
+        groups.push(Group::open(common, Some(further))?);
+    }
+    groups.iter_mut().for_each(|group| group.look_at_addresses(common.held));
+    Ok(groups)
+}
+
+async fn open_metrics(config: &Config) -> Result<Option<MetricsServer>, DaemonError> {
+    let Some(address) = &config.metrics else { return Ok(None) };
+    MetricsServer::open(address).await.map(Some).map_err(failed(format!("serve metrics at {address}")))
+}
+
 impl Daemon {
     async fn open(path: PathBuf, loaded: Loaded, keys: Vec<Key>) -> Result<Daemon, DaemonError> {
         let Loaded { config, values, remarks, .. } = loaded;
         for remark in &remarks {
             tracing::warn!("{remark}");
         }
-        std::fs::create_dir_all(&config.state_directory)
-            .map_err(failed(format!("make {}", config.state_directory.display())))?;
         // The control socket first: it tells whether another daemon runs here.
-        let control = ControlServer::open(&config.control_socket)
-            .map_err(failed(format!("listen on {}", config.control_socket.display())))?;
+        let control = open_control(&config)?;
         start::check_events_enabled();
         // The word of changes first: what changes while it is listed is heard.
         let news = News::open()?;
@@ -243,33 +273,17 @@ impl Daemon {
         let mtu = addresses.interface(&config.interface).await.map_or(1500, |interface| interface.mtu);
         let channel = Channel::new(&config);
         let requests = RequestSocket::open()?;
-        let events = EventSocket::open(requests.port_id(), config.event_buffer)?;
-        if events.buffer_size() < config.event_buffer {
-            tracing::warn!(
-                bytes = events.buffer_size(),
-                "the event buffer is smaller than asked for: no CAP_NET_ADMIN outside a user namespace?"
-            );
-        }
+        let events = open_events(&requests, config.event_buffer)?;
         let fifo = config.notify_fifo().map(NotifyFifo::open).transpose()?;
         let hold =
             if config.hold { Some(Hold::open(config.mechanism.addresses(), config.port)?) } else { None };
         let held = addresses.list().await?;
         tell_keys(&keys, &config.interface);
-        let common = Common { config: &config, mtu, held: &held, keys: &keys };
-        let mut groups = vec![Group::open(&common, None)?];
-        for further in &config.further {
-            groups.push(Group::open(&common, Some(further))?);
-        }
-        groups.iter_mut().for_each(|group| group.look_at_addresses(&held));
+        let groups = open_groups(&Common { config: &config, mtu, held: &held, keys: &keys })?;
         let mut ruleset = Ruleset::open().map_err(failed("open a socket to nf_tables"))?;
         let kernel = start::kernel_settings(ruleset.look());
         let assignment = Assignment::new(config.further.iter().map(|group| group.rules.clone()).collect());
-        let metrics = match &config.metrics {
-            Some(address) => Some(
-                MetricsServer::open(address).await.map_err(failed(format!("serve metrics at {address}")))?,
-            ),
-            None => None,
-        };
+        let metrics = open_metrics(&config).await?;
         let mut daemon = Daemon {
             events: watch_events(events).map_err(failed("register the event socket"))?,
             dump: Dumper::spawn().map_err(failed("start the thread that reads dumps"))?,

@@ -11,7 +11,7 @@ use crate::config::{self, Mechanism};
 use crate::control::{Client, Heard, Reply, Request};
 use crate::engine::filter::Filter;
 use crate::engine::replica::view::View;
-use crate::engine::replica::{Cache, Changes, Compared, Counters, Refill, Refused};
+use crate::engine::replica::{Cache, Changes, Compared, Counters, Refill, Refused, Role};
 use crate::engine::seal::Key;
 use crate::engine::table::SlotId;
 use crate::engine::verdict::Around;
@@ -91,25 +91,9 @@ impl Daemon {
                 Ok(told) => Reply::Ok(told),
                 Err(refused) => Reply::Error(format!("nothing was changed:\n{refused}")),
             },
-            Request::Notify { role, group } => match self
-                .groups
-                .iter_mut()
-                .find(|known| known.is_named(group))
-            {
-                None => {
-                    let ours: Vec<&str> = self.groups.iter().map(|group| group.name.as_str()).collect();
-                    let (word, is) = if ours.len() == 1 { ("group", "is") } else { ("groups", "are") };
-                    let ours = ours.join("\", \"");
-                    Reply::Error(format!("no failover group \"{group}\" here; the {word} {is} \"{ours}\""))
-                }
-                Some(Group { mechanism: mechanism @ Mechanism::Vip { .. }, .. }) => Reply::Error(format!(
-                    "the role of \"{group}\" is where its addresses are: {}; nobody tells it",
-                    mechanism.told()
-                )),
-                Some(known) => {
-                    known.tell(*role, Cause::Notify);
-                    return self.wait_for(client, request);
-                }
+            Request::Notify { role, group } => match self.notify(*role, group) {
+                Ok(()) => return self.wait_for(client, request),
+                Err(refused) => Reply::Error(refused),
             },
             Request::WaitReady => return self.wait_for(client, request),
             Request::Diff => {
@@ -129,23 +113,49 @@ impl Daemon {
                 self.groups.iter_mut().for_each(|group| group.replica.reset_internal());
                 return self.wait_for(client, request);
             }
-            Request::Reset { cache: Cache::External } => {
-                let mut begun = false;
-                for group in &mut self.groups {
-                    begun |= group.replica.reset_external();
-                }
-                if begun {
-                    return self.wait_for(client, request);
-                }
-                let why = if self.groups.iter().any(|group| group.replica.owner()) {
-                    "this node owns its group and has no external entries"
-                } else {
-                    "no living peer owns the group, and nobody else has its entries"
-                };
-                Reply::Error(format!("nothing was changed: {why}"))
-            }
+            Request::Reset { cache: Cache::External } => match self.reset_external() {
+                Ok(()) => return self.wait_for(client, request),
+                Err(refused) => Reply::Error(refused),
+            },
         };
         self.control.answer(client, reply);
+    }
+
+    /// Somebody tells a group's role. A sentence if it is nobody's to tell.
+    fn notify(&mut self, role: Role, group: &str) -> Result<(), String> {
+        match self.groups.iter_mut().find(|known| known.is_named(group)) {
+            None => {
+                let ours: Vec<&str> = self.groups.iter().map(|group| group.name.as_str()).collect();
+                let (word, is) = if ours.len() == 1 { ("group", "is") } else { ("groups", "are") };
+                let ours = ours.join("\", \"");
+                Err(format!("no failover group \"{group}\" here; the {word} {is} \"{ours}\""))
+            }
+            Some(Group { mechanism: mechanism @ Mechanism::Vip { .. }, .. }) => Err(format!(
+                "the role of \"{group}\" is where its addresses are: {}; nobody tells it",
+                mechanism.told()
+            )),
+            Some(known) => {
+                known.tell(role, Cause::Notify);
+                Ok(())
+            }
+        }
+    }
+
+    /// All groups that a peer owns forget their entries and have them sent again. A sentence if there is none.
+    fn reset_external(&mut self) -> Result<(), String> {
+        let mut begun = false;
+        for group in &mut self.groups {
+            begun |= group.replica.reset_external();
+        }
+        if begun {
+            return Ok(());
+        }
+        let why = if self.groups.iter().any(|group| group.replica.owner()) {
+            "this node owns its group and has no external entries"
+        } else {
+            "no living peer owns the group, and nobody else has its entries"
+        };
+        Err(format!("nothing was changed: {why}"))
     }
 
     fn wait_for(&mut self, client: Client, request: Request) {

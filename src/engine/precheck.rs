@@ -40,33 +40,8 @@ pub fn remarks(own: &KernelSettings, in_use: u32, view: &View) -> Vec<String> {
         ));
     }
     for peer in view.peers.iter().filter(|peer| peer.alive && !peer.name.is_empty()) {
-        let Some(kernel) = &peer.kernel else { continue };
-        let (name, theirs) = (&peer.name, &kernel.settings);
-        // 0 is no limit.
-        let smaller = own.max > 0 && (theirs.max == 0 || own.max < theirs.max);
-        if smaller {
-            let most = if theirs.max == 0 { "any number".to_owned() } else { theirs.max.to_string() };
-            all.push(format!(
-                "net.netfilter.nf_conntrack_max is {} here and allows {most} on {name}: what it holds may not fit",
-                own.max
-            ));
-        }
-        if own.loose != theirs.loose {
-            let word = |loose| u8::from(loose);
-            all.push(format!(
-                "net.netfilter.nf_conntrack_tcp_loose is {} here and {} on {name}: the two treat connections that they \
-                 do not know differently",
-                word(own.loose),
-                word(theirs.loose)
-            ));
-        }
-        if own.timestamps != theirs.timestamps {
-            let word = |on| if on { "on" } else { "off" };
-            all.push(format!(
-                "net.netfilter.nf_conntrack_timestamp is {} here and {} on {name}",
-                word(own.timestamps),
-                word(theirs.timestamps)
-            ));
+        if let Some(kernel) = &peer.kernel {
+            all.extend(differences(own, &peer.name, &kernel.settings));
         }
     }
     let refused = |failure: Failure| {
@@ -86,6 +61,38 @@ pub fn remarks(own: &KernelSettings, in_use: u32, view: &View) -> Vec<String> {
         if refused(failure) > 0 {
             all.push(format!("{sentence} ({} times so far)", refused(failure)));
         }
+    }
+    all
+}
+
+/// Where this kernel and a peer's are set differently.
+fn differences(own: &KernelSettings, name: &str, theirs: &KernelSettings) -> Vec<String> {
+    let mut all = Vec::new();
+    // 0 is no limit.
+    let smaller = own.max > 0 && (theirs.max == 0 || own.max < theirs.max);
+    if smaller {
+        let most = if theirs.max == 0 { "any number".to_owned() } else { theirs.max.to_string() };
+        all.push(format!(
+            "net.netfilter.nf_conntrack_max is {} here and allows {most} on {name}: what it holds may not fit",
+            own.max
+        ));
+    }
+    if own.loose != theirs.loose {
+        let word = |loose| u8::from(loose);
+        all.push(format!(
+            "net.netfilter.nf_conntrack_tcp_loose is {} here and {} on {name}: the two treat connections that they \
+             do not know differently",
+            word(own.loose),
+            word(theirs.loose)
+        ));
+    }
+    if own.timestamps != theirs.timestamps {
+        let word = |on| if on { "on" } else { "off" };
+        all.push(format!(
+            "net.netfilter.nf_conntrack_timestamp is {} here and {} on {name}",
+            word(own.timestamps),
+            word(theirs.timestamps)
+        ));
     }
     all
 }

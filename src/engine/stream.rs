@@ -89,14 +89,19 @@ pub enum Place {
 }
 
 /// The backup's end: what comes next, and what came too early.
-#[derive(Default)]
-pub struct Receiver {
+pub struct Receiver<Kept> {
     expect: Option<u64>,
-    early: BTreeMap<u64, Vec<u8>>,
+    early: BTreeMap<u64, Kept>,
     highest: u64,
 }
 
-impl Receiver {
+impl<Kept> Default for Receiver<Kept> {
+    fn default() -> Receiver<Kept> {
+        Receiver { expect: None, early: BTreeMap::new(), highest: 0 }
+    }
+}
+
+impl<Kept> Receiver<Kept> {
     /// Follow no stream.
     pub fn reset(&mut self) {
         *self = Receiver::default();
@@ -114,8 +119,8 @@ impl Receiver {
         self.expect
     }
 
-    /// Where a datagram belongs; one that came early is kept.
-    pub fn place(&mut self, sequence: u64, datagram: &[u8]) -> Place {
+    /// Where a datagram belongs; of one that came early this is kept.
+    pub fn place(&mut self, sequence: u64, kept: impl FnOnce() -> Kept) -> Place {
         let Some(expect) = self.expect else { return Place::Unknown };
         self.highest = self.highest.max(sequence);
         match sequence.cmp(&expect) {
@@ -123,7 +128,7 @@ impl Receiver {
             std::cmp::Ordering::Equal => Place::Next,
             std::cmp::Ordering::Greater => {
                 if self.early.len() < REORDER {
-                    self.early.entry(sequence).or_insert_with(|| datagram.to_vec());
+                    self.early.entry(sequence).or_insert_with(kept);
                 }
                 Place::Ahead
             }
@@ -138,7 +143,7 @@ impl Receiver {
     }
 
     /// The expected datagram, if it came early and waits here.
-    pub fn take_waiting(&mut self) -> Option<Vec<u8>> {
+    pub fn take_waiting(&mut self) -> Option<Kept> {
         self.early.remove(&self.expect?)
     }
 
@@ -214,24 +219,24 @@ mod tests {
     #[test]
     fn order_is_restored() {
         let mut receiver = Receiver::default();
-        assert_eq!(receiver.place(4, b"4"), Place::Unknown);
+        assert_eq!(receiver.place(4, || "4"), Place::Unknown);
         receiver.expect(4);
-        assert_eq!(receiver.place(3, b"3"), Place::Old);
-        assert_eq!(receiver.place(6, b"6"), Place::Ahead);
-        let holes = |receiver: &Receiver, from| receiver.holes(from).collect::<Vec<_>>();
+        assert_eq!(receiver.place(3, || "3"), Place::Old);
+        assert_eq!(receiver.place(6, || "6"), Place::Ahead);
+        let holes = |receiver: &Receiver<_>, from| receiver.holes(from).collect::<Vec<_>>();
         assert_eq!(holes(&receiver, 0), [4..=5]);
-        assert_eq!(receiver.place(4, b"4"), Place::Next);
+        assert_eq!(receiver.place(4, || "4"), Place::Next);
         receiver.advance();
         assert_eq!(receiver.take_waiting(), None);
         assert_eq!(holes(&receiver, 0), [5..=5]);
-        assert_eq!(receiver.place(5, b"5"), Place::Next);
+        assert_eq!(receiver.place(5, || "5"), Place::Next);
         receiver.advance();
-        assert_eq!(receiver.take_waiting(), Some(b"6".to_vec()));
+        assert_eq!(receiver.take_waiting(), Some("6"));
         receiver.advance();
         assert!(!receiver.has_gap());
         receiver.heard_of(9);
         assert_eq!(holes(&receiver, 0), [7..=9]);
-        assert_eq!(receiver.place(8, b"8"), Place::Ahead);
+        assert_eq!(receiver.place(8, || "8"), Place::Ahead);
         assert_eq!(holes(&receiver, 0), [7..=7, 9..=9]);
         assert_eq!(holes(&receiver, 8), [9..=9]);
         assert_eq!(holes(&receiver, 10), []);
@@ -242,7 +247,7 @@ mod tests {
         let mut receiver = Receiver::default();
         receiver.expect(1);
         for number in [3, 1_000_000, 1 << 60] {
-            assert_eq!(receiver.place(number, b"x"), Place::Ahead);
+            assert_eq!(receiver.place(number, || "x"), Place::Ahead);
         }
         receiver.heard_of(2);
         assert_eq!(receiver.holes(0).collect::<Vec<_>>(), [1..=2]);
@@ -253,8 +258,8 @@ mod tests {
     fn what_waits_is_not_forgotten_when_the_stream_is_taken_up_later() {
         let mut receiver = Receiver::default();
         receiver.expect(1);
-        assert_eq!(receiver.place(5, b"5"), Place::Ahead);
+        assert_eq!(receiver.place(5, || "5"), Place::Ahead);
         receiver.expect(5);
-        assert_eq!(receiver.take_waiting(), Some(b"5".to_vec()));
+        assert_eq!(receiver.take_waiting(), Some("5"));
     }
 }

@@ -230,7 +230,7 @@ impl Replica {
         number: u64,
         now: Instant,
     ) -> Result<(), Refused> {
-        let (_, body) = wire::parse(bytes).map_err(|_| Refused::Malformed)?;
+        let body = wire::parse_body(bytes).map_err(|_| Refused::Malformed)?;
         if header.sender == self.settings.node {
             return Err(Refused::SameName);
         }
@@ -242,7 +242,7 @@ impl Replica {
         // Sealed it was as long, but for the seal.
         let length = bytes.len() + self.out.seal.overhead();
         self.peers.note_length(header.sender, length, now);
-        let heard = self.hear(header, body, bytes, now);
+        let heard = self.hear(header, body, now);
         self.following.settle(now);
         heard
     }

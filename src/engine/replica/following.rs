@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use super::repair::Repair;
 use crate::stream::{Place, Receiver};
+use crate::wire::StreamHead;
 
 /// A gap is nacked again after this long.
 const NACK_AGAIN: Duration = Duration::from_millis(20);
@@ -20,6 +21,9 @@ const HOLES: usize = 24;
 const NACKS: usize = 8;
 /// After so many datagrams a backup says how far it is: twice within the least window of who sends them.
 const ACKNOWLEDGED: u32 = 64;
+
+/// A datagram that came early: its head and its messages.
+type Early = (StreamHead, Vec<u8>);
 
 /// First and last number of what is missing.
 pub(super) type Hole = (u64, u64);
@@ -59,7 +63,7 @@ impl Nacked {
 /// A place in the owner's stream.
 #[derive(Default)]
 pub(super) struct Following {
-    receiver: Receiver,
+    receiver: Receiver<Early>,
     nacked: Nacked,
     /// The digest equals the owner's at this place (3).
     equal: bool,
@@ -142,14 +146,14 @@ impl Following {
     }
 
     /// Where a datagram of this number belongs; it is kept if it came early.
-    pub(super) fn place(&mut self, sequence: u64, datagram: &[u8]) -> Place {
-        let place = self.receiver.place(sequence, datagram);
+    pub(super) fn place(&mut self, head: &StreamHead, messages: &[u8]) -> Place {
+        let place = self.receiver.place(head.sequence, || (*head, messages.to_vec()));
         self.nacked.heard |= matches!(place, Place::Next | Place::Ahead);
         place
     }
 
     /// The datagram that came early and whose turn has come.
-    pub(super) fn take_waiting(&mut self) -> Option<Vec<u8>> {
+    pub(super) fn take_waiting(&mut self) -> Option<Early> {
         self.receiver.take_waiting()
     }
 
@@ -207,11 +211,16 @@ impl Following {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::wire::GroupId;
+
+    fn head(sequence: u64) -> StreamHead {
+        StreamHead { group: GroupId::default(), sequence, root: 0 }
+    }
 
     fn following(missing: std::ops::RangeInclusive<u64>) -> Following {
         let mut following = Following::default();
         following.take_up(missing.start() - 1);
-        assert_eq!(following.place(missing.end() + 1, &[0]), Place::Ahead);
+        assert_eq!(following.place(&head(missing.end() + 1), &[0]), Place::Ahead);
         following
     }
 
@@ -224,7 +233,7 @@ mod tests {
         assert_eq!(following.nacks(now), (vec![], 0), "a moment ago");
         assert_eq!(following.next_nack(now), Some(now + NACK_AGAIN));
         assert_eq!(following.nacks(now + NACK_AGAIN), (vec![vec![(5, 7)]], 0), "counted once");
-        assert_eq!(following.place(5, &[0]), Place::Next);
+        assert_eq!(following.place(&head(5), &[0]), Place::Next);
         following.advance();
         assert_eq!(following.nacks(now + 2 * NACK_AGAIN), (vec![vec![(6, 7)]], 0));
     }

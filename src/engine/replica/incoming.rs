@@ -10,9 +10,7 @@ use super::{Cache, Replica, Verb};
 use crate::digest::Sums;
 use crate::stream::Place;
 use crate::table::{Flags, SlotId};
-use crate::wire::{
-    self, Alive, Body, Changed, Claim, Header, Incarnation, Message, Messages, NodeId, StreamHead,
-};
+use crate::wire::{Alive, Body, Changed, Claim, Header, Incarnation, Message, Messages, NodeId, StreamHead};
 use ctsync_ctnetlink::entry::Entry;
 
 /// A claim this far above the known one is believed up to [`FAR_CLAIM`] only, and none above [`LAST_CLAIM`].
@@ -24,50 +22,46 @@ const LAST_CLAIM: u64 = (1 << 63) - CLAIMS_AT_ONCE;
 const MESSAGES: usize = 64;
 
 impl Replica {
+    /// Whether a datagram is for this run, this group, and the role that this node has.
+    fn concerns(&self, header: &Header, body: &Body<'_>) -> bool {
+        let (ours, owner) = (self.settings.incarnation, self.ownership.is_owner());
+        let here = |to: Incarnation, group| to == ours && group == self.group.id;
+        match body {
+            Body::Alive(_) => true,
+            Body::Stream(head, _) => {
+                self.follows(header.sender)
+                    && head.group == self.group.id
+                    && self.group.claim_incarnation == Some(header.incarnation)
+            }
+            Body::Nack { to, .. } | Body::Challenge { to, .. } | Body::Proof { to, .. } => *to == ours,
+            Body::Flush { to, .. } => *to == ours && owner,
+            Body::Ask { to, group, .. } | Body::Offer { to, group, .. } => here(*to, *group) && owner,
+            Body::Look { to, group, .. } | Body::Seen { to, group, .. } => here(*to, *group),
+        }
+    }
+
     /// What an admitted peer says, or a stranger's challenge.
-    pub(super) fn hear(
-        &mut self,
-        header: &Header,
-        body: Body<'_>,
-        bytes: &[u8],
-        now: Instant,
-    ) -> Result<(), Refused> {
-        let ours = self.settings.incarnation;
-        let here = |group| group == self.group.id;
+    pub(super) fn hear(&mut self, header: &Header, body: Body<'_>, now: Instant) -> Result<(), Refused> {
+        if !self.concerns(header, &body) {
+            return Err(Refused::Misdirected);
+        }
         match body {
             Body::Alive(alive) => return self.handle_alive(header, &alive, now),
-            Body::Stream(head, _) => return self.handle_stream(header, &head, bytes, now),
-            Body::Nack { to, holes } if to == ours => self.handle_nack(&holes, now),
-            Body::Ask { to, group, wants } if to == ours && here(group) && self.ownership.is_owner() => {
-                self.out.answers.want(&wants);
-            }
-            Body::Offer { to, group, messages } if to == ours && here(group) && self.ownership.is_owner() => {
-                self.handle_offer(messages);
-            }
-            Body::Flush { to, token } if to == ours && self.ownership.is_owner() => {
-                self.out.alives.flush(token);
-            }
-            Body::Look { to, group, wants } if to == ours && here(group) => {
-                self.handle_look(header.incarnation, &wants);
-            }
-            Body::Seen { to, group, messages } if to == ours && here(group) => {
-                self.handle_seen(header.incarnation, messages, now);
-            }
-            Body::Challenge { to, nonce } if to == ours => {
+            Body::Stream(head, messages) => self.handle_stream(&head, messages, now),
+            Body::Nack { holes, .. } => self.handle_nack(&holes, now),
+            Body::Ask { wants, .. } => self.out.answers.want(&wants),
+            Body::Offer { messages, .. } => self.handle_offer(messages),
+            Body::Flush { token, .. } => self.out.alives.flush(token),
+            Body::Look { wants, .. } => self.handle_look(header.incarnation, &wants),
+            Body::Seen { messages, .. } => self.handle_seen(header.incarnation, messages, now),
+            Body::Challenge { nonce, .. } => {
                 self.queue_body(&Body::Proof { to: header.incarnation, nonce });
                 // Whoever asked waits to hear the rest.
                 self.presence.tell_all();
                 self.alive_now(now);
             }
-            Body::Proof { to, .. } if to == ours => {}
-            Body::Nack { .. }
-            | Body::Ask { .. }
-            | Body::Offer { .. }
-            | Body::Flush { .. }
-            | Body::Look { .. }
-            | Body::Seen { .. }
-            | Body::Challenge { .. }
-            | Body::Proof { .. } => return Err(Refused::Misdirected),
+            // It has let its run in (`door`), and says nothing else.
+            Body::Proof { .. } => {}
         }
         Ok(())
     }
@@ -243,43 +237,27 @@ impl Replica {
         }
     }
 
-    fn handle_stream(
-        &mut self,
-        header: &Header,
-        head: &StreamHead,
-        datagram: &[u8],
-        now: Instant,
-    ) -> Result<(), Refused> {
-        let followed = self.follows(header.sender)
-            && head.group == self.group.id
-            && self.group.claim_incarnation == Some(header.incarnation);
-        if !followed {
-            return Err(Refused::Misdirected);
-        }
-        match self.following.place(head.sequence, datagram) {
+    fn handle_stream(&mut self, head: &StreamHead, messages: &[u8], now: Instant) {
+        match self.following.place(head, messages) {
             Place::Next => {
-                self.apply(head, datagram, now);
+                self.apply(head, messages, now);
                 self.apply_waiting(now);
             }
             Place::Ahead | Place::Old | Place::Unknown => {}
         }
         self.chase_gap(now);
         self.end_start(now);
-        Ok(())
     }
 
     /// Datagrams that came early and whose turn has come.
     fn apply_waiting(&mut self, now: Instant) {
-        while let Some(next) = self.following.take_waiting() {
-            // Checked when it came.
-            let Ok((_, Body::Stream(head, _))) = wire::parse(&next) else { break };
-            self.apply(&head, &next, now);
+        while let Some((head, messages)) = self.following.take_waiting() {
+            self.apply(&head, &messages, now);
         }
     }
 
     /// One datagram of the stream, in its order: all of it, or nothing if a part of it cannot be read.
-    fn apply(&mut self, head: &StreamHead, datagram: &[u8], now: Instant) {
-        let messages = datagram.get(wire::HEADER + wire::STREAM_HEAD..).unwrap_or_default();
+    fn apply(&mut self, head: &StreamHead, messages: &[u8], now: Instant) {
         let mut all = Vec::with_capacity(MESSAGES);
         for message in Messages::new(messages) {
             let Ok(message) = message else {

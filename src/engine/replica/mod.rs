@@ -1,33 +1,10 @@
 //! The replica: this node's engine. It decides everything and touches nothing: events, answers, datagrams, roles
 //! and `now` come in by `handle_*`; requests, datagrams, deadlines and reports go out by `poll_*`.
 //!
-//! - `events`: kernel events and dumps into the table.
-//! - `dumps`: readings of the kernel's table.
-//! - `hearing`: whether new entries are heard of.
-//! - `work`: what waits for the kernel. `requests`: the table into kernel requests, answers, the sweep.
-//! - `strays`: what the kernel has and the table lacks.
-//! - `outgoing`: the owner's stream, what goes out first.
-//! - `unsent`: what waits for it. `answers`: what is sent again, and repairs. `alives`: signs of life.
-//! - `following`: a backup's place in its owner's stream.
-//! - `door`: who is listened to.
-//! - `incoming`: what the peer says.
-//! - `repair`: a backup whose digest differs finds what, and asks for it.
-//! - `ownership`: how this node stands to the group. `fence`: the work of a takeover. `kept`: what a run leaves to the next.
-//! - `takeover`: roles, claims, yields.
-//! - `gate`: readiness, and who may be elected.
-//! - `fullness`: a kernel table that is nearly full.
-//! - `trim`: leases that go back to their protocols' timeouts.
-//! - `windows`: TCP window tracking after a takeover.
-//! - `invariants`: what holds between any two inputs.
-//! - `operator`: what an operator asks for: resets, reloads, listings, live changes.
-//! - `related`: masters, children, helpers.
-//! - `comparison`: where this table and a peer's differ.
-//! - `presence`: what it says of itself in its alives.
-//! - `peers`: the other nodes, and what each said last.
-//! - `size`: how long a datagram may be.
-//! - `departed`: addresses that left this node, and what the kernel ends because of that.
-//! - `bound`: entries that can live on this node alone.
-//! - `settings`, `counters`: what it is told at the start; what it counts.
+//! The state is in structs, each of which its own file alone changes: they are the fields of [`Replica`]. The other rooms say
+//! what is to be done with them: `events` and `hearing` (this kernel speaks), `requests` (it is asked), `door` and `incoming`
+//! (a peer speaks), `outgoing` (it is answered), `takeover` and `gate` (the role), `operator` and `view` (people);
+//! `invariants` says what holds between any two inputs. `docs/architecture.md` has them all.
 //!
 //! Called by the daemon and, with a virtual clock and wire, by the simulation. No socket, no runtime, no clock.
 //! Numbers in brackets, (14), are the replication rules that a line implements; `docs/protocol.md` lists them.
@@ -107,41 +84,66 @@ pub(crate) struct Group {
 
 /// This node's engine.
 pub struct Replica {
-    /// How it behaves; a reload changes some of it (`operator`).
+    /// How it behaves. A reload changes some of it (`operator`).
     settings: Settings,
+    /// The time, told by each input.
     life: life::Life,
+    /// Which entries are worth synchronising, and this router's own addresses. A reload and the daemon change it.
     filter: Filter,
+    /// What keys and contents are hashed by. Another owner's claim changes it (`incoming`).
     hashing: hashing::Hashing,
+    /// What is known of each key. All rooms that hear of an entry change it, by the slots' own methods.
     table: Table,
+    /// The group: who claims it, this node's role, the sums of what is counted. `takeover` and `incoming` change it.
     group: Group,
+    /// How this node stands to the group. `takeover` and `trim` change it.
     ownership: Ownership,
+    /// What takeovers leave: reports. `takeover`'s.
     takeovers: takeover::Takeovers,
+    /// Whether this kernel may speak for the group. `takeover` and `incoming` change it.
     worth: kept::Worth,
+    /// Whether this node may be elected. `gate`'s.
     gate: gate::Gate,
 
-    // the peers
+    /// The other nodes. `door` lets them in, `incoming` tells what they say.
     peers: peers::Peers,
+    /// Who is asked to prove itself, and what was refused. `door`'s.
     door: door::Door,
+    /// This node's place in its owner's stream. `incoming` and `takeover` change it.
     following: following::Following,
+    /// What goes out. `outgoing`, and whoever has something to say.
     out: outgoing::Outgoing,
+    /// What this node says of itself. The daemon changes it.
     presence: presence::Presence,
 
-    // this kernel
+    /// What waits for the kernel, and what it is being asked. Any room may want something; `requests` takes it out.
     work: work::Work,
+    /// What the kernel has and the table lacks. `events` notes it, `takeover` takes it.
     strays: strays::Strays,
+    /// Readings of the kernel's table. Any room may want one; `events` reads it.
     dumps: dumps::Dumps,
+    /// The walk that keeps table and kernel alike. `requests`'s.
     sweep: requests::Sweep,
+    /// Entries with masters, children and helpers. `related`'s.
     related: related::Related,
+    /// Entries whose window tracking can come back. `windows`'s.
     windows: windows::Windows,
+    /// The walk that gives leases back. `trim`'s.
     trim: trim::Trim,
+    /// What waits for room in the kernel's table. `fullness`'s.
     fullness: fullness::Fullness,
+    /// Addresses that have left this node. `departed`'s.
     departed: departed::Departed,
+    /// The count of entries that can live here alone. `bound`'s.
     bound: bound::Bound,
 
-    // the operator
+    /// What is counted for people; nothing is decided by it. Each room counts its own.
     counters: Counters,
+    /// Changes for who watches. `operator`'s.
     journal: operator::Journal,
+    /// This node's comparison with a peer, and its answers to theirs. `comparison`'s.
     looks: comparison::Looks,
+    /// How far a reset of the external cache is. `operator`'s.
     refill: Refill,
 }
 

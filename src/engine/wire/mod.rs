@@ -340,9 +340,15 @@ fn parse_header(reader: &mut Reader<'_>) -> Result<(u8, Header), WireError> {
 
 /// Read header and body of a received datagram.
 pub fn parse(bytes: &[u8]) -> Result<(Header, Body<'_>), WireError> {
-    let mut reader = Reader::new(bytes);
-    let (kind, header) = parse_header(&mut reader)?;
-    let body = match kind {
+    let (header, _) = peek(bytes)?;
+    Ok((header, parse_body(bytes)?))
+}
+
+/// Read the body of a datagram whose header has been read already. One that is sealed has none that can be read.
+pub fn parse_body(bytes: &[u8]) -> Result<Body<'_>, WireError> {
+    let kind = *bytes.get(KIND_AT).ok_or(WireError::Truncated)?;
+    let mut reader = Reader::new(bytes.get(HEADER..).ok_or(WireError::Truncated)?);
+    Ok(match kind {
         KIND_STREAM => {
             let (group, sequence) = (GroupId(reader.u8()?), parse_count(&mut reader)?);
             Body::Stream(StreamHead { group, sequence, root: reader.u64()? }, reader.rest())
@@ -377,8 +383,7 @@ pub fn parse(bytes: &[u8]) -> Result<(Header, Body<'_>), WireError> {
         KIND_CHALLENGE => Body::Challenge { to: Incarnation(reader.u128()?), nonce: reader.u64()? },
         KIND_PROOF => Body::Proof { to: Incarnation(reader.u128()?), nonce: reader.u64()? },
         _ => return Err(WireError::Undefined("datagram kind")),
-    };
-    Ok((header, body))
+    })
 }
 
 fn parse_count(reader: &mut Reader<'_>) -> Result<u64, WireError> {
