@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use ctsync::ctnetlink::codec::Incoming;
 use ctsync::ctnetlink::entry::{Entry, L4, Status, TcpInfo, Tuple, proto};
 use ctsync::engine::filter::Filter;
-use ctsync::engine::replica::{Counters, Replica, Kept, Role, Settings};
+use ctsync::engine::replica::{Counters, Replica, Kept, Role, Settings, Tunables};
 use ctsync::engine::seal::{Key, Seal};
 use ctsync::engine::facts::KernelSettings;
 use ctsync::engine::wire::{self, HEADER, Header, Incarnation, NodeId};
@@ -116,17 +116,19 @@ impl Stage {
             datagram: DATAGRAM,
             ring: 100_000,
             pending_destroys: 1000,
-            alive: Duration::from_millis(250),
-            lost_after: Duration::from_secs(1),
             lease: 3600,
-            hot: true,
-            track_windows: true,
             sweep: Duration::from_secs(600),
             flush_wait: Duration::from_millis(100),
-            gate_limit: Duration::from_secs(30),
-            owner_lost: Duration::from_secs(3600),
             kernel: KernelSettings::default(),
             kept: Kept::default(),
+            tunables: Tunables {
+                alive: Duration::from_millis(250),
+                lost_after: Duration::from_secs(1),
+                hot: true,
+                track_windows: true,
+                gate_limit: Duration::from_secs(30),
+                owner_lost: Duration::from_secs(3600),
+            },
         };
         let mut replica = Replica::new(settings, Filter::default(), now);
         replica.handle_events_empty(now);

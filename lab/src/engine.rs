@@ -8,7 +8,7 @@ use anyhow::{Result, ensure};
 use ctsync::daemon::node_id;
 use ctsync::engine::facts::KernelSettings;
 use ctsync::engine::filter::Filter;
-use ctsync::engine::replica::{Kept, Replica, Role, Settings};
+use ctsync::engine::replica::{Kept, Replica, Role, Settings, Tunables};
 use ctsync::engine::wire::Incarnation;
 
 /// Started, told that it is primary, its (empty) kernel read. It owns the group once it has heard of no other owner.
@@ -24,17 +24,19 @@ pub(crate) fn primary(name: &str, run: u128, began: Instant) -> Result<Replica> 
         datagram: 1_452,
         ring: 8 << 20,
         pending_destroys: 65_536,
-        alive: Duration::from_millis(250),
-        lost_after: Duration::from_secs(1),
         lease: 3_600,
-        hot: true,
-        track_windows: false,
         sweep: Duration::from_secs(600),
         flush_wait: Duration::ZERO,
-        gate_limit: Duration::from_secs(30),
-        owner_lost: Duration::from_secs(3_600),
         kernel: KernelSettings::default(),
         kept: Kept::default(),
+        tunables: Tunables {
+            alive: Duration::from_millis(250),
+            lost_after: Duration::from_secs(1),
+            hot: true,
+            track_windows: false,
+            gate_limit: Duration::from_secs(30),
+            owner_lost: Duration::from_secs(3_600),
+        },
     };
     let mut replica = Replica::new(settings, Filter::default(), began);
     replica.handle_events_empty(began);

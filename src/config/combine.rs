@@ -8,6 +8,8 @@ use indexmap::IndexMap;
 use serde::Deserialize;
 use serde_json::{Map, Value as Json};
 
+use crate::engine::replica::Tunables;
+
 use super::mechanism::{self, GivenFurther, GivenMechanism};
 use super::mistake::{ConfigError, Mistake};
 use super::text::network;
@@ -174,13 +176,15 @@ impl Judge<'_> {
             mechanism: mechanism?,
             further,
             hold: given.hold,
-            owner_lost: Duration::from_secs(given.owner_lost_timeout),
-            hot: given.standby == "hot",
+            tunables: Tunables {
+                alive: Duration::from_millis(given.alive_interval),
+                lost_after: Duration::from_millis(given.peer_timeout),
+                gate_limit: Duration::from_secs(given.gate_timeout),
+                owner_lost: Duration::from_secs(given.owner_lost_timeout),
+                hot: given.standby == "hot",
+                track_windows: given.window_tracking,
+            },
             include_local: given.include_local,
-            window_tracking: given.window_tracking,
-            alive: Duration::from_millis(given.alive_interval),
-            peer_timeout: Duration::from_millis(given.peer_timeout),
-            gate_timeout: Duration::from_secs(given.gate_timeout),
             metrics: given.metrics_listen.map(|text| match text.parse() {
                 Ok(address) => MetricsAddress::Tcp(address),
                 Err(_) => MetricsAddress::Unix(text.into()),

@@ -23,7 +23,6 @@ mod write;
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use ipnet::IpNet;
 use serde_json::{Map, Value as Json};
@@ -37,6 +36,8 @@ pub use mechanism::{FurtherGroup, Mechanism, Subject};
 pub use mistake::{ConfigError, Mistake, Nearest, Place, Refused};
 pub use schema::schema;
 pub use write::{EXAMPLE, reference_roff, reference_table, to_json, to_set_lines};
+
+use crate::engine::replica::Tunables;
 
 use options::{OPTIONS, Shape};
 use text::below;
@@ -70,8 +71,6 @@ pub struct Config {
     pub ignore_address: Vec<IpNet>,
     /// The users' words of `expect-sync`; empty: off.
     pub expect_sync: Vec<String>,
-    /// Give TCP entries their window tracking back after a takeover.
-    pub window_tracking: bool,
     /// Synchronise also what cannot fail over.
     pub include_local: bool,
     /// Bytes of events that may wait.
@@ -86,16 +85,8 @@ pub struct Config {
     pub further: Vec<FurtherGroup>,
     /// Keep packets away until a takeover is complete.
     pub hold: bool,
-    /// After this long without an owner entries end by their protocols' timeouts.
-    pub owner_lost: Duration,
-    /// Install at once.
-    pub hot: bool,
-    /// Between two alives.
-    pub alive: Duration,
-    /// Silence after which the peer is lost.
-    pub peer_timeout: Duration,
-    /// Readiness without progress for this long opens the gate.
-    pub gate_timeout: Duration,
+    /// How the engine behaves, as far as a reload may change it.
+    pub tunables: Tunables,
     /// Where metrics can be scraped.
     pub metrics: Option<MetricsAddress>,
     /// Control socket.

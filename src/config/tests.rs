@@ -23,7 +23,7 @@ fn the_documented_example_is_accepted() {
     assert_eq!(config.accept_protocol, [6, 17, 1]);
     assert_eq!((config.event_buffer, config.sync_queue), (8 * MEGABYTE, 8 * MEGABYTE));
     assert_eq!(config.mechanism.group(), "SYNC");
-    assert!(config.hot && remarks.is_empty());
+    assert!(config.tunables.hot && remarks.is_empty());
 }
 
 #[test]

@@ -7,7 +7,7 @@ use crate::config::{Config, FurtherGroup};
 use crate::engine::digest::Digester;
 use crate::engine::facts::{KernelSettings, Rules, TIMEOUTS};
 use crate::engine::filter::Filter;
-use crate::engine::replica::{Settings, Tunables};
+use crate::engine::replica::Settings;
 use crate::engine::wire::{Incarnation, NodeId};
 use crate::io::runstate::RunState;
 
@@ -23,15 +23,10 @@ pub(super) fn settings(config: &Config, mtu: usize, state: &RunState) -> Result<
         datagram: datagram(mtu),
         ring: config.sync_queue,
         pending_destroys: PENDING_DESTROYS,
-        alive: config.alive,
-        lost_after: config.peer_timeout,
         lease: LEASE,
-        hot: config.hot,
-        track_windows: config.window_tracking,
         sweep: SWEEP,
         flush_wait: FLUSH_WAIT,
-        gate_limit: config.gate_timeout,
-        owner_lost: config.owner_lost,
+        tunables: config.tunables,
         kernel: kernel_settings(Rules::default()),
         kept: state.left(),
     })
@@ -126,23 +121,10 @@ impl Daemon {
         config.include_local = new.include_local;
         config.key_file.clone_from(&new.key_file);
         config.event_buffer = new.event_buffer;
-        config.hot = new.hot;
-        config.window_tracking = new.window_tracking;
-        config.alive = new.alive;
-        config.peer_timeout = new.peer_timeout;
-        config.gate_timeout = new.gate_timeout;
-        config.owner_lost = new.owner_lost;
+        config.tunables = new.tunables;
         self.events.get_mut().set_buffer_size(config.event_buffer);
-        let tunables = Tunables {
-            alive: config.alive,
-            lost_after: config.peer_timeout,
-            gate_limit: config.gate_timeout,
-            owner_lost: config.owner_lost,
-            hot: config.hot,
-            track_windows: config.window_tracking,
-        };
         for replica in self.groups.iter_mut().map(|group| &mut group.replica) {
-            replica.tune(tunables);
+            replica.tune(config.tunables);
             let filter = filter(config, replica.filter().local.clone());
             if filter != *replica.filter() {
                 replica.set_filter(filter);

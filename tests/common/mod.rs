@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use ctsync_ctnetlink::entry::{Entry, L4, Status, Tuple, proto};
 use ctsync_engine::facts::{Evidence, KernelSettings, Seat};
 use ctsync_engine::filter::Filter;
-use ctsync_engine::replica::{Kept, Replica, Role, Settings};
+use ctsync_engine::replica::{Kept, Replica, Role, Settings, Tunables};
 use ctsync_engine::seal::Key;
 use ctsync_engine::verdict::{self, Around};
 use ctsync_engine::wire::{Incarnation, NodeId};
@@ -63,17 +63,19 @@ fn started(number: u64, run: u64, hot: bool, keys: Vec<Key>, kept: Kept, now: In
         // The least that `sync-queue-size` can say.
         ring: 1 << 20,
         pending_destroys: 1000,
-        alive: Duration::from_millis(250),
-        lost_after: Duration::from_secs(1),
         lease: 3600,
-        hot,
-        track_windows: false,
         sweep: Duration::from_secs(600),
         flush_wait: Duration::from_millis(100),
-        gate_limit: Duration::from_secs(30),
-        owner_lost: Duration::from_secs(3600),
         kernel: KernelSettings::default(),
         kept,
+        tunables: Tunables {
+            alive: Duration::from_millis(250),
+            lost_after: Duration::from_secs(1),
+            hot,
+            track_windows: false,
+            gate_limit: Duration::from_secs(30),
+            owner_lost: Duration::from_secs(3600),
+        },
     };
     let mut replica = Replica::new(settings, Filter::default(), now);
     replica.handle_events_empty(now);

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use ctsync_ctnetlink::entry::{Entry, Expectation, Key, L4, Rare, Status, TcpInfo, Tuple, proto};
 use ctsync_engine::facts::KernelSettings;
 use ctsync_engine::filter::Filter;
-use ctsync_engine::replica::{Kept, Replica, Role, Settings};
+use ctsync_engine::replica::{Kept, Replica, Role, Settings, Tunables};
 use ctsync_engine::seal::Key as SealKey;
 use ctsync_engine::wire::{Incarnation, NodeId};
 use fastrand::Rng;
@@ -219,17 +219,19 @@ impl World {
             datagram: 600,
             ring: 3000,
             pending_destroys: 1,
-            alive: Duration::from_millis(250),
-            lost_after: Duration::from_secs(1),
             lease: 1,
-            hot,
-            track_windows: false,
             sweep: Duration::from_secs(5),
             flush_wait: Duration::from_millis(100),
-            gate_limit: Duration::from_secs(30),
-            owner_lost: Duration::from_secs(3600),
             kernel: KernelSettings::default(),
             kept: node.kept,
+            tunables: Tunables {
+                alive: Duration::from_millis(250),
+                lost_after: Duration::from_secs(1),
+                hot,
+                track_windows: false,
+                gate_limit: Duration::from_secs(30),
+                owner_lost: Duration::from_secs(3600),
+            },
         };
         let filter = Filter { channel_port: 3780, expect: vec!["all".into()], ..Filter::default() };
         self.strays[x].clear();

@@ -130,7 +130,7 @@ impl Replica {
         if self.offers() > 0 || self.dumps.late() {
             return Readiness::Offering;
         }
-        if self.settings.hot && self.work.is_busy() {
+        if self.settings.tunables.hot && self.work.is_busy() {
             return Readiness::Installing;
         }
         Readiness::Ready
@@ -141,7 +141,7 @@ impl Replica {
     pub(super) fn in_step(&self, now: Instant) -> bool {
         let readiness = self.readiness(now);
         let brief = matches!(readiness, Readiness::Behind | Readiness::Installing | Readiness::Differs);
-        let lately = self.gate.in_step.is_some_and(|at| now < at + self.settings.lost_after);
+        let lately = self.gate.in_step.is_some_and(|at| now < at + self.settings.tunables.lost_after);
         readiness.in_step() || (brief && lately)
     }
 
@@ -157,7 +157,7 @@ impl Replica {
         // A peer that was heard a moment ago may only be slow: with nobody else there, a lowered priority is elected, too.
         let just_lost = readiness == Readiness::Alone
             && !self.gate.open
-            && self.peers.all().any(|peer| now < peer.heard + self.settings.lost_after + GATE_GRACE);
+            && self.peers.all().any(|peer| now < peer.heard + self.settings.tunables.lost_after + GATE_GRACE);
         // At a boot the channel may come up later than VRRP does: a peer that lives would be heard in a moment.
         let nobody_yet = readiness == Readiness::Alone
             && !self.gate.open
@@ -167,7 +167,7 @@ impl Replica {
         let fit = (readiness.is_ready() && !just_lost && !nobody_yet)
             || readiness == Readiness::NoOwner
             || self.group.role == Role::Primary
-            || now >= self.gate.progressed + self.settings.gate_limit;
+            || now >= self.gate.progressed + self.settings.tunables.gate_limit;
         if readiness.is_ready() {
             self.gate.ready = now;
         }

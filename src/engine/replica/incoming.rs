@@ -68,7 +68,7 @@ impl Replica {
 
     /// Peers that have been silent for too long are lost.
     pub(super) fn judge_silence(&mut self, now: Instant) {
-        self.peers.judge_silence(self.settings.lost_after, now);
+        self.peers.judge_silence(self.settings.tunables.lost_after, now);
         if !self.peers.own() {
             self.give_refill_up();
         }
@@ -79,7 +79,7 @@ impl Replica {
         let (from, incarnation) = (header.sender, header.incarnation);
         let Alive { claim, owner, .. } = *alive;
         self.peers
-            .hear_alive(from, alive, self.settings.lost_after, now)
+            .hear_alive(from, alive, self.settings.tunables.lost_after, now)
             .map_err(|Overtaken| Refused::Overtaken)?;
         self.note_lag(from, alive, now);
         if let Some(longest) = self.peers.living().map(|peer| peer.longest).min() {
@@ -130,7 +130,7 @@ impl Replica {
         let lag = since.map_or(Duration::ZERO, |at| now.saturating_duration_since(at));
         let place = Followed { next: follows.then_some(alive.next), behind, lag };
         let equal = alive.root == self.group.sums.root();
-        self.peers.note_place(from, place, equal, self.settings.lost_after, now);
+        self.peers.note_place(from, place, equal, self.settings.tunables.lost_after, now);
         // Who is lost may come back and miss what the others have: with the ring gone, its digest tells.
         if let Some(applied) = self.peers.living().filter_map(|peer| peer.place.next).min() {
             self.out.sender.forget_before(applied);
@@ -179,7 +179,7 @@ impl Replica {
         self.following.heard_of(alive.last);
         // An alive that is late says less than has been applied; one after another does not: a number was forged.
         let beyond = expected > alive.last + 1;
-        if self.following.is_beyond(beyond, now, self.settings.lost_after) {
+        if self.following.is_beyond(beyond, now, self.settings.tunables.lost_after) {
             self.following.reset();
             self.take_stream_up(alive);
         }

@@ -66,9 +66,9 @@ pub use fence::FenceReport;
 pub use fullness::nearly_full;
 pub use gate::Readiness;
 pub use kept::Kept;
-pub use operator::{Cache, Change, Listing, Refill, Tunables, Verb};
+pub use operator::{Cache, Change, Listing, Refill, Verb};
 pub use requests::Request;
-pub use settings::Settings;
+pub use settings::{Settings, Tunables};
 
 /// A failover group as this node sees it.
 pub(crate) struct Group {
@@ -202,11 +202,12 @@ impl Replica {
     /// When [`Replica::handle_timeout`] wants to be called next. Too early or twice does no harm.
     pub fn poll_timeout(&self, now: Instant) -> Instant {
         // Before the first dump is complete nothing is said, however late it is (10).
-        let mut next = if self.dumps.known() { self.out.alives.due() } else { now + self.settings.alive };
+        let mut next =
+            if self.dumps.known() { self.out.alives.due() } else { now + self.settings.tunables.alive };
         let mut consider = |at: Instant| next = next.min(at);
-        self.peers.next_loss(self.settings.lost_after).into_iter().for_each(&mut consider);
+        self.peers.next_loss(self.settings.tunables.lost_after).into_iter().for_each(&mut consider);
         if self.peers.is_empty() && self.ownership.is_starting() && self.dumps.known() {
-            consider(self.peers.listening() + self.settings.lost_after);
+            consider(self.peers.listening() + self.settings.tunables.lost_after);
         }
         self.following.next_nack(now).into_iter().for_each(&mut consider);
         if let Some(at) = self.following.repair.next(now) {
@@ -252,13 +253,13 @@ impl Replica {
         Standing {
             primary: self.group.role == Role::Primary,
             owner: self.ownership.is_owner(),
-            hot: self.settings.hot,
+            hot: self.settings.tunables.hot,
         }
     }
 
     /// No peer is heard any more, or none ever was for as long.
     fn peer_lost(&self, now: Instant) -> bool {
-        self.peers.lost(self.settings.lost_after, now)
+        self.peers.lost(self.settings.tunables.lost_after, now)
     }
 
     fn content_hash(&mut self, id: SlotId) -> u64 {

@@ -4,8 +4,8 @@ use std::borrow::Cow;
 use std::collections::VecDeque;
 use std::time::Duration;
 
-use super::Replica;
 use super::dumps::Purpose;
+use super::{Replica, Tunables};
 use crate::filter::Filter;
 use crate::seal::Key;
 use crate::table::{Flags, SlotId};
@@ -71,23 +71,6 @@ pub struct Listing<'a> {
     pub installed: bool,
     /// Why the kernel refuses it.
     pub failure: Option<&'static str>,
-}
-
-/// Settings that a reload may change.
-#[derive(Clone, Copy, Debug)]
-pub struct Tunables {
-    /// Time between two alives.
-    pub alive: Duration,
-    /// Silence after which a peer counts as lost.
-    pub lost_after: Duration,
-    /// After this long without progress towards readiness the gate opens.
-    pub gate_limit: Duration,
-    /// After this long without an owner entries end by their protocols' timeouts.
-    pub owner_lost: Duration,
-    /// Install at once, not only at a takeover.
-    pub hot: bool,
-    /// Give TCP entries their window tracking back after a takeover.
-    pub track_windows: bool,
 }
 
 /// Changes not yet told to whoever watches.
@@ -167,15 +150,9 @@ impl Replica {
 
     /// Other settings, from now on.
     pub fn tune(&mut self, tunables: Tunables) {
-        let Tunables { alive, lost_after, gate_limit, owner_lost, hot, track_windows } = tunables;
-        let warmer = hot && !self.settings.hot;
-        self.settings.alive = alive;
-        self.settings.lost_after = lost_after;
-        self.settings.gate_limit = gate_limit;
-        self.settings.owner_lost = owner_lost;
-        self.settings.hot = hot;
-        self.settings.track_windows = track_windows;
-        self.out.alives.by(self.life.now() + alive);
+        let warmer = tunables.hot && !self.settings.tunables.hot;
+        self.settings.tunables = tunables;
+        self.out.alives.by(self.life.now() + tunables.alive);
         if warmer {
             self.queue_what_is_not_installed();
         }

@@ -76,7 +76,7 @@ impl Replica {
             // What it waits for may have been sent long after it last moved; what the ring has dropped was sent long ago.
             let sent = self.out.sender.sent_at(next).filter(|_| next >= self.out.sender.oldest());
             let waits = sent.map_or(moved, |sent| sent.max(moved));
-            let until = waits + self.settings.lost_after;
+            let until = waits + self.settings.tunables.lost_after;
             followed = true;
             if (self.out.sender.last() + 1).saturating_sub(next) >= most && now < until {
                 full = full.max(Some(until));
@@ -92,7 +92,7 @@ impl Replica {
     /// Changes wait for the channel for longer than a peer may be silent: a failover now would lose them.
     pub(super) fn backlog(&self, now: Instant) -> bool {
         self.ownership.is_owner()
-            && self.out.unsent.oldest(now).is_some_and(|age| age >= self.settings.lost_after)
+            && self.out.unsent.oldest(now).is_some_and(|age| age >= self.settings.tunables.lost_after)
     }
 
     /// The next datagram for the peer, most urgent first, sealed if there is a key. `None`: nothing to send now.
@@ -134,7 +134,7 @@ impl Replica {
         if self.out.alives.flushing() && self.ownership.is_owner() {
             self.out.alives.hurry(now);
         }
-        if self.out.alives.take_turn(now, self.settings.alive) {
+        if self.out.alives.take_turn(now, self.settings.tunables.alive) {
             return Some(self.alive(now));
         }
         if repair {

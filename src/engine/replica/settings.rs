@@ -9,7 +9,7 @@ use crate::facts::KernelSettings;
 use crate::seal::Key as SealKey;
 use crate::wire::{Incarnation, NodeId};
 
-/// How a replica behaves; fixed for a run.
+/// How a replica behaves; fixed for a run, but for what a reload may change.
 #[derive(Clone, Debug)]
 pub struct Settings {
     /// The node's configured name.
@@ -32,26 +32,33 @@ pub struct Settings {
     pub ring: usize,
     /// Destroys that may wait for the channel; past it they are dropped and the digest repairs (1).
     pub pending_destroys: usize,
-    /// Time between two alives.
-    pub alive: Duration,
-    /// Silence after which a peer counts as lost.
-    pub lost_after: Duration,
     /// Seconds: the shortest timeout under which a backup installs.
     pub lease: u32,
-    /// Install at once, not only at a takeover.
-    pub hot: bool,
-    /// Give TCP entries their window tracking back after a takeover.
-    pub track_windows: bool,
     /// Time in which a sweep visits every entry once.
     pub sweep: Duration,
     /// How long a takeover waits for a peer that still talks.
     pub flush_wait: Duration,
-    /// After this long without progress towards readiness the gate opens.
-    pub gate_limit: Duration,
-    /// After this long without an owner entries end by their protocols' timeouts.
-    pub owner_lost: Duration,
+    /// What a reload may change.
+    pub tunables: Tunables,
     /// What this node's kernel is set to, for the peer.
     pub kernel: KernelSettings,
     /// What the last run on this node left behind.
     pub kept: Kept,
+}
+
+/// Settings that a reload may change.
+#[derive(Clone, Copy, PartialEq, Debug)]
+pub struct Tunables {
+    /// Time between two alives.
+    pub alive: Duration,
+    /// Silence after which a peer counts as lost.
+    pub lost_after: Duration,
+    /// After this long without progress towards readiness the gate opens.
+    pub gate_limit: Duration,
+    /// After this long without an owner entries end by their protocols' timeouts.
+    pub owner_lost: Duration,
+    /// Install at once, not only at a takeover.
+    pub hot: bool,
+    /// Give TCP entries their window tracking back after a takeover.
+    pub track_windows: bool,
 }

@@ -87,7 +87,7 @@ impl Replica {
 
     /// Silent for longer than an alive and some: waiting for it would be waiting for nothing.
     fn talks(&self, peer: &Peer, now: Instant) -> bool {
-        peer.lives() && now < peer.heard + self.settings.alive * 5 / 4
+        peer.lives() && now < peer.heard + self.settings.tunables.alive * 5 / 4
     }
 
     /// The owner answered a flush with its last sequence number.
@@ -165,7 +165,7 @@ impl Replica {
                 slot.put(Flags::READ_BACK, destroy || (!install && slot.has(Flags::READ_BACK)));
             }
         }
-        if !self.settings.hot {
+        if !self.settings.tunables.hot {
             self.queue_what_is_not_installed();
         }
         self.group.claim = Claim { epoch: self.group.claim.epoch + 1, node: self.settings.node };

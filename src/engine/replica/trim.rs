@@ -29,7 +29,7 @@ impl Replica {
             .trim
             .ownerless
             .filter(|_| !self.ownership.is_abandoned())
-            .map(|at| at + self.settings.owner_lost);
+            .map(|at| at + self.settings.tunables.owner_lost);
         self.trim.next_slice.into_iter().chain(lost).min()
     }
 
@@ -60,7 +60,7 @@ impl Replica {
             return;
         }
         let since = *self.trim.ownerless.get_or_insert(now);
-        if now >= since + self.settings.owner_lost && self.ownership.abandon() {
+        if now >= since + self.settings.tunables.owner_lost && self.ownership.abandon() {
             self.begin_trim(now);
         }
     }

@@ -47,14 +47,16 @@ impl Replica {
     /// A claim: connections of another node's begin to pass here.
     pub(super) fn plan_window_tracking(&mut self, now: Instant) {
         self.forget_windows();
-        if self.settings.track_windows {
+        if self.settings.tunables.track_windows {
             self.windows.looks = LOOKS.iter().map(|after| now + *after).collect();
         }
     }
 
     /// The owner's kernel shows an entry.
     pub(super) fn judge_window(&mut self, id: SlotId, entry: &Entry) {
-        let Some(tcp) = entry.tcp.filter(|_| self.settings.track_windows && self.ownership.is_owner()) else {
+        let Some(tcp) =
+            entry.tcp.filter(|_| self.settings.tunables.track_windows && self.ownership.is_owner())
+        else {
             return;
         };
         let liberal = (tcp.flags_orig | tcp.flags_reply) & TcpInfo::BE_LIBERAL != 0;
