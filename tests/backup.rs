@@ -127,7 +127,7 @@ fn what_packets_have_moved_on_is_not_replaced() {
 fn what_a_dump_lists_otherwise_is_read_back() {
     let mut pair = Pair::start(3);
     pair.backup.handle_overrun();
-    pair.backup.handle_events_empty(pair.now);
+    pair.backup.handle_events_empty();
     assert!(pair.backup.poll_dump());
     // A request in the course of the dump.
     pair.owner.handle_event(Incoming::Update(entry(1, 2)), pair.now);
@@ -157,7 +157,7 @@ fn a_reset_is_given_up_when_the_owner_dies() {
     assert_eq!(pair.backup.entries().count(), 0);
     for _ in 0..150 {
         pair.now += Duration::from_millis(10);
-        pair.backup.handle_events_empty(pair.now);
+        pair.backup.handle_events_empty();
         pair.backup.handle_timeout(pair.now);
         assert_eq!(pair.batches(), Vec::<Vec<Op>>::new());
     }
@@ -190,7 +190,7 @@ fn what_ends_during_a_reset_stays_ended() {
     pair.backup.handle_datagram(&destroys, pair.now);
     for _ in 0..150 {
         pair.now += Duration::from_millis(10);
-        pair.backup.handle_events_empty(pair.now);
+        pair.backup.handle_events_empty();
         pair.backup.handle_timeout(pair.now);
         pair.answer_all();
     }
@@ -207,7 +207,7 @@ fn an_owner_with_a_deaf_backup_is_not_protected() {
     for _ in 0..300 {
         pair.now += Duration::from_millis(10);
         for replica in [&mut pair.owner, &mut pair.backup] {
-            replica.handle_events_empty(pair.now);
+            replica.handle_events_empty();
             replica.handle_timeout(pair.now);
         }
         while pair.owner.poll_datagram(pair.now).is_some() {}
@@ -235,7 +235,7 @@ fn an_offer_that_the_owner_refuses_stays_in_the_kernel_it_was_born_in() {
     for _ in 0..200 {
         pair.now += Duration::from_millis(10);
         for replica in [&mut pair.owner, &mut pair.backup] {
-            replica.handle_events_empty(pair.now);
+            replica.handle_events_empty();
             replica.handle_timeout(pair.now);
         }
         while let Some(datagram) = pair.backup.poll_datagram(pair.now) {
@@ -328,7 +328,7 @@ fn what_a_new_filter_leaves_out_is_gone() {
     let filter = ctsync_engine::filter::Filter { accept: vec![6], ..pair.owner.filter().clone() };
     pair.owner.set_filter(filter);
     pair.owner.handle_event(Incoming::Update(entry(3, 2)), pair.now);
-    pair.owner.handle_events_empty(pair.now);
+    pair.owner.handle_events_empty();
     assert!(pair.owner.poll_dump());
     for number in 0..50 {
         pair.owner.handle_dump_entry(entry(number, 1));
@@ -377,7 +377,7 @@ fn window_tracking_comes_back_for_those_that_speak() {
         for _ in 0..600 {
             pair.now += Duration::from_millis(10);
             let now = pair.now;
-            pair.backup.handle_events_empty(now);
+            pair.backup.handle_events_empty();
             pair.backup.handle_timeout(now);
             if pair.backup.poll_dump() {
                 // 0 is no TCP, 1 speaks, 2 is silent.
@@ -533,7 +533,7 @@ fn a_remembered_role_claims_when_its_peer_is_lost() {
     for _ in 0..200 {
         pair.now += Duration::from_millis(10);
         let now = pair.now;
-        pair.backup.handle_events_empty(now);
+        pair.backup.handle_events_empty();
         pair.backup.handle_timeout(now);
         pair.answer_all();
     }

@@ -27,7 +27,7 @@ impl Pair {
     fn step(&mut self) {
         self.now += Duration::from_millis(10);
         for x in 0..2 {
-            self.replicas[x].handle_events_empty(self.now);
+            self.replicas[x].handle_events_empty();
             self.replicas[x].handle_timeout(self.now);
             while let Some(datagram) = self.replicas[x].poll_datagram(self.now) {
                 if x == 0 {
@@ -158,7 +158,7 @@ fn compare_deaf(pair: &mut Pair) -> Compared {
         pair.now += Duration::from_millis(10);
         let now = pair.now;
         for x in 0..2 {
-            pair.replicas[x].handle_events_empty(now);
+            pair.replicas[x].handle_events_empty();
             pair.replicas[x].handle_timeout(now);
             while let Some(datagram) = pair.replicas[x].poll_datagram(now) {
                 if x == 1 || datagram[KIND] == LOOK {

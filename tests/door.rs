@@ -48,7 +48,7 @@ impl Pair {
         for _ in 0..milliseconds / 10 {
             self.now += Duration::from_millis(10);
             for replica in [&mut self.owner, &mut self.backup] {
-                replica.handle_events_empty(self.now);
+                replica.handle_events_empty();
                 replica.handle_timeout(self.now);
             }
             while let Some(datagram) = self.owner.poll_datagram(self.now) {
@@ -402,7 +402,7 @@ fn a_peer_that_has_said_nothing_yet_opens_no_gate() {
     for _ in 0..100 {
         now += Duration::from_millis(20);
         for replica in [&mut owner, &mut backup] {
-            replica.handle_events_empty(now);
+            replica.handle_events_empty();
             replica.handle_timeout(now);
         }
         while let Some(datagram) = backup.poll_datagram(now) {

@@ -217,7 +217,7 @@ fn replicate(entries: &[(Vec<u8>, Attributes)], kernel: &mut RequestSocket) -> R
     let mut owner = common::replica(1, Role::Primary, false, now);
     let mut backup = common::replica(2, Role::Backup, true, now);
     owner.set_filter(filter);
-    owner.handle_events_empty(now);
+    owner.handle_events_empty();
     assert!(owner.poll_dump());
     for (bytes, _) in entries {
         codec::parse_dump(bytes, |_, entry| owner.handle_dump_entry(entry)).unwrap();
@@ -226,7 +226,7 @@ fn replicate(entries: &[(Vec<u8>, Attributes)], kernel: &mut RequestSocket) -> R
     for _ in 0..2_000 {
         now += Duration::from_millis(10);
         for replica in [&mut owner, &mut backup] {
-            replica.handle_events_empty(now);
+            replica.handle_events_empty();
             replica.handle_timeout(now);
         }
         while let Some(datagram) = owner.poll_datagram(now) {

@@ -33,7 +33,7 @@ fn turn(pair: &mut Pair, mut passes: impl FnMut(Way, &[u8]) -> bool) -> usize {
     let mut bytes = 0;
     let Pair { owner, backup, now } = pair;
     for replica in [&mut *owner, &mut *backup] {
-        replica.handle_events_empty(*now);
+        replica.handle_events_empty();
         replica.handle_timeout(*now);
     }
     while let Some(datagram) = owner.poll_datagram(*now) {
@@ -386,7 +386,7 @@ fn leave(pair: &mut Pair) {
         pair.owner.handle_event(Incoming::Destroy(masqueraded(number)), now);
     }
     pair.owner.handle_event(Incoming::Destroy(entry(3, 1)), now);
-    pair.owner.handle_events_empty(pair.now);
+    pair.owner.handle_events_empty();
 }
 
 fn counts(pair: &Pair) -> (usize, usize) {
@@ -512,7 +512,7 @@ fn a_dump_ends_nothing_that_an_address_took_away() {
     let now = pair.now;
     pair.owner.handle_departed([VIRTUAL], now);
     pair.owner.handle_overrun();
-    pair.owner.handle_events_empty(pair.now);
+    pair.owner.handle_events_empty();
     assert!(pair.owner.poll_dump());
     for number in 0..10 {
         pair.owner.handle_dump_entry(entry(number, 1));

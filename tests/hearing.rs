@@ -62,7 +62,7 @@ fn a_claim_does_not_wait_for_what_an_earlier_one_has_to_look_at() {
     for _ in 0..200 {
         pair.now += Duration::from_millis(10);
         for replica in [&mut other, &mut pair.backup] {
-            replica.handle_events_empty(pair.now);
+            replica.handle_events_empty();
             replica.handle_timeout(pair.now);
         }
         while let Some(datagram) = other.poll_datagram(pair.now) {
@@ -79,7 +79,7 @@ fn a_claim_does_not_wait_for_what_an_earlier_one_has_to_look_at() {
     assert!(backup.dumping(), "it goes on");
     assert!(backup.handle_hearing(true), "and another one follows");
     backup.handle_dump_end(true, *now);
-    backup.handle_events_empty(*now);
+    backup.handle_events_empty();
     assert!(backup.poll_dump());
 }
 
@@ -88,7 +88,7 @@ fn a_dump_waits_until_the_events_before_it_are_read() {
     let mut replica = replica(1, Role::Backup, true, common::start());
     replica.handle_overrun();
     assert!(!replica.poll_dump());
-    replica.handle_events_empty(common::start());
+    replica.handle_events_empty();
     assert!(replica.poll_dump());
     replica.handle_dump_end(true, common::start());
     assert!(!replica.handle_hearing(false) && replica.handle_hearing(true));

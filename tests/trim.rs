@@ -72,7 +72,7 @@ impl Stage {
             self.now += Duration::from_millis(10);
             let Stage { owner, backup, now, asked } = self;
             for replica in owner.iter_mut().chain([&mut *backup]) {
-                replica.handle_events_empty(*now);
+                replica.handle_events_empty();
                 replica.handle_timeout(*now);
             }
             if let Some(owner) = owner {

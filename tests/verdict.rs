@@ -121,7 +121,7 @@ impl Stage {
                 let now = self.pair.now;
                 let Pair { owner, backup, .. } = &mut self.pair;
                 for replica in [&mut *owner, &mut *backup] {
-                    replica.handle_events_empty(now);
+                    replica.handle_events_empty();
                     replica.handle_timeout(now);
                 }
                 while owner.poll_datagram(now).is_some() {}
@@ -418,7 +418,7 @@ fn a_moment_behind_is_no_alarm() {
         }
         let Pair { owner, backup, .. } = &mut stage.pair;
         for replica in [&mut *owner, &mut *backup] {
-            replica.handle_events_empty(now);
+            replica.handle_events_empty();
             replica.handle_timeout(now);
         }
         while let Some(datagram) = owner.poll_datagram(now) {

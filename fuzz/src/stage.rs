@@ -131,7 +131,7 @@ impl Stage {
             },
         };
         let mut replica = Replica::new(settings, Filter::default(), now);
-        replica.handle_events_empty(now);
+        replica.handle_events_empty();
         assert!(replica.poll_dump());
         replica.handle_dump_end(true, now);
         replica.handle_role(if side == Side::Owner { Role::Primary } else { Role::Backup }, now);
@@ -179,7 +179,7 @@ impl Stage {
     /// Time passes, and the kernel does what it is asked.
     pub fn pass(&mut self, time: Duration) {
         self.now += time;
-        self.replica.handle_events_empty(self.now);
+        self.replica.handle_events_empty();
         self.replica.handle_timeout(self.now);
         self.kernel.serve(&mut self.replica, self.now);
     }

@@ -39,7 +39,7 @@ pub(crate) fn primary(name: &str, run: u128, began: Instant) -> Result<Replica> 
         },
     };
     let mut replica = Replica::new(settings, Filter::default(), began);
-    replica.handle_events_empty(began);
+    replica.handle_events_empty();
     ensure!(replica.poll_dump(), "no dump is due");
     replica.handle_dump_end(true, began);
     replica.handle_role(Role::Primary, began);

@@ -29,7 +29,7 @@ impl Daemon {
                 Read::Events(count) => heard += count,
                 Read::Empty => {
                     self.pace.note(heard, now);
-                    groups.iter_mut().for_each(|group| group.replica.handle_events_empty(now));
+                    groups.iter_mut().for_each(|group| group.replica.handle_events_empty());
                     return Ok(());
                 }
                 Read::Overrun => {

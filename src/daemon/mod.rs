@@ -406,6 +406,8 @@ impl Daemon {
             if drained {
                 // Silence is judged only when nothing is left to be heard: a stopped process wakes up to full sockets.
                 group.replica.handle_timeout(now);
+            } else {
+                group.replica.handle_busy_turn(now);
             }
             self.send_requests(at, now)?;
         }

@@ -78,7 +78,7 @@ fn started(number: u64, run: u64, hot: bool, keys: Vec<Key>, kept: Kept, now: In
         },
     };
     let mut replica = Replica::new(settings, Filter::default(), now);
-    replica.handle_events_empty(now);
+    replica.handle_events_empty();
     assert!(replica.poll_dump());
     replica.handle_dump_end(true, now);
     replica.set_seat(Seat { evidence: Evidence::Told, ..Seat::default() }, now);

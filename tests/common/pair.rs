@@ -51,7 +51,7 @@ impl Pair {
         let Pair { owner, backup, now } = self;
         for _ in 0..2 {
             for replica in [&mut *owner, &mut *backup] {
-                replica.handle_events_empty(*now);
+                replica.handle_events_empty();
                 replica.handle_timeout(*now);
             }
             while let Some(datagram) = owner.poll_datagram(*now) {
@@ -103,6 +103,6 @@ pub(crate) fn take_over(backup: &mut Replica, now: Instant) {
         let count = backup.poll_requests(64, |_| {});
         backup.handle_answers_end(&vec![false; count], now);
     }
-    backup.handle_events_empty(now);
+    backup.handle_events_empty();
     assert!(backup.owner() && !backup.fencing());
 }

@@ -40,7 +40,7 @@ impl World {
             node.blind = true;
             replica.handle_overrun();
         }
-        replica.handle_events_empty(now);
+        replica.handle_events_empty();
     }
 
     /// One node's turn, as the daemon's.

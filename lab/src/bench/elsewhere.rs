@@ -121,7 +121,7 @@ async fn own(file: &std::path::Path, run: u128, ordered: &Receiver<Order>) -> Re
                 telling = None;
             }
         }
-        replica.handle_events_empty(at);
+        replica.handle_events_empty();
         replica.handle_timeout(at);
         let mut nap = if telling.is_some() { NAP } else { REST };
         while let Some(datagram) = replica.poll_datagram(at) {

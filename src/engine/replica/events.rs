@@ -100,7 +100,7 @@ impl Replica {
 
     /// A reload's filter keeps the entry out, although its slot is still there.
     fn left_out(&self, id: SlotId, entry: &Entry) -> bool {
-        let present = self.table.get(id).is_some_and(|slot| slot.has(Flags::PRESENT));
+        let present = is_present(&self.table, id);
         !present && self.trusts_kernel() && !self.filter.accepts(entry)
     }
 
@@ -261,10 +261,8 @@ impl Replica {
     }
 
     /// The event socket has been read empty: requests sent from now on are ordered against later events.
-    pub fn handle_events_empty(&mut self, now: Instant) {
-        self.life.at(now);
+    pub fn handle_events_empty(&mut self) {
         self.dumps.turns.note_empty();
-        self.step_takeover(now);
     }
 
     /// Events wait that have not been read.
@@ -394,7 +392,6 @@ impl Replica {
             }
         }
         self.end_start(now);
-        self.step_takeover(now);
     }
 
     /// Whether a dump is under way.

@@ -9,7 +9,7 @@ use super::repair::Repair;
 use super::{Cache, Replica, Verb};
 use crate::digest::Sums;
 use crate::stream::Place;
-use crate::table::{Flags, SlotId};
+use crate::table::{Flags, SlotId, is_present};
 use crate::wire::{Alive, Body, Changed, Claim, Header, Incarnation, Message, Messages, NodeId, StreamHead};
 use ctsync_ctnetlink::entry::Entry;
 
@@ -159,7 +159,7 @@ impl Replica {
         // survived is the truth and is offered nothing (19).
         let may_offer = !self.ownership.is_starting() || self.worth.was_owner() || alive.fresh;
         if owner && !alive.survived && may_offer {
-            self.worth.offered();
+            self.worth.forget_last_run();
             self.owe_all();
         }
         self.group.claim = claim;
@@ -386,7 +386,7 @@ impl Replica {
     }
 
     pub(super) fn drop_key(&mut self, id: SlotId) {
-        if self.table.get(id).is_some_and(|slot| slot.has(Flags::PRESENT)) {
+        if is_present(&self.table, id) {
             self.changes(Cache::External, id).destroyed += 1;
             self.note_change(id, Cache::External, Verb::Destroy);
             self.set_present(id, false);

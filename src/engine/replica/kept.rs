@@ -70,11 +70,6 @@ impl Worth {
         self.fresh = false;
     }
 
-    /// This node owns the group: what the last run was does not matter any more.
-    pub(super) fn claimed(&mut self) {
-        self.was_owner = false;
-    }
-
     /// Everything that is known is in the kernel.
     pub(super) fn fenced(&mut self) {
         if self.authority == Authority::None {
@@ -82,8 +77,8 @@ impl Worth {
         }
     }
 
-    /// What this node held is offered: it owes nothing beside that.
-    pub(super) fn offered(&mut self) {
+    /// This node owns the group, or has offered what it held: what the last run was does not matter any more.
+    pub(super) fn forget_last_run(&mut self) {
         self.was_owner = false;
     }
 
@@ -112,7 +107,7 @@ mod tests {
         assert!(worth.survived(), "a fence makes it no younger");
         worth.overruled();
         assert!(!worth.survived() && worth.was_owner(), "it may still owe");
-        worth.offered();
+        worth.forget_last_run();
         assert!(!worth.was_owner());
         // A kernel table that was in step with nobody proves nothing by having been an owner's.
         assert!(!Worth::new(Kept { settled: false, ..left }).is_truth());

@@ -51,7 +51,7 @@ use std::time::Instant;
 use crate::digest::{Sums, bucket_of};
 use crate::filter::Filter;
 use crate::reconcile::Standing;
-use crate::table::{Flags, SlotId, Table};
+use crate::table::{Flags, SlotId, Table, is_present};
 use crate::wire::{Claim, GroupId, Incarnation};
 use ctsync_ctnetlink::entry::Entry;
 
@@ -218,7 +218,7 @@ impl Replica {
         if let outgoing::Window::Full(until) = window {
             consider(until);
         }
-        if let Some(opening) = self.ownership.seen_opening() {
+        if let Some(opening) = self.ownership.opening() {
             consider(opening.next_step(now));
         }
         self.looks.next_step().into_iter().for_each(&mut consider);
@@ -247,6 +247,12 @@ impl Replica {
         self.judge_gate(now);
         self.chase_comparison(now);
         self.finish_refill();
+    }
+
+    /// A turn ends in which more waits to be heard than was read. Silence is not judged, but a takeover goes on.
+    pub fn handle_busy_turn(&mut self, now: Instant) {
+        self.life.at(now);
+        self.step_takeover(now);
     }
 
     fn standing(&self) -> Standing {
@@ -295,7 +301,7 @@ impl Replica {
 
     /// Count what the table holds now: for nodes that do not own the group.
     fn count_as_held(&mut self, id: SlotId) {
-        let present = self.table.get(id).is_some_and(|slot| slot.has(Flags::PRESENT));
+        let present = is_present(&self.table, id);
         let content = if present { self.content_hash(id) } else { 0 };
         self.count_as(id, content);
     }

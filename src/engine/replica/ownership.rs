@@ -45,63 +45,57 @@ impl Ownership {
         matches!(self, Ownership::Abandoned(_))
     }
 
-    /// A takeover is under way.
-    pub(super) fn is_fencing(&self) -> bool {
-        match self {
-            Ownership::Starting(wish) | Ownership::Backup(wish) | Ownership::Abandoned(wish) => {
-                wish.opening.is_some()
-            }
-            Ownership::Owner(closing) => closing.is_some(),
-        }
-    }
-
-    fn wish(&mut self) -> Option<&mut Wish> {
+    fn wish(&self) -> Option<&Wish> {
         match self {
             Ownership::Starting(wish) | Ownership::Backup(wish) | Ownership::Abandoned(wish) => Some(wish),
             Ownership::Owner(_) => None,
         }
     }
 
-    /// Told primary since the last claim or yield.
-    pub(super) fn wants(&self) -> bool {
+    fn wish_mut(&mut self) -> Option<&mut Wish> {
         match self {
-            Ownership::Starting(wish) | Ownership::Backup(wish) | Ownership::Abandoned(wish) => wish.told,
-            Ownership::Owner(_) => false,
-        }
-    }
-
-    /// The first half of a fence, while it is under way.
-    pub(super) fn opening(&mut self) -> Option<&mut Opening> {
-        self.wish()?.opening.as_mut()
-    }
-
-    /// As [`Ownership::opening`], to be looked at.
-    pub(super) fn seen_opening(&self) -> Option<&Opening> {
-        match self {
-            Ownership::Starting(wish) | Ownership::Backup(wish) | Ownership::Abandoned(wish) => {
-                wish.opening.as_ref()
-            }
+            Ownership::Starting(wish) | Ownership::Backup(wish) | Ownership::Abandoned(wish) => Some(wish),
             Ownership::Owner(_) => None,
         }
     }
 
+    /// A takeover is under way.
+    pub(super) fn is_fencing(&self) -> bool {
+        self.is_closing() || self.opening().is_some()
+    }
+
+    /// Told primary since the last claim or yield.
+    pub(super) fn wants(&self) -> bool {
+        self.wish().is_some_and(|wish| wish.told)
+    }
+
+    /// The first half of a fence, while it is under way.
+    pub(super) fn opening(&self) -> Option<&Opening> {
+        self.wish()?.opening.as_ref()
+    }
+
+    /// As [`Ownership::opening`], to be gone on with.
+    pub(super) fn opening_mut(&mut self) -> Option<&mut Opening> {
+        self.wish_mut()?.opening.as_mut()
+    }
+
     /// Told primary. An owner wants nothing: kept, it would be taken from the next owner.
     pub(super) fn want(&mut self) {
-        if let Some(wish) = self.wish() {
+        if let Some(wish) = self.wish_mut() {
             wish.told = true;
         }
     }
 
     /// A takeover begins. An owner has nothing to take over.
     pub(super) fn open(&mut self, opening: Opening) {
-        if let Some(wish) = self.wish() {
+        if let Some(wish) = self.wish_mut() {
             wish.opening = Some(opening);
         }
     }
 
     /// Nobody says that this node is primary; the addresses may show it. What an owner has begun goes on.
     pub(super) fn drop_wish(&mut self) {
-        if let Some(wish) = self.wish() {
+        if let Some(wish) = self.wish_mut() {
             *wish = Wish::default();
         }
     }
@@ -114,7 +108,7 @@ impl Ownership {
 
     /// The group is claimed. The first half of the fence, if this node did not own the group already.
     pub(super) fn become_owner(&mut self) -> Option<Opening> {
-        let opening = self.wish()?.opening.take();
+        let opening = self.wish_mut()?.opening.take();
         *self = Ownership::Owner(None);
         opening
     }

@@ -9,7 +9,7 @@ use super::dumps::Purpose;
 use super::events::{Told, note_time_left};
 use crate::failure::Failure;
 use crate::reconcile::{Decision, Op, Outcome, decide, note_answer, note_found};
-use crate::table::{Flags, Slot, SlotId};
+use crate::table::{Flags, Slot, SlotId, is_present};
 use ctsync_ctnetlink::codec::Install;
 use ctsync_ctnetlink::entry::Entry;
 
@@ -392,7 +392,7 @@ impl Replica {
     /// What was asked for is mostly as it was known: that is no change.
     fn take_answer(&mut self, id: SlotId, told: Told) {
         if let Told::Exists(entry) = &told
-            && self.table.get(id).is_some_and(|slot| slot.has(Flags::PRESENT))
+            && is_present(&self.table, id)
             && self.same_content(id, entry)
         {
             if let Some(mut slot) = self.table.get_mut(id) {

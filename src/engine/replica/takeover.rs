@@ -92,13 +92,13 @@ impl Replica {
 
     /// The owner answered a flush with its last sequence number.
     pub(super) fn answer_flush(&mut self, token: u32, last: u64) {
-        if let Some(opening) = self.ownership.opening() {
+        if let Some(opening) = self.ownership.opening_mut() {
             opening.answered(token, last);
         }
     }
 
-    /// Whatever of a takeover can happen now: after the inputs that it waits for. A datagram alone is none: events may wait that
-    /// are to be read in the old role (9).
+    /// Whatever of a takeover can happen now: when a role is told, at the end of a turn, and after a batch. Not after a datagram or
+    /// an event: others may wait that are to be read in the old role (9), or a role that makes the claim a mistake.
     pub(super) fn step_takeover(&mut self, now: Instant) {
         if !self.may_claim(now) {
             self.step_fence(now);
@@ -132,7 +132,7 @@ impl Replica {
     fn flushing(&mut self, now: Instant) -> bool {
         let (expected, peers) = (self.following.expected(), &self.peers);
         let heard = |run| peers.all().filter(|peer| peer.incarnation == run).map(|peer| peer.heard).max();
-        let Some(opening) = self.ownership.opening() else { return false };
+        let Some(opening) = self.ownership.opening_mut() else { return false };
         match opening.step(expected, heard, now) {
             Step::Claim => false,
             Step::Wait => true,
@@ -172,7 +172,7 @@ impl Replica {
         self.group.claim_incarnation = Some(self.settings.incarnation);
         let opening = self.ownership.become_owner();
         self.following.stop();
-        self.worth.claimed();
+        self.worth.forget_last_run();
         self.let_in();
         self.be_patient_again(now);
         self.take_calls_over();
@@ -234,7 +234,7 @@ impl Replica {
         self.out.answers.forget();
         self.begin_following();
         self.worth.overruled();
-        self.worth.offered();
+        self.worth.forget_last_run();
         self.dumps.judge_as_the_owner();
         // From now on the sums count what is held, not what was sent: they differ in what was never sent.
         for id in self.out.unsent.give_up(&mut self.table) {
