@@ -165,7 +165,9 @@ impl Table {
     /// Forget a key.
     fn remove(&mut self, id: SlotId) {
         let Some(slot) = self.slots.get_mut(id as usize).and_then(Option::take) else { return };
-        self.counts.take(&slot);
+        if slot.is_counted() {
+            self.counts.take(&slot);
+        }
         if let Ok(found) = self.index.find_entry(slot.key_hash, |at| *at == id) {
             found.remove();
         }

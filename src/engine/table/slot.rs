@@ -199,6 +199,11 @@ impl Slot {
         self.flags.intersects(flags)
     }
 
+    /// Whether any number counts it.
+    pub(super) fn is_counted(&self) -> bool {
+        self.flags.intersects(COUNTED) || self.failure.is_some()
+    }
+
     /// Where the key stands.
     pub fn flags(&self) -> Flags {
         self.flags
@@ -276,17 +281,35 @@ impl SlotMut<'_> {
     }
 
     fn become_flags(&mut self, flags: Flags) {
-        if (self.slot.flags ^ flags).intersects(COUNTED) {
-            self.counts.take(self.slot);
-            self.slot.flags = flags;
-            self.counts.add(self.slot);
-        } else {
-            self.slot.flags = flags;
+        let changed = (self.slot.flags ^ flags) & COUNTED;
+        self.slot.flags = flags;
+        // Nearly always none has.
+        if !changed.is_empty() {
+            self.count(changed);
+        }
+    }
+
+    /// These counted flags have just been set, or cleared.
+    fn count(&mut self, changed: Flags) {
+        let flags = self.slot.flags;
+        let step = |number: &mut usize, flag: Flags| match (changed.contains(flag), flags.contains(flag)) {
+            (false, _) => {}
+            (true, true) => *number += 1,
+            (true, false) => *number -= 1,
+        };
+        step(&mut self.counts.present, Flags::PRESENT);
+        step(&mut self.counts.offers, Flags::OFFER);
+        step(&mut self.counts.destroys_due, Flags::DESTROY_DUE);
+        if changed.contains(Flags::PRESENT) && self.slot.is_expectation() {
+            step(&mut self.counts.expected, Flags::PRESENT);
         }
     }
 
     /// The kernel refuses it for good, or does no more.
     pub fn set_failure(&mut self, failure: Option<Failure>) {
+        if self.slot.failure == failure {
+            return;
+        }
         self.counts.failed -= usize::from(self.slot.failure.is_some());
         self.slot.failure = failure;
         self.counts.failed += usize::from(failure.is_some());
