@@ -2,39 +2,14 @@
 
 #![allow(clippy::indexing_slicing, reason = "serde_json answers a missing key with Null")]
 
-mod attacker;
 mod bench;
-mod churn;
-mod cluster;
-mod demo;
-mod documented;
-mod engine;
-mod frr;
-mod fuzz;
-mod gap;
-mod hands;
-mod heartbeat;
-mod incumbent;
-mod judge;
 mod load;
-mod micro;
-mod narrator;
-mod net;
+mod machine;
 mod nixos;
-mod node;
-mod planted;
-mod router;
-mod sandbox;
+mod routers;
 mod scenario;
-mod setup;
-mod soak;
-mod ssh;
-mod standing;
-mod steady;
-mod suite;
-mod topology;
-mod traffic;
-mod wait;
+mod story;
+mod verbs;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -42,12 +17,15 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::{Args, CommandFactory, Parser, Subcommand, ValueEnum};
 
-use crate::demo::{Fault, Plot};
-use crate::narrator::{Narrator, tell};
-use crate::router::Options;
-use crate::sandbox::Sandbox;
+use crate::bench::micro;
+use crate::machine::{node, sandbox, setup};
+use crate::routers::options::Options;
 use crate::scenario::Scenario;
-use crate::soak::Soak;
+use crate::scenario::demo::{self, Fault, Plot};
+use crate::scenario::stage::Stage;
+use crate::story::narrator::{Narrator, tell};
+use crate::verbs::soak::Soak;
+use crate::verbs::{soak, standing, suite};
 
 /// Routers, clients and faults in network namespaces.
 #[derive(Parser)]
@@ -267,10 +245,10 @@ fn run(cli: Cli) -> Result<ExitCode> {
             if !sandbox::is_inside() {
                 setup::ensure_all()?;
             }
-            in_sandbox(None, async |sandbox| {
+            sandbox::inside(None, async |sandbox| {
                 let mut narrator = Narrator::new(json, false);
                 let ctsync = setup::ctsync_binary(ctsync.as_deref())?;
-                let stage = scenario::Stage { directory: &sandbox.directory, ctsync, unprivileged };
+                let stage = Stage { directory: &sandbox.directory, ctsync, unprivileged };
                 let good = scenario::run(scenario, &stage, &mut narrator).await?;
                 narrator.end()?;
                 Ok(if good { ExitCode::SUCCESS } else { ExitCode::FAILURE })
@@ -290,7 +268,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
             if !sandbox::is_inside() {
                 setup::ensure()?;
             }
-            in_sandbox(None, async |sandbox| {
+            sandbox::inside(None, async |sandbox| {
                 let mut narrator = Narrator::new(arguments.json, false);
                 let good = demo::tell(&arguments.plot()?, sandbox, &mut narrator).await?;
                 narrator.end()?;
@@ -303,7 +281,7 @@ fn run(cli: Cli) -> Result<ExitCode> {
 fn stay(name: &str, advert: f64) -> Result<ExitCode> {
     let options = Options { advert, metrics: true, ..Options::usual(setup::ctsync_binary(None)?) };
     let pointer = standing::pointer_path(name)?;
-    in_sandbox(Some(&pointer), async |sandbox| standing::stay(sandbox, &options).await)
+    sandbox::inside(Some(&pointer), async |sandbox| standing::stay(sandbox, &options).await)
 }
 
 fn split(command: &[String]) -> (&str, &[String]) {
@@ -311,17 +289,4 @@ fn split(command: &[String]) -> (&str, &[String]) {
         [program, arguments @ ..] => (program, arguments),
         [] => ("", &[]),
     }
-}
-
-/// Run a story in a sandbox; `pointer` is where a standing lab tells where it is.
-fn in_sandbox(
-    pointer: Option<&std::path::Path>,
-    story: impl AsyncFnOnce(&Sandbox) -> Result<ExitCode>,
-) -> Result<ExitCode> {
-    let sandbox = match sandbox::enter(pointer)? {
-        Ok(sandbox) => sandbox,
-        Err(code) => return Ok(code),
-    };
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(story(&sandbox))
 }

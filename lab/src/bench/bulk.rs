@@ -9,8 +9,9 @@ use ctsync::kernel::socket::DumpSocket;
 use super::figures::Figures;
 use super::reader::Reader;
 use super::work::{Wanted, Work};
-use crate::wait::{now, until};
-use crate::{incumbent, load};
+use crate::load::entries;
+use crate::machine::wait::{now, until};
+use crate::routers::incumbent;
 
 /// Entries that an empty peer is to get.
 pub(super) const WHOLE: u32 = 500_000;
@@ -35,16 +36,16 @@ pub(super) fn limits(work: &Work<'_>, figures: &mut Figures) -> Result<()> {
         Ok(())
     };
     let began = now();
-    let done = load::create_one_by_one(net, FRESH, SINGLE)?;
+    let done = entries::create_one_by_one(net, FRESH, SINGLE)?;
     rate("limit: creates one by one, k/s", SINGLE, done, began.elapsed())?;
     let began = now();
-    let done = load::create(net, 0, WHOLE)?;
+    let done = entries::create(net, 0, WHOLE)?;
     rate("limit: creates in batches, k/s", WHOLE, done, began.elapsed())?;
     // As beside an owner on the same machine, whose listening makes every kernel table dearer.
-    load::end(net, 0, WHOLE)?;
+    entries::end(net, 0, WHOLE)?;
     let listener = Reader::start(&work.node(2)?.net, true)?;
     let began = now();
-    let done = load::create(net, 0, WHOLE)?;
+    let done = entries::create(net, 0, WHOLE)?;
     rate("limit: creates in batches while somebody listens elsewhere, k/s", WHOLE, done, began.elapsed())?;
     listener.stop()?;
     let began = now();
@@ -114,16 +115,16 @@ pub(super) async fn growth(work: &Work<'_>, figures: &mut Figures) -> Result<()>
         let before = [work.spent(1)?, work.spent(2)?];
         let heard = work.heard();
         let began = now();
-        let created = load::create(&net, FRESH, EVENTS)?;
+        let created = entries::create(&net, FRESH, EVENTS)?;
         // Spread over the table, as traffic is.
         let step = (size / EVENTS).max(1);
         let at_once = EVENTS.min(size);
         let mut changed = 0;
         // Beside a small table each entry changes several times: as many events of each kind beside every size.
         for mark in 9..9 + EVENTS / at_once {
-            changed += load::change_spread(&net, (0, step), at_once, mark)?;
+            changed += entries::change_spread(&net, (0, step), at_once, mark)?;
         }
-        let ended = load::end(&net, FRESH, EVENTS)?;
+        let ended = entries::end(&net, FRESH, EVENTS)?;
         let took = began.elapsed();
         ensure!(
             [created, changed, ended] == [EVENTS; 3],
@@ -165,7 +166,7 @@ async fn fill_from(work: &Work<'_>, from: u32, size: u32) -> Result<()> {
     while there < size {
         let heard = work.heard();
         let portion = PORTION.min(size - there);
-        let made = load::create(&net, there, portion)?;
+        let made = entries::create(&net, there, portion)?;
         ensure!(made == portion, "the kernel took {made} of {portion} entries");
         there += portion;
         let wanted = Wanted { entries: there.into(), mark: None, heard: heard + u64::from(made) };

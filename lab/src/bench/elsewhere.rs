@@ -23,9 +23,10 @@ use super::bulk::WHOLE;
 use super::events::{MARK, PACED, RATE};
 use super::figures::Figures;
 use super::work::{OWN, Work};
-use crate::net::Namespace;
-use crate::wait::{now, until};
-use crate::{engine, load};
+use crate::bench::engine;
+use crate::load::entries;
+use crate::machine::net::Namespace;
+use crate::machine::wait::{now, until};
 
 /// As a daemon's at this rate (`daemon/pace.rs`); and when there is nothing to tell, where a daemon would sleep.
 const NAP: Duration = Duration::from_micros(250);
@@ -149,7 +150,7 @@ async fn own(file: &std::path::Path, run: u128, ordered: &Receiver<Order>) -> Re
 
 fn hear(replica: &mut Replica, told: &Told, numbers: std::ops::Range<u32>, at: Instant) {
     for number in numbers {
-        let entry = load::connection(told.from + number);
+        let entry = entries::connection(told.from + number);
         let event = match told.what {
             What::Create => Incoming::New(entry),
             What::Update => Incoming::Update(Entry { mark: Some(MARK), ..entry }),

@@ -4,8 +4,8 @@ use anyhow::{Result, ensure};
 
 use super::figures::Figures;
 use super::work::{Wanted, Work};
-use crate::load;
-use crate::wait::now;
+use crate::load::entries;
+use crate::machine::wait::now;
 
 /// Events a second of the paced phase, and how many: a writer at full rate and a hot backup wait for one mutex of the whole
 /// machine.
@@ -51,10 +51,10 @@ async fn run(work: &Work<'_>, phase: Phase, events: u32, figures: &mut Figures) 
     let began = now();
     let all = PACED + events;
     let (made, done) = match phase {
-        Phase::Paced => (PACED, load::create_paced(&net, 0, PACED, Some(RATE))?),
-        Phase::Create => (events, load::create(&net, PACED, events)?),
-        Phase::Update => (all, load::change(&net, 0, all, MARK)?),
-        Phase::Destroy => (all, load::end(&net, 0, all)?),
+        Phase::Paced => (PACED, entries::create_paced(&net, 0, PACED, Some(RATE))?),
+        Phase::Create => (events, entries::create(&net, PACED, events)?),
+        Phase::Update => (all, entries::change(&net, 0, all, MARK)?),
+        Phase::Destroy => (all, entries::end(&net, 0, all)?),
     };
     let took = began.elapsed();
     ensure!(done == made, "the kernel took {done} of {made} to {}", phase.name());

@@ -7,7 +7,7 @@ use anyhow::{Context, Result};
 use super::bulk;
 use super::figures::Figures;
 use super::work::Work;
-use crate::wait::now;
+use crate::machine::wait::now;
 
 const ENTRIES: u32 = 10_000;
 const WATCHED: Duration = Duration::from_secs(60);

@@ -9,13 +9,16 @@
 //! - `events`, `packets`, `bulk`, `repair`, `elsewhere`, `narrow`, `idle`: the loads; `stamps`: when a kernel made an entry.
 //! - `stories`: loads that other stories of the lab measure.
 //! - `figures`, `budget`, `report`: what came of it.
+//! - `engine`: ours without a kernel; `micro`: its steps, each by itself, a verb of its own.
 
 mod budget;
 mod bulk;
 mod elsewhere;
+mod engine;
 mod events;
 mod figures;
 mod idle;
+pub(crate) mod micro;
 mod narrow;
 mod packets;
 mod reader;
@@ -32,11 +35,11 @@ use std::process::ExitCode;
 use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
 
-use crate::narrator::progress;
-use crate::router::Options;
-use crate::sandbox::Sandbox;
-use crate::topology::Topology;
-use crate::{in_sandbox, setup};
+use crate::machine::sandbox::Sandbox;
+use crate::machine::{sandbox, setup};
+use crate::routers::options::Options;
+use crate::routers::topology::Topology;
+use crate::story::narrator::progress;
 use figures::Figures;
 use subject::{Buffer, Subject};
 use work::Work;
@@ -170,11 +173,11 @@ impl Load {
 
 /// Measure, and tell.
 pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
-    if !crate::sandbox::is_inside() {
+    if !sandbox::is_inside() {
         setup::ensure_all()?;
         setup::ensure_table(MOST)?;
     }
-    in_sandbox(None, async |sandbox| {
+    sandbox::inside(None, async |sandbox| {
         let figures = all(arguments, sandbox).await?;
         let judged = budget::judge(&figures);
         if let Some(file) = &arguments.html {

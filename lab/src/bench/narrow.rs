@@ -6,9 +6,9 @@ use anyhow::Result;
 
 use super::figures::Figures;
 use super::work::{Wanted, Work};
-use crate::churn::Churn;
-use crate::load;
-use crate::wait::now;
+use crate::load::churn::Churn;
+use crate::load::entries;
+use crate::machine::wait::now;
 
 /// How long changes are made at full rate, without and with the limit.
 const FREE: Duration = Duration::from_secs(5);
@@ -22,7 +22,7 @@ const OWN: u64 = 20;
 pub(super) async fn buffer(work: &Work<'_>, events: u32, figures: &mut Figures) -> Result<()> {
     let (lost, heard) = (work.lost()?, work.heard());
     let began = now();
-    let made = load::create(&work.node(1)?.net, 0, events)?;
+    let made = entries::create(&work.node(1)?.net, 0, events)?;
     let took = began.elapsed();
     let wanted = Wanted { entries: made.into(), mark: None, heard: heard + u64::from(made) };
     let lacking = work.settle(wanted).await?;

@@ -12,9 +12,9 @@ use nix::sys::socket::{MsgFlags, MultiHeaders, SockaddrIn, sendmmsg};
 use super::figures::Figures;
 use super::stamps;
 use super::work::{Wanted, Work};
-use crate::net::Namespace;
-use crate::topology::{CLIENT, SERVER};
-use crate::wait::{now, until};
+use crate::machine::net::Namespace;
+use crate::machine::wait::{now, until};
+use crate::routers::topology::{CLIENT, SERVER};
 
 /// Flows at full rate.
 const FLOWS: u32 = 100_000;

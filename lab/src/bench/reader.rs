@@ -17,7 +17,7 @@ use nix::time::{ClockId, clock_gettime};
 use std::io::IoSliceMut;
 use std::os::fd::{AsFd, AsRawFd};
 
-use crate::net::Namespace;
+use crate::machine::net::Namespace;
 
 /// Bytes of the socket's buffer: nothing is lost.
 const BUFFER: usize = 256 << 20;

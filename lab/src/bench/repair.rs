@@ -7,9 +7,9 @@ use anyhow::{Result, ensure};
 use super::bulk::WHOLE;
 use super::figures::Figures;
 use super::work::{OWN, Wanted, Work};
-use crate::load;
+use crate::load::entries;
+use crate::machine::wait::{now, until};
 use crate::scenario::differences;
-use crate::wait::{now, until};
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -57,14 +57,14 @@ pub(super) async fn tables(work: &Work<'_>, figures: &mut Figures) -> Result<()>
     const FEW: u32 = 25;
     let net = work.node(1)?.net.clone();
     // An entry without a mark and one whose mark is 0 again are not told in the same words.
-    ensure!(load::change_spread(&net, (0, 1), WHOLE, 0)? == WHOLE, "not all entries were marked");
+    ensure!(entries::change_spread(&net, (0, 1), WHOLE, 0)? == WHOLE, "not all entries were marked");
     settled(work).await?;
     work.topology.channel_passes(false)?;
     for mark in [9, 0] {
-        ensure!(load::change_spread(&net, (0, 1), WHOLE, mark)? == WHOLE, "not all entries were marked");
+        ensure!(entries::change_spread(&net, (0, 1), WHOLE, mark)? == WHOLE, "not all entries were marked");
     }
-    let changed = load::change_spread(&net, (0, WHOLE / (3 * FEW)), 2 * FEW, 5)?;
-    let (ended, created) = (load::end(&net, WHOLE - FEW, FEW)?, load::create(&net, WHOLE, FEW)?);
+    let changed = entries::change_spread(&net, (0, WHOLE / (3 * FEW)), 2 * FEW, 5)?;
+    let (ended, created) = (entries::end(&net, WHOLE - FEW, FEW)?, entries::create(&net, WHOLE, FEW)?);
     ensure!(changed + ended + created == 4 * FEW, "{changed}, {ended} and {created} were done");
     let one = work.topology.router(1)?;
     until("router1 has told of everything", PATIENCE, async || {

@@ -10,7 +10,7 @@ use ctsync::ctnetlink::codec::{KernelTable, emit_dump};
 use ctsync::ctnetlink::nla::{Attributes, Writer, read_u64};
 use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_NETFILTER};
 
-use crate::net::Namespace;
+use crate::machine::net::Namespace;
 
 // enum ctattr_type, enum ctattr_tstamp
 const CTA_TUPLE_ORIG: u16 = 1;

@@ -6,12 +6,12 @@ use anyhow::{Context, Result, ensure};
 
 use super::figures::Figures;
 use super::subject::Subject;
-use crate::demo::{self, Fault, Plot};
-use crate::gap::PARTS;
-use crate::narrator::Narrator;
-use crate::router::Options;
-use crate::sandbox::Sandbox;
-use crate::scenario::{Stage, fence, repair};
+use crate::machine::sandbox::Sandbox;
+use crate::routers::options::Options;
+use crate::scenario::demo::{self, Fault, PARTS, Plot};
+use crate::scenario::stage::Stage;
+use crate::scenario::{fence, repair};
+use crate::story::narrator::Narrator;
 
 pub(super) const TAKEOVERS: [u32; 3] = [100_000, 500_000, 1_000_000];
 /// Takeovers of a client's gap, and daemons killed.

@@ -4,8 +4,8 @@ use std::path::Path;
 
 use clap::ValueEnum;
 
-use crate::incumbent;
-use crate::router::{Mover, Options};
+use crate::routers::incumbent;
+use crate::routers::options::{Mover, Options};
 
 /// Who works.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug, ValueEnum)]

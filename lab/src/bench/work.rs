@@ -9,10 +9,10 @@ use anyhow::{Context, Result, bail};
 
 use super::reader::Reader;
 use super::subject::{Buffer, Subject};
-use crate::incumbent;
-use crate::node::Node;
-use crate::topology::Topology;
-use crate::wait::until;
+use crate::machine::node::Node;
+use crate::machine::wait::until;
+use crate::routers::incumbent;
+use crate::routers::topology::Topology;
 
 /// Longest wait for a peer to hold everything.
 const PATIENCE: Duration = Duration::from_secs(120);

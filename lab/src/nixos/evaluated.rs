@@ -9,7 +9,7 @@ use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 
 use super::{Nix, golden, lives, said, tail};
-use crate::setup;
+use crate::machine::setup;
 
 /// The attributes of `tests/nixos/default.nix`.
 pub(super) const VM_TESTS: [&str; 4] = ["failover", "vrrp-preempt", "restart", "key"];

@@ -10,7 +10,7 @@ use anyhow::{Context, Result, bail, ensure};
 use serde_json::{Map, Value, json};
 
 use super::{Nix, lives, said};
-use crate::setup;
+use crate::machine::setup;
 
 /// What the golden files are made from.
 const SOURCES: [&str; 12] = [

@@ -18,9 +18,9 @@ use std::process::{Command, ExitCode};
 
 use anyhow::{Context, Result, bail, ensure};
 
-use crate::setup;
-use crate::suite::Outcome;
-use crate::wait::now;
+use crate::machine::setup;
+use crate::machine::wait::now;
+use crate::story::outcome::Outcome;
 use tools::Tools;
 
 /// Names the folder `lib` of a nixpkgs checkout.

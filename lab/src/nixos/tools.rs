@@ -21,7 +21,7 @@ pub(super) struct Tools {
 impl Tools {
     /// Look for them, and install what is missing.
     pub(super) fn get(root: &Path) -> Result<Tools> {
-        let directory = crate::soak::checkout()?.join("target/nix-tools");
+        let directory = crate::machine::setup::checkout()?.join("target/nix-tools");
         let nix = directory.join("nix/bin");
         let bin = directory.join("bin");
         let own = std::env::var_os("PATH").unwrap_or_default();

@@ -9,13 +9,14 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use ctsync::ctnetlink::entry::Entry;
 
-use super::{Checks, PATIENCE, Pair, Stage};
-use crate::attacker::{self, Flood, Heard, Lie};
-use crate::narrator::Narrator;
-use crate::node::Node;
-use crate::router::Options;
-use crate::wait::{now, until};
-use crate::{incumbent, load};
+use super::stage::{Checks, PATIENCE, Pair, Stage};
+use crate::load::attacker::{self, Flood, Heard, Lie};
+use crate::load::entries;
+use crate::machine::node::Node;
+use crate::machine::wait::{now, until};
+use crate::routers::incumbent;
+use crate::routers::options::Options;
+use crate::story::narrator::Narrator;
 
 /// The third one on the link.
 const ATTACKER: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 66);
@@ -55,7 +56,7 @@ pub(super) async fn run(stage: &Stage<'_>, narrator: &mut Narrator) -> Result<bo
 }
 
 fn forged() -> Result<Entry> {
-    let mut entry = load::connection(0);
+    let mut entry = entries::connection(0);
     entry.orig.src = FORGED.parse()?;
     entry.reply = entry.orig.inverse();
     Ok(entry)
@@ -63,7 +64,7 @@ fn forged() -> Result<Entry> {
 
 async fn with_a_key(pair: &mut Pair, stranger: &Node, checks: &mut Checks<'_>) -> Result<()> {
     // Something is said on the channel, then router1's daemon starts anew.
-    load::create(&pair.topology.router(1)?.node.net, 0, 500)?;
+    entries::create(&pair.topology.router(1)?.node.net, 0, 500)?;
     let former = hear(pair, stranger, 500)?;
     let router = pair.topology.router_mut(1)?;
     router.node.kill("ctsync")?;
@@ -125,7 +126,7 @@ fn hear(pair: &Pair, stranger: &Node, from: u32) -> Result<Vec<Vec<u8>>> {
         let heard = scope.spawn(|| attacker::listen(&stranger.net, ATTACKER, &enough));
         let made = (0..20).try_for_each(|at| {
             std::thread::sleep(LISTENS / 20);
-            load::create(net, from + at * 10, 10).map(|_| ())
+            entries::create(net, from + at * 10, 10).map(|_| ())
         });
         // The last change is said, too.
         std::thread::sleep(LISTENS / 4);
@@ -231,7 +232,7 @@ async fn heals(pair: &Pair, stranger: &Node, lie: Lie, from: u32) -> Result<Stri
     ensure!(lies.len() == 2, "alives of {} routers were heard", lies.len());
     let began = now();
     lies.iter().try_for_each(|datagram| attacker::send(&stranger.net, ATTACKER, datagram))?;
-    let made = load::create(&pair.topology.router(1)?.node.net, from + 500, CHANGES)?;
+    let made = entries::create(&pair.topology.router(1)?.node.net, from + 500, CHANGES)?;
     ensure!(made == CHANGES, "{made} of {CHANGES} entries could be made");
     let mut unwell = began;
     until("both say that they are protected, for a while", HEALS, async || {
@@ -257,7 +258,7 @@ async fn wedged(pair: &Pair, stranger: &Node) -> Result<String> {
     let mut datagram = vec![0x1a, 0x10, 0, 8];
     datagram.extend_from_slice(&last.wrapping_add(1_000_000).to_be_bytes());
     attacker::send(&stranger.net, ATTACKER, &datagram)?;
-    load::create(&pair.topology.router(1)?.node.net, 10_000, 1000)?;
+    entries::create(&pair.topology.router(1)?.node.net, 10_000, 1000)?;
     tokio::time::sleep(Duration::from_secs(5)).await;
     let after = external(pair)?;
     ensure!(after < before + 500, "{before} entries on router2 before, {after} after 1000 more");

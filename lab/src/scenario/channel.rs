@@ -5,11 +5,11 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 
-use super::{Checks, PATIENCE, Pair, Stage};
-use crate::load;
-use crate::narrator::Narrator;
-use crate::router::Options;
-use crate::wait::{now, until};
+use super::stage::{Checks, PATIENCE, Pair, Stage};
+use crate::load::entries;
+use crate::machine::wait::{now, until};
+use crate::routers::options::Options;
+use crate::story::narrator::Narrator;
 
 const CONNECTIONS: usize = 20;
 /// Entries to be carried over the narrow path, and how long that is watched.
@@ -124,7 +124,7 @@ async fn narrow(pair: &Pair) -> Result<String> {
     let first = pair.topology.router(1)?;
     let before = first.statistics().await?["bytes"][0].as_u64().context("no count")?;
     let began = now();
-    load::create(&first.node.net, 0, ENTRIES)?;
+    entries::create(&first.node.net, 0, ENTRIES)?;
     pair.wait_equal().await?;
     pair.wait_ready(2).await?;
     let equal = began.elapsed();

@@ -8,10 +8,10 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 
-use super::{Checks, Pair, Stage};
-use crate::load;
-use crate::narrator::Narrator;
-use crate::wait::{now, until};
+use super::stage::{Checks, PATIENCE, Pair, Stage};
+use crate::load::entries;
+use crate::machine::wait::{now, until};
+use crate::story::narrator::Narrator;
 
 /// Entries beside everything: what is listed and never read.
 const ENTRIES: u32 = 100_000;
@@ -25,7 +25,7 @@ const ASKED: usize = 41;
 pub(super) async fn run(stage: &Stage<'_>, narrator: &mut Narrator) -> Result<bool> {
     narrator.chapter("Control clients that say nothing, and ones that never read");
     let pair = Pair::start(stage, 20).await?;
-    load::create(&pair.topology.router(1)?.node.net, 0, ENTRIES)?;
+    entries::create(&pair.topology.router(1)?.node.net, 0, ENTRIES)?;
     pair.wait_equal().await?;
     let mut checks = Checks::new(narrator);
     let calm = measure(&pair, 1_000_000).await?;
@@ -46,10 +46,9 @@ pub(super) async fn run(stage: &Stage<'_>, narrator: &mut Narrator) -> Result<bo
     checks.narrator.fact("disturbed", disturbed.to_string());
     checks.note("other clients are answered", within(disturbed.answer, calm.answer));
     checks.note("replication goes on", within(disturbed.replicated, calm.replicated));
-    let dropped = until("the deaf and silent are dropped", super::PATIENCE, async || {
-        Ok(bad.iter().all(gone).then_some(()))
-    })
-    .await;
+    let dropped =
+        until("the deaf and silent are dropped", PATIENCE, async || Ok(bad.iter().all(gone).then_some(())))
+            .await;
     checks.note("they are dropped after a while", dropped.map(|()| String::new()));
     checks.note("every connection speaks", pair.wait_alive().await.map(|alive| alive.to_string()));
     Ok(checks.end())
@@ -110,9 +109,9 @@ async fn measure(pair: &Pair, from: u32) -> Result<Measured> {
     let answer = times.get(ASKED / 2).copied().unwrap_or_default();
     let before = pair.wait_equal().await?;
     let began = now();
-    let made = load::create(&router.node.net, from, CHANGES)?;
+    let made = entries::create(&router.node.net, from, CHANGES)?;
     let peer = pair.topology.router(2)?;
-    until("the peer has the new entries", super::PATIENCE, async || {
+    until("the peer has the new entries", PATIENCE, async || {
         let external = peer.statistics().await?["external"]["active"].as_u64().unwrap_or(0);
         Ok((external >= before + u64::from(made)).then_some(()))
     })

@@ -6,11 +6,10 @@ use std::process::Stdio;
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 
-use super::{Checks, Pair, Stage};
-use crate::judge;
-use crate::load;
-use crate::narrator::Narrator;
-use crate::wait::until;
+use super::stage::{Checks, PATIENCE, Pair, Stage};
+use crate::load::{entries, judge};
+use crate::machine::wait::until;
+use crate::story::narrator::Narrator;
 
 const CONNECTIONS: usize = 30;
 
@@ -166,8 +165,8 @@ async fn events(pair: &Pair) -> Result<String> {
         }
     });
     let mut from = 3_000_000;
-    let seen = until("an event of a new entry", super::PATIENCE, async || {
-        load::create(&router.node.net, from, 1)?;
+    let seen = until("an event of a new entry", PATIENCE, async || {
+        entries::create(&router.node.net, from, 1)?;
         from += 1;
         Ok(receiver.try_iter().find(|line| line.contains("\"change\":\"new\"")))
     })
@@ -230,7 +229,7 @@ async fn reset_internal(pair: &Pair) -> Result<String> {
     let out = pair.typed(1, &["reset", "conntrack-sync", "internal-cache"], 0)?;
     ensure!(out.is_empty(), "not silent: {out}");
     let entries = pair.wait_equal().await?;
-    let repaired = until("everything is sent again", super::PATIENCE, async || {
+    let repaired = until("everything is sent again", PATIENCE, async || {
         let statistics = pair.topology.router(1)?.statistics().await?;
         let counters = statistics["counters"].as_array().cloned().unwrap_or_default();
         let again =
@@ -244,7 +243,7 @@ async fn reset_internal(pair: &Pair) -> Result<String> {
 async fn equal_kernels(pair: &Pair) -> Result<String> {
     let own = pair.topology.own_addresses()?;
     let (one, two) = (pair.topology.router(1)?, pair.topology.router(2)?);
-    let count = until("both kernels list the same", super::PATIENCE, async || {
+    let count = until("both kernels list the same", PATIENCE, async || {
         let (first, second) = (judge::entries(&one.node, &own)?, judge::entries(&two.node, &own)?);
         if first == second {
             return Ok(Some(first.len()));
@@ -268,14 +267,13 @@ async fn reload(pair: &Pair) -> Result<String> {
         let value = pair.json(number, &["show", "conntrack-sync", "cache", cache])?;
         Ok(value["entries"].as_array().into_iter().flatten().filter(|entry| entry["protocol"] == 6).count())
     };
-    until("TCP is left out on both", super::PATIENCE, async || Ok((tcp(1)? + tcp(2)? == 0).then_some(())))
-        .await?;
+    until("TCP is left out on both", PATIENCE, async || Ok((tcp(1)? + tcp(2)? == 0).then_some(()))).await?;
     std::fs::write(&path, changed.replace("mcast-group", "mcast-grupp"))?;
     let out = pair.typed(1, &["reload"], 1)?;
     ensure!(out.contains("nothing was changed") && out.contains("did you mean \"mcast-group\""), "{out}");
     std::fs::write(&path, &original)?;
     pair.typed(1, &["reload"], 0)?;
-    let back = until("TCP is back on both", super::PATIENCE, async || {
+    let back = until("TCP is back on both", PATIENCE, async || {
         let (one, two) = (tcp(1)?, tcp(2)?);
         Ok((one >= CONNECTIONS && one == two).then_some(one))
     })
@@ -290,7 +288,7 @@ async fn hangup(pair: &Pair) -> Result<String> {
     let original = std::fs::read_to_string(&path)?;
     std::fs::write(&path, format!("{original}set service conntrack-sync gate-timeout 31\n"))?;
     router.node.signal("ctsync", nix::sys::signal::Signal::SIGHUP)?;
-    let line = until("the log says so", super::PATIENCE, async || {
+    let line = until("the log says so", PATIENCE, async || {
         let log = router.node.log_tail("ctsync")?;
         Ok(log.lines().rev().find(|line| line.contains("applied=\"gate-timeout\"")).map(str::to_owned))
     })
@@ -306,7 +304,7 @@ async fn reset_conntrack(pair: &Pair) -> Result<String> {
     let question = "This will clear all currently tracked and expected connections. Continue? [y/N]";
     ensure!(out.contains(question), "{out}");
     pair.typed(1, &["reset", "conntrack", "--yes"], 0)?;
-    until("the peer has heard of it", super::PATIENCE, async || {
+    until("the peer has heard of it", PATIENCE, async || {
         let external = pair.topology.router(2)?.statistics().await?["external"]["active"].as_u64();
         Ok((external == Some(0)).then_some(()))
     })

@@ -9,12 +9,13 @@ use anyhow::{Result, bail, ensure};
 use ctsync::ctnetlink::codec::{Install, emit_destroy, emit_update};
 use ctsync::ctnetlink::nla::Writer;
 
-use super::{Checks, Pair, Stage};
-use crate::hands::Requests;
-use crate::load::{self, connection};
-use crate::narrator::Narrator;
-use crate::wait::{now, until};
-use crate::{judge, node::Node};
+use super::stage::{Checks, Pair, Stage};
+use crate::load::entries::{self, connection};
+use crate::load::judge;
+use crate::machine::node::Node;
+use crate::machine::wait::{now, until};
+use crate::routers::hands::Requests;
+use crate::story::narrator::Narrator;
 
 /// Entries of an ordinary run.
 const ENTRIES: u32 = 50_000;
@@ -41,7 +42,7 @@ pub(crate) async fn tell(
     // No clients: their packets would be counted with the channel's.
     let pair = Pair::start(stage, 0).await?;
     let own = pair.topology.own_addresses()?;
-    load::create(&pair.topology.router(1)?.node.net, 0, entries)?;
+    entries::create(&pair.topology.router(1)?.node.net, 0, entries)?;
     pair.wait_equal().await?;
     pair.wait_ready(2).await?;
     let mut checks = Checks::new(narrator);

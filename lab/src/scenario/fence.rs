@@ -13,13 +13,14 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use anyhow::{Context, Result, bail, ensure};
 use serde_json::Value;
 
-use super::{Checks, PATIENCE, Stage};
-use crate::narrator::Narrator;
-use crate::router::Options;
-use crate::topology::{SERVER, Topology};
-use crate::traffic::{Clients, Kind, Life, Server, serve};
-use crate::wait::{now, until};
-use crate::{incumbent, load};
+use super::stage::{Checks, PATIENCE, Stage};
+use crate::load::entries;
+use crate::load::traffic::{Clients, Kind, Life, Server, serve};
+use crate::machine::wait::{now, until};
+use crate::routers::incumbent;
+use crate::routers::options::Options;
+use crate::routers::topology::{SERVER, Topology};
+use crate::story::narrator::Narrator;
 
 mod plot;
 
@@ -373,7 +374,7 @@ impl Bench {
         let mut loaded = 0;
         for entries in &plan.sizes {
             let net = &self.topology.router(owner)?.node.net;
-            load::create(net, loaded, entries.saturating_sub(loaded))?;
+            entries::create(net, loaded, entries.saturating_sub(loaded))?;
             loaded = loaded.max(*entries);
             self.wait_in_step(owner, backup).await?;
             let mut row = Row::new(How::Hot, *entries);
@@ -396,7 +397,7 @@ impl Bench {
             let mut loaded = 0;
             while loaded < entries {
                 let portion = PORTION.min(entries - loaded);
-                loaded += load::create(&self.topology.router(1)?.node.net, loaded, portion)?;
+                loaded += entries::create(&self.topology.router(1)?.node.net, loaded, portion)?;
                 if how == How::Conntrackd {
                     self.wait_heard(loaded).await?;
                 }
@@ -456,7 +457,7 @@ impl Bench {
         }
         let from = self.next_change;
         self.next_change += CHANGES;
-        load::create(&self.topology.router(owner)?.node.net, from, CHANGES)?;
+        entries::create(&self.topology.router(owner)?.node.net, from, CHANGES)?;
         self.topology.cables(owner, false).await
     }
 

@@ -13,15 +13,16 @@ use anyhow::{Context, Result, ensure};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
-use super::{Checks, PATIENCE, Stage};
-use crate::narrator::Narrator;
-use crate::node::Node;
-use crate::router::Options;
-use crate::steady::Steady;
-use crate::topology::{SERVER, Topology};
-use crate::traffic::{Kind, LATE_PORT, PORT, Server, serve};
-use crate::wait::{now, until};
-use crate::{incumbent, load};
+use super::stage::{Checks, PATIENCE, Stage};
+use crate::load::entries;
+use crate::load::steady::Steady;
+use crate::load::traffic::{Kind, LATE_PORT, PORT, Server, serve};
+use crate::machine::node::Node;
+use crate::machine::wait::{now, until};
+use crate::routers::incumbent;
+use crate::routers::options::Options;
+use crate::routers::topology::{SERVER, Topology};
+use crate::story::narrator::Narrator;
 
 /// Takeovers of a cold standby at most: they only show what `hold` is for.
 const COLD: u32 = 10;
@@ -284,7 +285,7 @@ impl Field {
             ..self.options.clone()
         };
         self.topology.reboot().await?;
-        load::create(&self.topology.router(1)?.node.net, 0, ENTRIES).map(|_| ())
+        entries::create(&self.topology.router(1)?.node.net, 0, ENTRIES).map(|_| ())
     }
 
     /// Until router2 has heard of everything.

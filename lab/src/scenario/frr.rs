@@ -4,14 +4,14 @@
 use anyhow::{Context, Result, ensure};
 use nix::sys::signal::Signal;
 
-use super::{Checks, PATIENCE, Pair, Stage};
-use crate::documented::Instance;
-use crate::frr;
-use crate::narrator::Narrator;
-use crate::router::{Mover, Options};
-use crate::topology::Topology;
-use crate::traffic::{Clients, Life};
-use crate::wait::{now, until};
+use super::stage::{Checks, PATIENCE, Pair, Stage};
+use crate::load::traffic::{Clients, Life};
+use crate::machine::wait::{now, until};
+use crate::routers::documented::Instance;
+use crate::routers::frr;
+use crate::routers::options::{Mover, Options};
+use crate::routers::topology::Topology;
+use crate::story::narrator::Narrator;
 
 const CONNECTIONS: usize = 50;
 

@@ -9,15 +9,15 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail, ensure};
 
-use super::{Checks, PATIENCE, Pair, Stage};
-use crate::churn::Churn;
-use crate::load;
-use crate::narrator::Narrator;
-use crate::node::Node;
-use crate::router::Options;
-use crate::topology::SERVER;
-use crate::traffic::{Clients, Kind};
-use crate::wait::{now, until};
+use super::stage::{Checks, PATIENCE, Pair, Stage};
+use crate::load::churn::Churn;
+use crate::load::entries;
+use crate::load::traffic::{Clients, Kind};
+use crate::machine::node::Node;
+use crate::machine::wait::{now, until};
+use crate::routers::options::Options;
+use crate::routers::topology::SERVER;
+use crate::story::narrator::Narrator;
 
 /// Entries to be fetched in `run`.
 const ENTRIES: u32 = 200_000;
@@ -89,7 +89,7 @@ pub(crate) async fn tell(stage: &Stage<'_>, narrator: &mut Narrator, entries: u3
 
 async fn fill(pair: &mut Pair, entries: u32) -> Result<()> {
     // A fetch begins with what came first: the connections come last.
-    load::create(&pair.topology.router(1)?.node.net, 0, entries)?;
+    entries::create(&pair.topology.router(1)?.node.net, 0, entries)?;
     pair.wait_equal().await?;
     pair.open(CONNECTIONS).await?;
     pair.clients.push(Clients::open(&pair.topology.client.net, Kind::Udp, SERVER.parse()?, EXCHANGES)?);
@@ -126,7 +126,7 @@ async fn churn(pair: &Pair) -> Result<String> {
         looks += 1;
     }
     let changes = churn.stop()?;
-    load::end(&first.node.net, 0, CHANGING)?;
+    entries::end(&first.node.net, 0, CHANGING)?;
     Ok(format!("{changes} changes in {} s, {looks} looks", CHURN.as_secs()))
 }
 

@@ -4,15 +4,15 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 
-use super::{Checks, PATIENCE, Pair, Stage};
-use crate::documented::Figure;
-use crate::narrator::Narrator;
-use crate::net::Links;
-use crate::node::Node;
-use crate::router::Options;
-use crate::topology::SERVER;
-use crate::traffic::{Clients, Kind, Life};
-use crate::wait::until;
+use super::stage::{Checks, PATIENCE, Pair, Stage};
+use crate::load::traffic::{Clients, Kind, Life};
+use crate::machine::net::Links;
+use crate::machine::node::Node;
+use crate::machine::wait::until;
+use crate::routers::documented::Figure;
+use crate::routers::options::Options;
+use crate::routers::topology::SERVER;
+use crate::story::narrator::Narrator;
 
 /// A client whose gateway is GREEN's address.
 const GREEN_CLIENT: [u8; 4] = [10, 0, 1, 200];

@@ -7,12 +7,14 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use nix::sys::signal::Signal;
 
-use super::{Checks, PATIENCE, Pair, Stage};
-use crate::documented::Figure;
-use crate::narrator::Narrator;
-use crate::router::{Mover, Options, Router};
-use crate::wait::{now, until};
-use crate::{heartbeat, net::Links};
+use super::stage::{Checks, PATIENCE, Pair, Stage};
+use crate::machine::net::Links;
+use crate::machine::wait::{now, until};
+use crate::routers::documented::Figure;
+use crate::routers::heartbeat;
+use crate::routers::options::{Mover, Options};
+use crate::routers::router::Router;
+use crate::story::narrator::Narrator;
 
 const CONNECTIONS: usize = 50;
 /// The log of addresses as they come and go.
@@ -93,7 +95,7 @@ async fn tell(pair: &mut Pair, checks: &mut Checks<'_>) -> Result<()> {
 fn documented(pair: &Pair, narrator: &Narrator) -> Result<String> {
     for number in [1, 2] {
         let (code, out) =
-            narrator.command(pair.topology.router(number)?, &["show", "conntrack-sync", "status"])?;
+            pair.topology.router(number)?.tell(narrator, &["show", "conntrack-sync", "status"])?;
         ensure!(code == 0, "exit code {code}");
         ensure!(out.contains("failover-mechanism    : cluster [group GROUP]\n"), "{out}");
     }
@@ -199,7 +201,7 @@ async fn all_die(pair: &Pair) -> Result<String> {
     let alive = pair.wait_alive();
     let lives = match tokio::time::timeout(DIES, alive).await {
         Ok(Ok(alive)) => anyhow::bail!("{alive} live all the same"),
-        Ok(Err(_)) | Err(_) => pair.clients.iter().flat_map(crate::traffic::Clients::lives),
+        Ok(Err(_)) | Err(_) => pair.clients.iter().flat_map(crate::load::traffic::Clients::lives),
     };
     let all: Vec<_> = lives.collect();
     let alive = all.iter().filter(|life| life.alive()).count();

@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use anyhow::{Result, ensure};
 
-use super::{Checks, PATIENCE, Pair, Stage};
-use crate::narrator::Narrator;
-use crate::traffic::{Clients, Life};
-use crate::wait::{now, until};
+use super::stage::{Checks, PATIENCE, Pair, Stage};
+use crate::load::traffic::{Clients, Life};
+use crate::machine::wait::{now, until};
+use crate::story::narrator::Narrator;
 
 const CONNECTIONS: usize = 500;
 /// From router1's end until they speak again.

@@ -5,12 +5,12 @@
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
-use super::{Checks, PATIENCE, Pair, Stage};
-use crate::narrator::Narrator;
-use crate::router::Options;
-use crate::topology::SERVER;
-use crate::traffic::{Clients, Kind};
-use crate::wait::until;
+use super::stage::{Checks, PATIENCE, Pair, Stage};
+use crate::load::traffic::{Clients, Kind};
+use crate::machine::wait::until;
+use crate::routers::options::Options;
+use crate::routers::topology::SERVER;
+use crate::story::narrator::Narrator;
 
 /// Seconds of the transfer; router1 ends in the fourth.
 const SECONDS: usize = 14;

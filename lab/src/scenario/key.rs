@@ -2,11 +2,11 @@
 
 use anyhow::{Result, ensure};
 
-use super::{Checks, Pair, Stage};
-use crate::load;
-use crate::narrator::Narrator;
-use crate::router::Options;
-use crate::wait::until;
+use super::stage::{Checks, PATIENCE, Pair, Stage};
+use crate::load::entries;
+use crate::machine::wait::until;
+use crate::routers::options::Options;
+use crate::story::narrator::Narrator;
 
 const CONNECTIONS: usize = 30;
 /// Entries made at each step.
@@ -43,7 +43,7 @@ pub(super) async fn run(stage: &Stage<'_>, narrator: &mut Narrator) -> Result<bo
 async fn authenticated(pair: &Pair) -> Result<String> {
     for number in [1, 2] {
         // The all-clear comes when an alarm has been over for a moment.
-        until(&format!("router{number} says: protected"), super::PATIENCE, async || {
+        until(&format!("router{number} says: protected"), PATIENCE, async || {
             Ok((pair.topology.router(number)?.status().await?["protected"] == true).then_some(()))
         })
         .await?;
@@ -66,7 +66,7 @@ async fn rotate(pair: &Pair, number: u8, keys: [&String; 2], made: &mut u32) -> 
 }
 
 fn create(pair: &Pair, made: &mut u32) -> Result<()> {
-    load::create(&pair.topology.router(1)?.node.net, *made, STEP)?;
+    entries::create(&pair.topology.router(1)?.node.net, *made, STEP)?;
     *made += STEP;
     Ok(())
 }
@@ -87,7 +87,7 @@ async fn wrong_key(pair: &Pair, wrong: &str, made: &mut u32) -> Result<String> {
     pair.typed(2, &["reload"], 0)?;
     create(pair, made)?;
     // Both must have missed each other for longer than the peer timeout.
-    until("router1 says: not protected", super::PATIENCE, async || {
+    until("router1 says: not protected", PATIENCE, async || {
         let (code, out) = pair.topology.router(1)?.type_command(&["status"])?;
         Ok((code == 3 && out.contains("NOT protected: no peer is believed")).then_some(()))
     })

@@ -3,11 +3,11 @@
 use anyhow::{Context, Result, ensure};
 use ctsync::faces::show::{CacheStatistics, Statistics, plain_statistics};
 
-use super::{Checks, Stage};
-use crate::narrator::Narrator;
-use crate::net::Links;
-use crate::node::Node;
-use crate::wait::until;
+use super::stage::{Checks, PATIENCE, Stage};
+use crate::machine::net::Links;
+use crate::machine::node::Node;
+use crate::machine::wait::until;
+use crate::story::narrator::Narrator;
 
 /// FTFW on a cable to nobody, accounting off: what VyOS generates, as far as it shows in `-s`.
 const CONFIGURATION: &str = "Sync {
@@ -68,7 +68,7 @@ async fn compare(stage: &Stage<'_>, kind: &str, link: &str) -> Result<String> {
     let path = path.to_string_lossy().into_owned();
     node.start("conntrackd", "conntrackd", &["-C", &path])?;
     // Some of its numbers should not be 0.
-    let text = until("conntrackd has entries and has sent", super::PATIENCE, async || {
+    let text = until("conntrackd has entries and has sent", PATIENCE, async || {
         node.try_run("ping", &["-c", "1", "-W", "1", "10.9.9.2"], "")?;
         let (code, text, _) = node.try_run("conntrackd", &["-C", &path, "-s"], "")?;
         let numbers = read(&text).ok();

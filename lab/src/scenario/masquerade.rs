@@ -6,12 +6,12 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use nix::sys::signal::Signal;
 
-use super::{Checks, PATIENCE, Pair, Stage};
-use crate::narrator::Narrator;
-use crate::router::Options;
-use crate::topology::SERVER;
-use crate::traffic::{Clients, Kind};
-use crate::wait::{now, until};
+use super::stage::{Checks, PATIENCE, Pair, Stage};
+use crate::load::traffic::{Clients, Kind};
+use crate::machine::wait::{now, until};
+use crate::routers::options::Options;
+use crate::routers::topology::SERVER;
+use crate::story::narrator::Narrator;
 
 const CONNECTIONS: usize = 30;
 const EXCHANGES: usize = 10;

@@ -9,11 +9,11 @@ use anyhow::{Context, Result, ensure};
 use nix::sys::signal::Signal;
 use plotters::prelude::*;
 
-use super::{Checks, PATIENCE, Pair, Stage};
-use crate::churn::Churn;
-use crate::narrator::Narrator;
-use crate::node::Node;
-use crate::wait::until;
+use super::stage::{Checks, PATIENCE, Pair, Stage};
+use crate::load::churn::Churn;
+use crate::machine::node::Node;
+use crate::machine::wait::until;
+use crate::story::narrator::Narrator;
 
 /// Connections that change.
 const CHANGING: u32 = 50_000;

@@ -7,11 +7,11 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 
-use super::{Checks, Pair, Stage};
-use crate::narrator::Narrator;
-use crate::node::Node;
-use crate::router::Options;
-use crate::wait::until;
+use super::stage::{Checks, PATIENCE, Pair, Stage};
+use crate::machine::node::Node;
+use crate::machine::wait::until;
+use crate::routers::options::Options;
+use crate::story::narrator::Narrator;
 
 const URL: &str = "http://127.0.0.1:9090";
 
@@ -124,7 +124,7 @@ fn start_prometheus(node: &mut Node, addresses: &[String]) -> Result<()> {
 
 /// Wait until Prometheus gives these values: instance, metric, value.
 async fn know(node: &Node, wanted: &[(&String, &str, f64)]) -> Result<String> {
-    until("Prometheus knows", super::PATIENCE, async || {
+    until("Prometheus knows", PATIENCE, async || {
         ensure!(
             node.runs("prometheus"),
             "prometheus ended: {}",

@@ -4,12 +4,12 @@
 use anyhow::{Context, Result, bail, ensure};
 use nix::sys::signal::Signal;
 
-use super::{Checks, PATIENCE, Pair, Stage};
-use crate::narrator::Narrator;
-use crate::router::Options;
-use crate::topology::SERVER;
-use crate::traffic::{Clients, Kind};
-use crate::wait::until;
+use super::stage::{Checks, PATIENCE, Pair, Stage};
+use crate::load::traffic::{Clients, Kind};
+use crate::machine::wait::until;
+use crate::routers::options::Options;
+use crate::routers::topology::SERVER;
+use crate::story::narrator::Narrator;
 
 const CONNECTIONS: usize = 80;
 const EXCHANGES: usize = 20;

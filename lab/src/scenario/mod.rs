@@ -6,6 +6,7 @@ mod attack;
 mod channel;
 mod clients;
 mod commands;
+pub(crate) mod demo;
 pub(crate) mod differences;
 pub(crate) mod fence;
 pub(crate) mod first_packet;
@@ -26,23 +27,17 @@ mod pacemaker;
 mod programs;
 pub(crate) mod repair;
 mod roles;
+pub(crate) mod stage;
 mod stream;
 pub(crate) mod verdict;
 mod vrrp;
 
-use std::path::{Path, PathBuf};
-use std::time::Duration;
-
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use clap::ValueEnum;
-use serde_json::Value;
 
-use crate::narrator::Narrator;
-use crate::router::Options;
-use crate::sandbox;
-use crate::topology::{SERVER, Topology};
-use crate::traffic::{Clients, Kind, Server, serve};
-use crate::wait::until;
+use crate::machine::sandbox;
+use crate::scenario::stage::Stage;
+use crate::story::narrator::Narrator;
 
 /// What can be run.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, ValueEnum)]
@@ -118,26 +113,6 @@ impl Scenario {
     }
 }
 
-/// Longest wait for anything.
-const PATIENCE: Duration = Duration::from_secs(60);
-
-/// Where a scenario plays.
-pub(crate) struct Stage<'a> {
-    /// Everything it writes goes here.
-    pub directory: &'a Path,
-    /// The daemon it is about.
-    pub ctsync: PathBuf,
-    /// Whether it is a user of its own with CAP_NET_ADMIN alone.
-    pub unprivileged: bool,
-}
-
-impl Stage<'_> {
-    /// A pair as it should be, of this daemon.
-    fn usual(&self) -> Options {
-        Options { unprivileged: self.unprivileged, ..Options::usual(self.ctsync.clone()) }
-    }
-}
-
 /// Run one. True: everything was as it should be.
 pub(crate) async fn run(scenario: Scenario, stage: &Stage<'_>, narrator: &mut Narrator) -> Result<bool> {
     if scenario.needs_root() && sandbox::is_rootless() {
@@ -170,155 +145,5 @@ pub(crate) async fn run(scenario: Scenario, stage: &Stage<'_>, narrator: &mut Na
         Scenario::Channel => channel::run(stage, narrator).await,
         Scenario::Migrate => migrate::run(stage, narrator).await,
         Scenario::Metrics => metrics::run(stage, narrator).await,
-    }
-}
-
-/// Verdicts of one scenario.
-struct Checks<'a> {
-    narrator: &'a mut Narrator,
-    failed: Vec<String>,
-    count: u32,
-}
-
-impl<'a> Checks<'a> {
-    fn new(narrator: &'a mut Narrator) -> Checks<'a> {
-        Checks { narrator, failed: Vec::new(), count: 0 }
-    }
-
-    /// One check: what was seen, or what was seen instead.
-    fn note(&mut self, what: &str, result: Result<String>) {
-        self.count += 1;
-        match result {
-            Ok(seen) if seen.trim().is_empty() => self.narrator.verdict(true, what),
-            Ok(seen) => self.narrator.verdict(true, &format!("{what}: {}", seen.trim())),
-            Err(error) => {
-                let text = format!("{what}: {error:#}");
-                self.narrator.verdict(false, &text);
-                self.failed.push(text);
-            }
-        }
-    }
-
-    fn end(self) -> bool {
-        self.narrator.fact("checks", self.count);
-        let good = self.failed.is_empty();
-        self.narrator.fact("failed", self.failed);
-        self.narrator.fact("good", good);
-        good
-    }
-}
-
-/// The pair at work: router1 owns the group, router2 is ready, clients speak through them.
-struct Pair {
-    topology: Topology,
-    clients: Vec<Clients>,
-    _server: Server,
-}
-
-impl Pair {
-    /// Boot, elect router1, open connections.
-    async fn start(stage: &Stage<'_>, connections: usize) -> Result<Pair> {
-        Pair::start_with(stage, stage.usual(), connections).await
-    }
-
-    /// The same with other options.
-    async fn start_with(stage: &Stage<'_>, options: Options, connections: usize) -> Result<Pair> {
-        let mut topology = Topology::build(stage.directory, &options).await?;
-        topology.start().await?;
-        let server = serve(&topology.server.net)?;
-        let mut pair = Pair { topology, clients: Vec::new(), _server: server };
-        if options.sync {
-            pair.wait_ready(2).await?;
-        }
-        pair.open(connections).await?;
-        Ok(pair)
-    }
-
-    /// Both routers boot anew, with this key on the channel or without one.
-    async fn reboot(&mut self, key: Option<String>) -> Result<()> {
-        self.clients.clear();
-        self.topology.options.key = key;
-        self.topology.reboot().await?;
-        self.wait_ready(2).await
-    }
-
-    /// Both routers boot anew without ctsync: what happens then is what ctsync is for.
-    async fn start_control(&mut self) -> Result<()> {
-        self.start_without(false).await
-    }
-
-    /// Both routers boot anew with conntrackd instead.
-    async fn start_incumbent(&mut self) -> Result<()> {
-        self.start_without(true).await
-    }
-
-    async fn start_without(&mut self, incumbent: bool) -> Result<()> {
-        self.clients.clear();
-        self.topology.options.sync = false;
-        self.topology.options.incumbent = incumbent;
-        self.topology.reboot().await
-    }
-
-    async fn open(&mut self, connections: usize) -> Result<()> {
-        if connections > 0 {
-            let client = &self.topology.client.net;
-            self.clients.push(Clients::open(client, Kind::Tcp, SERVER.parse()?, connections)?);
-            self.wait_alive().await?;
-        }
-        Ok(())
-    }
-
-    /// Until every connection has spoken since now.
-    async fn wait_alive(&self) -> Result<usize> {
-        self.clients.iter().for_each(Clients::mark);
-        self.clients.iter().for_each(Clients::mark_echoes);
-        until("every connection speaks", PATIENCE, async || {
-            let lives: Vec<_> = self.clients.iter().flat_map(Clients::lives).collect();
-            Ok(lives.iter().all(crate::traffic::Life::alive).then_some(lives.len()))
-        })
-        .await
-    }
-
-    /// Router1's namespace is destroyed; until router2 holds the virtual addresses.
-    async fn lose_router1(&mut self, narrator: &Narrator) -> Result<()> {
-        narrator.typed("lab", "destroy router1's namespace");
-        self.topology.power_off(1).await?;
-        self.topology.wait_elected(2).await
-    }
-
-    async fn wait_ready(&self, number: u8) -> Result<()> {
-        let router = self.topology.router(number)?;
-        until(&format!("router{number} is ready to take over"), PATIENCE, async || {
-            Ok((router.status().await?["state"]["readiness"] == "ready").then_some(()))
-        })
-        .await
-    }
-
-    /// Until router1's internal cache and router2's external cache hold as many entries; how many.
-    async fn wait_equal(&self) -> Result<u64> {
-        let (one, two) = (self.topology.router(1)?, self.topology.router(2)?);
-        until("router1's internal = router2's external", PATIENCE, async || {
-            let internal = one.statistics().await?["internal"]["active"].as_u64();
-            let external = two.statistics().await?["external"]["active"].as_u64();
-            if internal == external {
-                return Ok(internal);
-            }
-            bail!("internal {internal:?}, external {external:?}")
-        })
-        .await
-    }
-
-    /// Type a command on a router; it must end with this code. What it printed.
-    fn typed(&self, number: u8, arguments: &[&str], code: i32) -> Result<String> {
-        let (found, out) = self.topology.router(number)?.type_command(arguments)?;
-        if found != code {
-            bail!("exit code {found}, expected {code}: {}", out.trim());
-        }
-        Ok(out)
-    }
-
-    fn json(&self, number: u8, arguments: &[&str]) -> Result<Value> {
-        let all: Vec<&str> = arguments.iter().copied().chain(["--json"]).collect();
-        serde_json::from_str(&self.typed(number, &all, 0)?).context("not JSON")
     }
 }

@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 
-use super::{Checks, PATIENCE, Pair, Stage};
-use crate::narrator::Narrator;
-use crate::topology::SERVER;
-use crate::wait::{now, until};
+use super::stage::{Checks, PATIENCE, Pair, Stage};
+use crate::machine::wait::{now, until};
+use crate::routers::topology::SERVER;
+use crate::story::narrator::Narrator;
 
 const CONNECTIONS: usize = 50;
 

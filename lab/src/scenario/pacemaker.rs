@@ -6,13 +6,14 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 
-use super::{Checks, PATIENCE, Pair, Stage};
-use crate::cluster::{self, CLONE, GROUP, call_agent, settle};
-use crate::narrator::Narrator;
-use crate::router::{Options, Router};
-use crate::topology::Topology;
-use crate::traffic::{Clients, Life, serve};
-use crate::wait::{now, until};
+use super::stage::{Checks, PATIENCE, Pair, Stage};
+use crate::load::traffic::{Clients, Life};
+use crate::machine::wait::{now, until};
+use crate::routers::cluster::{self, CLONE, GROUP, call_agent, settle};
+use crate::routers::options::Options;
+use crate::routers::router::Router;
+use crate::routers::topology::Topology;
+use crate::story::narrator::Narrator;
 
 const CONNECTIONS: usize = 50;
 /// An instance of the agent that the cluster knows nothing of.
@@ -26,8 +27,7 @@ pub(super) async fn run(stage: &Stage<'_>, narrator: &mut Narrator) -> Result<bo
         topology.wake(number).await?;
         watch_addresses(topology.router_mut(number)?)?;
     }
-    let server = serve(&topology.server.net)?;
-    let mut pair = Pair { topology, clients: Vec::new(), _server: server };
+    let mut pair = Pair::around(topology)?;
     let mut checks = Checks::new(narrator);
     let told = tell(&mut pair, &mut checks).await;
     if told.is_err() || !checks.failed.is_empty() {
@@ -39,7 +39,8 @@ pub(super) async fn run(stage: &Stage<'_>, narrator: &mut Narrator) -> Result<bo
 async fn tell(pair: &mut Pair, checks: &mut Checks<'_>) -> Result<()> {
     checks.narrator.say("corosync and pacemakerd start on both routers; the resources are loaded");
     cluster::form(&mut pair.topology).await?;
-    let first = until("a router holds the virtual addresses", PATIENCE, async || holder(pair).await).await?;
+    let holder = async || Ok(pair.topology.holders().await?.first().copied());
+    let first = until("a router holds the virtual addresses", PATIENCE, holder).await?;
     checks.narrator.say(&format!("router{first} was promoted, though nobody was ready"));
     pair.wait_ready(other(first)).await?;
     pair.open(CONNECTIONS).await?;
@@ -141,18 +142,6 @@ fn told() -> [(&'static str, &'static str); 1] {
     [("group", GROUP)]
 }
 
-/// The router that has the virtual address.
-async fn holder(pair: &Pair) -> Result<Option<u8>> {
-    for number in [1, 2] {
-        if let Ok(router) = pair.topology.router(number)
-            && router.has_vip().await?
-        {
-            return Ok(Some(number));
-        }
-    }
-    Ok(None)
-}
-
 /// A command of the cluster, told.
 fn typed(pair: &Pair, checks: &Checks<'_>, number: u8, program: &str, arguments: &[&str]) -> Result<()> {
     checks.narrator.typed(&format!("router{number}"), &format!("{program} {}", arguments.join(" ")));
@@ -172,11 +161,7 @@ async fn cross(
     let began = now();
     fault(pair, checks).await?;
     until(&format!("router{to} holds the virtual address, nobody else"), PATIENCE, async || {
-        let elsewhere = match pair.topology.router(from) {
-            Ok(router) => router.has_vip().await?,
-            Err(_) => false,
-        };
-        Ok((!elsewhere && pair.topology.router(to)?.has_vip().await?).then_some(()))
+        Ok((pair.topology.holders().await? == [to]).then_some(()))
     })
     .await?;
     let moved = began.elapsed().as_secs_f64();
@@ -261,8 +246,8 @@ fn fence_first(pair: &Pair, number: u8) -> Result<String> {
 /// The cluster has nothing to do, and this router has the addresses.
 async fn stays(pair: &Pair, number: u8) -> Result<String> {
     settle(pair.topology.router(number)?)?;
-    let found = holder(pair).await?;
-    ensure!(found == Some(number), "they are on {found:?}");
+    let found = pair.topology.holders().await?;
+    ensure!(found == [number], "they are on {found:?}");
     owner(pair, number)
 }
 
@@ -339,15 +324,13 @@ async fn never_promoted(pair: &Pair, checks: &Checks<'_>, without: u8) -> Result
     let standby = ["--node", &name, "--name", "standby"];
     typed(pair, checks, there, "crm_attribute", &[&standby[..], &["--update", "on"]].concat())?;
     settle(pair.topology.router(there)?)?;
-    let found = holder(pair).await?;
+    let found = pair.topology.holders().await?;
     let promoted = cluster::promoted(pair.topology.router(there)?)?;
-    ensure!(found.is_none() && promoted.is_none(), "addresses on {found:?}, promoted on {promoted:?}");
+    ensure!(found.is_empty() && promoted.is_none(), "addresses on {found:?}, promoted on {promoted:?}");
     typed(pair, checks, there, "crm_attribute", &[&standby[..], &["--delete"]].concat())?;
-    until(
-        "the addresses are back",
-        PATIENCE,
-        async || Ok((holder(pair).await? == Some(there)).then_some(())),
-    )
+    until("the addresses are back", PATIENCE, async || {
+        Ok((pair.topology.holders().await? == [there]).then_some(()))
+    })
     .await?;
     Ok(String::new())
 }

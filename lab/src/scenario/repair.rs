@@ -9,13 +9,14 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use nix::sys::signal::Signal;
 
-use super::{Checks, PATIENCE, Pair, Stage};
-use crate::churn::Churn;
-use crate::hands::Events;
-use crate::narrator::Narrator;
-use crate::net::Links;
-use crate::wait::{now, until};
-use crate::{incumbent, judge, load};
+use super::stage::{Checks, PATIENCE, Pair, Stage};
+use crate::load::churn::Churn;
+use crate::load::{entries, judge};
+use crate::machine::net::Links;
+use crate::machine::wait::{now, until};
+use crate::routers::hands::Events;
+use crate::routers::incumbent;
+use crate::story::narrator::Narrator;
 
 /// Entries that are there all the time.
 const FIRST_OF_CHURN: u32 = 2_000_000;
@@ -137,14 +138,14 @@ pub(crate) async fn after_a_kill(stage: &Stage<'_>, runs: u32) -> Result<(Vec<(f
     let mut pair = Pair::start(stage, 20).await?;
     let own = pair.topology.own_addresses()?;
     let mut ours = Vec::new();
-    load::create(&pair.topology.router(1)?.node.net, 0, USUAL.entries)?;
+    entries::create(&pair.topology.router(1)?.node.net, 0, USUAL.entries)?;
     for _ in 0..runs {
         let row = suffer(&mut pair, Trouble::Killed(1), &USUAL, &own, false).await?;
         must_be_equal(&row)?;
         ours.push((row.took.as_secs_f64(), row.missing + row.stale));
     }
     pair.start_incumbent().await?;
-    load::create(&pair.topology.router(1)?.node.net, 0, USUAL.entries)?;
+    entries::create(&pair.topology.router(1)?.node.net, 0, USUAL.entries)?;
     let row = suffer(&mut pair, Trouble::Killed(1), &USUAL, &own, true).await?;
     Ok((ours, row.missing + row.stale))
 }
@@ -156,7 +157,7 @@ async fn tell(stage: &Stage<'_>, narrator: &mut Narrator, troubles: &[(Trouble, 
     let mut rows = Vec::new();
     for (number, (trouble, load)) in troubles.iter().enumerate() {
         if number == 0 {
-            load::create(&pair.topology.router(1)?.node.net, 0, load.entries)?;
+            entries::create(&pair.topology.router(1)?.node.net, 0, load.entries)?;
         }
         let row = suffer(&mut pair, *trouble, load, &own, false).await;
         rows.push(format!("ctsync      {trouble:<20} {}", told(&row)));
@@ -166,7 +167,7 @@ async fn tell(stage: &Stage<'_>, narrator: &mut Narrator, troubles: &[(Trouble, 
     pair.start_incumbent().await?;
     for (number, (trouble, load)) in troubles.iter().enumerate() {
         if number == 0 {
-            load::create(&pair.topology.router(1)?.node.net, 0, load.entries)?;
+            entries::create(&pair.topology.router(1)?.node.net, 0, load.entries)?;
         }
         if matches!(trouble, Trouble::Loss(_) | Trouble::Cut | Trouble::Killed(_)) {
             let row = suffer(&mut pair, *trouble, load, &own, true).await;
@@ -200,7 +201,7 @@ async fn suffer(
     incumbent: bool,
 ) -> Result<Row> {
     let numbers = FIRST_OF_CHURN..FIRST_OF_CHURN + load.changing;
-    load::end(&pair.topology.router(1)?.node.net, numbers.start, load.changing)?;
+    entries::end(&pair.topology.router(1)?.node.net, numbers.start, load.changing)?;
     let before_it = if incumbent { None } else { Some(Counted::of(pair).await?) };
     let before = pair.topology.channel_bytes()?;
     let churn = Churn::start(&pair.topology.router(1)?.node.net, numbers, Some(load.rate));

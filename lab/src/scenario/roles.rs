@@ -5,15 +5,14 @@ use std::time::Duration;
 
 use anyhow::{Result, bail, ensure};
 
-use super::{Checks, PATIENCE, Pair, Stage};
-use crate::churn::Churn;
-use crate::judge;
-use crate::load;
-use crate::narrator::Narrator;
-use crate::router::{Mover, Options};
-use crate::topology::SERVER;
-use crate::traffic::{Clients, Kind};
-use crate::wait::{now, until};
+use super::stage::{Checks, PATIENCE, Pair, Stage};
+use crate::load::churn::Churn;
+use crate::load::traffic::{Clients, Kind};
+use crate::load::{entries, judge};
+use crate::machine::wait::{now, until};
+use crate::routers::options::{Mover, Options};
+use crate::routers::topology::SERVER;
+use crate::story::narrator::Narrator;
 
 const CONNECTIONS: usize = 100;
 /// Changes of the role, and between two of them.
@@ -111,7 +110,7 @@ async fn lose_owner(pair: &mut Pair) -> Result<String> {
     let exchanges = Clients::open(&pair.topology.client.net, Kind::Udp, SERVER.parse()?, 20)?;
     pair.clients.push(exchanges);
     pair.wait_alive().await?;
-    load::create(&pair.topology.router(1)?.node.net, 1_000_000, 500)?;
+    entries::create(&pair.topology.router(1)?.node.net, 1_000_000, 500)?;
     equal(pair).await?;
     pair.clients.clear();
     let held = pair.wait_equal().await?;

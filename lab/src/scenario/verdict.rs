@@ -8,10 +8,11 @@ use anyhow::{Context, Result, bail, ensure};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
-use super::{Checks, PATIENCE, Pair, Stage};
-use crate::narrator::Narrator;
-use crate::router::{Options, Router, Vrrp};
-use crate::wait::{now, until};
+use super::stage::{Checks, PATIENCE, Pair, Stage};
+use crate::machine::wait::{now, until};
+use crate::routers::options::{Options, Vrrp};
+use crate::routers::router::Router;
+use crate::story::narrator::Narrator;
 
 const CONNECTIONS: usize = 50;
 /// An alarm comes within what keepalived needs to notice, a look of the daemon, and a sign of life.
@@ -206,8 +207,7 @@ async fn keepalived_first(pair: &mut Pair, options: Options) -> Result<String> {
         router.load_firewall()?;
         router.start_keepalived()?;
     }
-    let first = pair.topology.router(1)?;
-    until("router1 is elected", PATIENCE, async || Ok(first.has_vip().await?.then_some(()))).await?;
+    pair.topology.wait_elected(1).await?;
     for number in [1, 2] {
         let router = pair.topology.router_mut(number)?;
         // What systemd does with a unit's RuntimeDirectory= at its start.

@@ -7,8 +7,8 @@ use std::net::{SocketAddr, TcpListener, TcpStream};
 use anyhow::{Context, Result, bail, ensure};
 
 use super::{Ends, Flow, SPEAKS};
-use crate::node::Node;
-use crate::topology::{CLIENT, SERVER};
+use crate::machine::node::Node;
+use crate::routers::topology::{CLIENT, SERVER};
 
 /// Bytes of the file, and how many a second: in progress for as long as a takeover takes, and longer.
 const FILE: usize = 3_000_000;

@@ -16,14 +16,14 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 
-use super::{Checks, PATIENCE, Pair, Stage};
-use crate::incumbent;
-use crate::narrator::Narrator;
-use crate::net::Links;
-use crate::node::Node;
-use crate::router::Options;
-use crate::topology::Topology;
-use crate::wait::until;
+use super::stage::{Checks, PATIENCE, Pair, Stage};
+use crate::machine::net::Links;
+use crate::machine::node::Node;
+use crate::machine::wait::until;
+use crate::routers::incumbent;
+use crate::routers::options::Options;
+use crate::routers::topology::Topology;
+use crate::story::narrator::Narrator;
 
 /// How long something may take to speak again; TCP's back-off included.
 const SPEAKS: Duration = Duration::from_secs(15);
@@ -105,7 +105,9 @@ async fn across(pair: &mut Pair, checks: &mut Checks<'_>) -> Result<Seen> {
         net.sysctl("net/netfilter/nf_conntrack_checksum", "0")?;
         // A marked connection goes to an address that is routed for marked packets only.
         let links = Links::open(net)?;
-        links.route_marked(plain::MARK, plain::MARKED.parse()?, crate::topology::SERVER.parse()?).await?;
+        links
+            .route_marked(plain::MARK, plain::MARKED.parse()?, crate::routers::topology::SERVER.parse()?)
+            .await?;
     }
     let topology = &pair.topology;
     let ends = Ends { client: &topology.client, server: &topology.server };

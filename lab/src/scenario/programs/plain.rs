@@ -6,8 +6,8 @@ use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use anyhow::{Context, Result, ensure};
 
 use super::{Ends, Flow, SPEAKS};
-use crate::node::Node;
-use crate::topology::{SERVER, SERVER6, VIP};
+use crate::machine::node::Node;
+use crate::routers::topology::{SERVER, SERVER6, VIP};
 
 /// Only packets with this mark are routed to [`MARKED`].
 pub(super) const MARK: u32 = 0x66;

@@ -9,9 +9,9 @@ use anyhow::{Context, Result, bail, ensure};
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
 use super::{Ends, Flow, SPEAKS};
-use crate::node::Node;
-use crate::topology::{SERVER, VIP};
-use crate::wait::now;
+use crate::machine::node::Node;
+use crate::machine::wait::now;
+use crate::routers::topology::{SERVER, VIP};
 
 const ICMP: u8 = 1;
 const ESP: u8 = 50;

@@ -7,10 +7,11 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 
-use super::{Ends, Flow, PATIENCE};
-use crate::node::Node;
-use crate::topology::{CLIENT, SERVER, Topology, VIP};
-use crate::wait::{now, until};
+use super::{Ends, Flow};
+use crate::machine::node::Node;
+use crate::machine::wait::{now, until};
+use crate::routers::topology::{CLIENT, SERVER, Topology, VIP};
+use crate::scenario::stage::PATIENCE;
 
 /// The media port of the invitation, which is translated to the same one.
 const MEDIA: u16 = 7078;
