@@ -1,7 +1,8 @@
 //! The table of every attribute in `docs/kernel.md` against the codec: read, carried, installed, or why not.
 //!
-//! Each attribute of linux/netfilter/nfnetlink_conntrack.h (6.18) is altered in sample messages: what then differs in
-//! the entry was read, what differs on the wire is carried, and what a request to the kernel contains is installed.
+//! Each attribute of linux/netfilter/nfnetlink_conntrack.h (6.18) is altered in sample messages: what then
+//! differs in the entry was read, what differs on the wire is carried, and what a request to the kernel
+//! contains is installed.
 
 #![allow(clippy::indexing_slicing, clippy::unwrap_used, reason = "a test may panic")]
 
@@ -302,7 +303,8 @@ fn the_table_of_attributes_is_true() {
     assert_eq!(told.len(), found.len(), "the document names attributes that the header lacks");
 }
 
-/// nfs and sqlnet have user-space helpers, which not every kernel can run: their expectations on constructed messages.
+/// nfs and sqlnet have user-space helpers, which not every kernel can run: their expectations on constructed
+/// messages.
 #[test]
 fn expectations_of_user_space_helpers_are_taken_by_the_users_words() {
     let filter =

@@ -31,8 +31,8 @@ fn what_the_kernel_has_not_answered_is_not_ready() {
     assert!(pair.backup.readiness(pair.now).is_ready());
 }
 
-/// Another translation under the same key: destroyed and created in one batch, so that a daemon that dies in between
-/// has not removed the only copy.
+/// Another translation under the same key: destroyed and created in one batch, so that a daemon that dies in
+/// between has not removed the only copy.
 #[test]
 fn a_replacement_is_one_batch() {
     let mut pair = Pair::start(3);
@@ -44,7 +44,8 @@ fn a_replacement_is_one_batch() {
     assert_eq!(pair.backup.entries().filter(|(_, installed)| *installed).count(), 3);
 }
 
-/// A replacement whose first half the kernel refuses and whose second it takes: nothing is refused in the end, and none is counted.
+/// A replacement whose first half the kernel refuses and whose second it takes: nothing is refused in the
+/// end, and none is counted.
 #[test]
 fn what_was_refused_and_then_done_is_not_counted_as_refused() {
     let labelled =
@@ -65,7 +66,8 @@ fn what_was_refused_and_then_done_is_not_counted_as_refused() {
     assert_eq!((pair.backup.view(pair.now).failed, listed), (0, 0));
 }
 
-/// A replaced master takes with it what its helper foresaw (`nf_ct_remove_expectations`): that is created again in the same batch.
+/// A replaced master takes with it what its helper foresaw (`nf_ct_remove_expectations`): that is created
+/// again in the same batch.
 #[test]
 fn what_a_replaced_master_foresaw_comes_back_with_it() {
     let mut pair = Pair::start(3);
@@ -102,8 +104,9 @@ fn a_refused_update_is_replaced_in_one_batch() {
     assert_eq!(pair.batches(), [[Op::Destroy, Op::Create]]);
 }
 
-/// The same refusal of the very connection that was installed: its packets come here already, the virtual address has moved
-/// and the role is not told yet. Replaced, it would be gone for a moment, and the next packet would begin another.
+/// The same refusal of the very connection that was installed: its packets come here already, the virtual
+/// address has moved and the role is not told yet. Replaced, it would be gone for a moment, and the next
+/// packet would begin another.
 #[test]
 fn what_packets_have_moved_on_is_not_replaced() {
     let mut pair = Pair::start(3);
@@ -121,8 +124,8 @@ fn what_packets_have_moved_on_is_not_replaced() {
     assert_eq!(pair.backup.entries().filter(|(_, installed)| *installed).count(), 3);
 }
 
-/// A dump lists an entry otherwise than the table has it, although a request was sent for it since the dump began: an
-/// overrun had swallowed its event, and the request changed only a part of it.
+/// A dump lists an entry otherwise than the table has it, although a request was sent for it since the dump
+/// began: an overrun had swallowed its event, and the request changed only a part of it.
 #[test]
 fn what_a_dump_lists_otherwise_is_read_back() {
     let mut pair = Pair::start(3);
@@ -148,8 +151,8 @@ fn what_a_dump_lists_otherwise_is_read_back() {
     );
 }
 
-/// A reset forgets, and the owner dies before it could send anything again: everything is as it was, and nothing was
-/// removed from the kernel.
+/// A reset forgets, and the owner dies before it could send anything again: everything is as it was, and
+/// nothing was removed from the kernel.
 #[test]
 fn a_reset_is_given_up_when_the_owner_dies() {
     let mut pair = Pair::start(50);
@@ -177,7 +180,8 @@ fn a_reset_fetches_everything_again() {
     assert!(pair.backup.readiness(pair.now).is_ready());
 }
 
-/// A destroy that comes during a reset counts: what the owner ended does not rise again when the owner is lost.
+/// A destroy that comes during a reset counts: what the owner ended does not rise again when the owner is
+/// lost.
 #[test]
 fn what_ends_during_a_reset_stays_ended() {
     let mut pair = Pair::start(50);
@@ -198,7 +202,8 @@ fn what_ends_during_a_reset_stays_ended() {
     assert_eq!(pair.backup.entries().count(), 40);
 }
 
-/// A backup that hears nothing is not ready, whatever it thinks of being alone, and the owner does not say "protected".
+/// A backup that hears nothing is not ready, whatever it thinks of being alone, and the owner does not say
+/// "protected".
 #[test]
 fn an_owner_with_a_deaf_backup_is_not_protected() {
     let mut pair = Pair::start(5);
@@ -241,7 +246,8 @@ fn an_offer_that_the_owner_refuses_stays_in_the_kernel_it_was_born_in() {
         while let Some(datagram) = pair.backup.poll_datagram(pair.now) {
             pair.owner.handle_datagram(&datagram, pair.now);
         }
-        // As in a daemon's turn, the kernel is asked before the peer is told: another connection has the reply tuple.
+        // As in a daemon's turn, the kernel is asked before the peer is told: another connection has the
+        // reply tuple.
         while pair.owner.waiting() > 0 {
             let mut asked = Vec::new();
             pair.owner.poll_requests(64, |request| asked.push(request.op));
@@ -321,7 +327,8 @@ fn a_narrow_channel_is_not_flooded() {
     assert_eq!(pair.owner.view(pair.now).unsent, 0);
 }
 
-/// A reload that leaves entries out: they go here and at the peer, and neither a dump nor an event brings them back.
+/// A reload that leaves entries out: they go here and at the peer, and neither a dump nor an event brings
+/// them back.
 #[test]
 fn what_a_new_filter_leaves_out_is_gone() {
     let mut pair = Pair::start(50);
@@ -339,7 +346,8 @@ fn what_a_new_filter_leaves_out_is_gone() {
     assert_eq!((pair.owner.entries().count(), pair.backup.entries().count()), (0, 0));
 }
 
-/// Destroyed and created again before it was sent, ever so often: a destroy is still a destroy, not left to the digest.
+/// Destroyed and created again before it was sent, ever so often: a destroy is still a destroy, not left to
+/// the digest.
 #[test]
 fn reused_tuples_do_not_use_up_the_queue_of_destroys() {
     let mut pair = Pair::start(1);
@@ -397,8 +405,8 @@ fn window_tracking_comes_back_for_those_that_speak() {
     }
 }
 
-/// A kernel table that is nearly full: destroys first, then assured entries; the others wait, counted, and come in when
-/// there is room, or when this node takes over.
+/// A kernel table that is nearly full: destroys first, then assured entries; the others wait, counted, and
+/// come in when there is room, or when this node takes over.
 #[test]
 fn a_nearly_full_table_takes_assured_entries_first() {
     use ctsync_ctnetlink::entry::Status;
@@ -458,7 +466,8 @@ fn ended_entries_with_a_helper_leave_nothing() {
     assert!(slots < 2500, "{slots} slots remember {} entries", pair.backup.entries().count());
 }
 
-/// A connection whose master has ended everywhere lives without it; until then it waits, and is shown as waiting.
+/// A connection whose master has ended everywhere lives without it; until then it waits, and is shown as
+/// waiting.
 #[test]
 fn a_child_outlives_its_master() {
     let mut pair = Pair::start(0);
@@ -478,8 +487,8 @@ fn a_child_outlives_its_master() {
     assert_eq!(pair.backup.entries().filter(|(_, installed)| *installed).count(), 1);
 }
 
-/// Somebody on the LAN looks at the standby through the active router's translation: on the standby that is a connection of its
-/// own, whose reply tuple the replicated one has, too. It is no failure.
+/// Somebody on the LAN looks at the standby through the active router's translation: on the standby that is a
+/// connection of its own, whose reply tuple the replicated one has, too. It is no failure.
 #[test]
 fn a_look_at_the_standby_is_no_failure() {
     let mut pair = Pair::start(3);
@@ -499,8 +508,8 @@ fn a_look_at_the_standby_is_no_failure() {
     assert!(common::protected(&pair.owner, pair.now) && common::protected(&pair.backup, pair.now));
 }
 
-/// A daemon that was dead while its peer was told MASTER remembers that it was primary, too: it claims nothing from the living
-/// primary, and neither takes the group from the other by a wish of long ago.
+/// A daemon that was dead while its peer was told MASTER remembers that it was primary, too: it claims
+/// nothing from the living primary, and neither takes the group from the other by a wish of long ago.
 #[test]
 fn a_remembered_role_claims_nothing_from_a_living_primary() {
     let mut pair = Pair::start(5);

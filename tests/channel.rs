@@ -1,4 +1,5 @@
-//! The channel's socket, on the loopback interface: unicast over IPv4 and IPv6, and what comes through a router.
+//! The channel's socket, on the loopback interface: unicast over IPv4 and IPv6, and what comes through a
+//! router.
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 

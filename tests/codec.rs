@@ -175,8 +175,8 @@ fn directions_that_do_not_belong_together_are_unreadable() {
     assert_eq!(codec::parse(&other, |_, _| {}).unwrap(), 1);
 }
 
-/// Who makes an entry be-liberal also forgets that acknowledgements were seen: window tracking would come back with edges
-/// of before another node carried it.
+/// Who makes an entry be-liberal also forgets that acknowledgements were seen: window tracking would come
+/// back with edges of before another node carried it.
 #[test]
 fn be_liberal_forgets_what_was_seen() {
     let (_, entry) = created().into_iter().find(|(_, entry)| entry.tcp.is_some()).unwrap();

@@ -1,5 +1,5 @@
-//! Two replicas whose tables were made to differ: an operator who compares finds just that, entry by entry, and changes
-//! nothing.
+//! Two replicas whose tables were made to differ: an operator who compares finds just that, entry by entry,
+//! and changes nothing.
 
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test may panic")]
 
@@ -78,7 +78,8 @@ fn start() -> Pair {
     pair
 }
 
-/// What is asked again is asked in an order that another run has, too: otherwise no seed replays a simulation.
+/// What is asked again is asked in an order that another run has, too: otherwise no seed replays a
+/// simulation.
 #[test]
 fn two_runs_say_the_same() {
     let said = || {
@@ -118,8 +119,8 @@ fn equal_tables_are_equal_from_both_sides() {
     }
 }
 
-/// What changes on the owner while the backup hears nothing, compared before a repair can begin: the alive that would
-/// begin it is lost too, the answers to the looks are not.
+/// What changes on the owner while the backup hears nothing, compared before a repair can begin: the alive
+/// that would begin it is lost too, the answers to the looks are not.
 #[test]
 fn planted_differences_are_found_one_by_one() {
     let mut pair = start();

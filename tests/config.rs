@@ -1,5 +1,5 @@
-//! Configuration files as users write them: broken ones, each with its error and a snapshot of it; the documented ones,
-//! accepted; every option through both forms.
+//! Configuration files as users write them: broken ones, each with its error and a snapshot of it; the
+//! documented ones, accepted; every option through both forms.
 //!
 //! `INSTA_UPDATE=always cargo test --test config` writes the snapshots again.
 

@@ -1,4 +1,5 @@
-//! The closed door: what somebody on the channel's link can do with a key between the routers, and without one.
+//! The closed door: what somebody on the channel's link can do with a key between the routers, and without
+//! one.
 
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test may panic")]
 
@@ -201,8 +202,8 @@ fn keys_rotate_without_a_gap() {
     assert_eq!((refused(&pair.owner), refused(&pair.backup)), (0, 0));
 }
 
-/// A daemon that has just started remembers no numbers: what the peer sent before it proved itself again is refused all
-/// the same, or an old alive would unseat the owner for a moment.
+/// A daemon that has just started remembers no numbers: what the peer sent before it proved itself again is
+/// refused all the same, or an old alive would unseat the owner for a moment.
 #[test]
 fn a_restarted_backup_takes_nothing_from_before() {
     let mut pair = Pair::start(&[1], &[1]);
@@ -232,8 +233,8 @@ fn an_overtaken_alive_is_not_heard() {
     }
 }
 
-/// Router1 starts twice more while somebody sends its former run's datagrams again, without a pause. Neither these nor its
-/// former answers to our questions let anybody in, and the true run is let in all the same.
+/// Router1 starts twice more while somebody sends its former run's datagrams again, without a pause. Neither
+/// these nor its former answers to our questions let anybody in, and the true run is let in all the same.
 #[test]
 fn a_flood_from_a_former_run_keeps_nobody_out() {
     for keys in [keys(&[1]), Vec::new()] {
@@ -278,7 +279,8 @@ fn strangers_are_answered_at_a_pace() {
     assert!(said < 50, "{said} datagrams said for 2000 heard");
 }
 
-/// A broken peer that asks for everything, many times in a datagram: an owner does not look through its table for each.
+/// A broken peer that asks for everything, many times in a datagram: an owner does not look through its table
+/// for each.
 #[test]
 fn asking_for_everything_again_and_again_holds_nobody_up() {
     let mut pair = Pair::start(&[], &[]);
@@ -294,7 +296,8 @@ fn asking_for_everything_again_and_again_holds_nobody_up() {
     assert!((10..=40).contains(&repaired), "{repaired} entries sent");
 }
 
-/// A broken owner whose list of a bucket does not end: what is kept of it has a limit, and it removes nothing.
+/// A broken owner whose list of a bucket does not end: what is kept of it has a limit, and it removes
+/// nothing.
 #[test]
 fn an_endless_list_is_not_believed() {
     // An entry is in one of the buckets; a list that leaves it out removes it.
@@ -314,8 +317,8 @@ fn an_endless_list_is_not_believed() {
     }
 }
 
-/// A datagram of the stream with a message that nobody understands: nothing of it is taken, the stream goes on, and the
-/// digest repairs what it would have told.
+/// A datagram of the stream with a message that nobody understands: nothing of it is taken, the stream goes
+/// on, and the digest repairs what it would have told.
 #[test]
 fn a_datagram_with_a_bad_message_is_left_out_whole() {
     let mut pair = Pair::start(&[], &[]);
@@ -332,7 +335,8 @@ fn a_datagram_with_a_bad_message_is_left_out_whole() {
     assert!(pair.backup.readiness(pair.now).is_ready());
 }
 
-/// A peer that has proved itself and does not own the group says what only an owner may say: a former owner, for one.
+/// A peer that has proved itself and does not own the group says what only an owner may say: a former owner,
+/// for one.
 #[test]
 fn only_the_owner_is_followed() {
     let mut pair = Pair::start(&[], &[]);

@@ -1,5 +1,6 @@
-//! What one kernel knows of an entry arrives in another: 20,000 entries and their expectations of namespace A, half of
-//! them made by real packets, through codec, wire and engine into namespace B, and both compared attribute by attribute.
+//! What one kernel knows of an entry arrives in another: 20,000 entries and their expectations of namespace
+//! A, half of them made by real packets, through codec, wire and engine into namespace B, and both compared
+//! attribute by attribute.
 //!
 //! What may differ stands in `docs/kernel.md`, with the kernel's reason; anything else is a failure.
 

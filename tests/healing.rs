@@ -1,5 +1,5 @@
-//! What heals by itself, and what it costs until then: a stranger's datagrams on an open channel, a path that loses what is long,
-//! a channel that is deaf in one direction, an address that leaves its router.
+//! What heals by itself, and what it costs until then: a stranger's datagrams on an open channel, a path that
+//! loses what is long, a channel that is deaf in one direction, an address that leaves its router.
 
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test may panic")]
 
@@ -129,8 +129,8 @@ fn forged(random: &mut Rng, header: &Header, to: Incarnation, last: &Alive) -> V
     datagram
 }
 
-/// Without a key anybody on the link can confuse a pair. When he stops, it is well again within the peer timeout and what
-/// a challenge and a claim take.
+/// Without a key anybody on the link can confuse a pair. When he stops, it is well again within the peer
+/// timeout and what a challenge and a claim take.
 #[test]
 fn what_a_stranger_broke_heals_when_he_stops() {
     for seed in 0..400 {
@@ -214,8 +214,8 @@ fn many_strangers_keep_nobody_out() {
     assert!(is_well(&mut pair), "{:#?}", pair.owner.view(pair.now));
 }
 
-/// A switch that drops what is longer than 1280 bytes and tells nobody: the tables become equal all the same, and what is sent in
-/// vain is bounded.
+/// A switch that drops what is longer than 1280 bytes and tells nobody: the tables become equal all the same,
+/// and what is sent in vain is bounded.
 #[test]
 fn a_narrow_path_is_found_and_no_storm() {
     for narrow_from_the_start in [true, false] {
@@ -238,8 +238,8 @@ fn a_narrow_path_is_found_and_no_storm() {
         let view = pair.owner.view(pair.now);
         assert_eq!((view.narrow, view.datagram), (Some(1400), 1232), "it is told");
         assert!(took > 0 && took <= 3000, "in step after {took} ms");
-        // 3000 entries of 40 bytes, ten times over until their length is doubted, once more then; eight long alives at first, one each
-        // 10 s; 35 s of signs of life both ways. It was 213 MB once.
+        // 3000 entries of 40 bytes, ten times over until their length is doubted, once more then; eight long
+        // alives at first, one each 10 s; 35 s of signs of life both ways. It was 213 MB once.
         assert!(bytes < 900_000, "{bytes} bytes in 35 s");
         assert!(common::protected(&pair.owner, pair.now), "{view:#?}");
         // It is widened: long ones again.
@@ -251,7 +251,8 @@ fn a_narrow_path_is_found_and_no_storm() {
     }
 }
 
-/// A channel that is deaf in one direction, changes going on: a sender that gets no answer repeats itself less and less.
+/// A channel that is deaf in one direction, changes going on: a sender that gets no answer repeats itself
+/// less and less.
 #[test]
 fn a_deaf_channel_makes_no_storm() {
     for deaf in [Way::ToBackup, Way::ToOwner] {
@@ -267,8 +268,8 @@ fn a_deaf_channel_makes_no_storm() {
                 // Both have the role that they had: nobody is elected.
                 bytes += turn(&mut pair, |way, _| way != deaf);
             }
-            // What is said once each: signs of life of 180 bytes at most and challenges, both ways, four a second; each change in a
-            // datagram of its own.
+            // What is said once each: signs of life of 180 bytes at most and challenges, both ways, four a
+            // second; each change in a datagram of its own.
             let said = 60 * 4 * 2 * (200 + 100) + changes * 100;
             assert!(bytes < said, "{bytes} bytes in a minute, {said} would be plenty");
             for _ in 0..300 {
@@ -279,7 +280,8 @@ fn a_deaf_channel_makes_no_storm() {
     }
 }
 
-/// Everything long is lost one way, and what is short gets through: nacks and repairs do, their answers do not.
+/// Everything long is lost one way, and what is short gets through: nacks and repairs do, their answers do
+/// not.
 #[test]
 fn answers_that_never_come_are_asked_for_less_and_less() {
     let mut pair = Pair::start(0);
@@ -328,8 +330,8 @@ fn questions_that_never_arrive_are_asked_less_and_less() {
     assert!(is_well(&mut pair), "{:#?}", pair.backup.view(pair.now));
 }
 
-/// An owner's machine boots anew while the channel is cut, and claims as it did the first time: the same claim, another run. What
-/// only the backup has is offered to it, not purged.
+/// An owner's machine boots anew while the channel is cut, and claims as it did the first time: the same
+/// claim, another run. What only the backup has is offered to it, not purged.
 #[test]
 fn the_same_claim_of_another_run_is_heard() {
     let mut pair = Pair::start(20);
@@ -378,7 +380,8 @@ fn translating() -> Pair {
     pair
 }
 
-/// The address leaves; the kernel ends what was masqueraded to it (`masq_inet_event`), and one connection of its own accord.
+/// The address leaves; the kernel ends what was masqueraded to it (`masq_inet_event`), and one connection of
+/// its own accord.
 fn leave(pair: &mut Pair) {
     let now = pair.now;
     pair.owner.handle_departed([VIRTUAL], now);
@@ -393,8 +396,8 @@ fn counts(pair: &Pair) -> (usize, usize) {
     (pair.owner.entries().count(), pair.backup.entries().count())
 }
 
-/// keepalived is stopped: it removes the address first and tells afterwards. The standby's copies stay, it takes over, and this node
-/// becomes its backup with all of them.
+/// keepalived is stopped: it removes the address first and tells afterwards. The standby's copies stay, it
+/// takes over, and this node becomes its backup with all of them.
 #[test]
 fn an_address_that_leaves_ends_nothing_on_the_peer() {
     let mut pair = translating();
@@ -441,8 +444,9 @@ fn an_address_that_comes_back_brings_its_connections() {
     assert_eq!((created, counts(&pair)), (10, (19, 19)));
 }
 
-/// Packets come while the address is away, and the kernel translates them to another one: neither the peer's copies nor the
-/// connections are lost by that, and what the kernel made is replaced when the address is back.
+/// Packets come while the address is away, and the kernel translates them to another one: neither the peer's
+/// copies nor the connections are lost by that, and what the kernel made is replaced when the address is
+/// back.
 #[test]
 fn what_the_kernel_makes_meanwhile_takes_no_connections_place() {
     let other = |number: u16| {

@@ -1,4 +1,5 @@
-//! Named cases of who listens to a kernel's new entries, and of what nobody heard: each a trace that the simulation found once.
+//! Named cases of who listens to a kernel's new entries, and of what nobody heard: each a trace that the
+//! simulation found once.
 
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test may panic")]
 

@@ -179,7 +179,8 @@ fn source_nat_is_really_set_up() {
         let mut socket = RequestSocket::open().unwrap();
         create(&mut socket, &[translated(tcp(4000)), tcp(5000)]);
         for found in dump() {
-            // Without NAT attributes, or with a translated reply tuple, the bit is missing and nothing is rewritten.
+            // Without NAT attributes, or with a translated reply tuple, the bit is missing and nothing is
+            // rewritten.
             assert_eq!(found.status.contains(Status::SrcNat), found.source_nat(), "{found:?}");
         }
     });

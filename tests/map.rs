@@ -1,5 +1,5 @@
-//! Which room may use which: the table in `docs/architecture.md`, held against the paths in the sources. An arrow that the page
-//! does not have, one that it has and nobody uses, or a circle is a failure.
+//! Which room may use which: the table in `docs/architecture.md`, held against the paths in the sources. An
+//! arrow that the page does not have, one that it has and nobody uses, or a circle is a failure.
 //!
 //! Tests within the rooms may use what they like.
 

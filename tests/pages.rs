@@ -1,4 +1,5 @@
-//! `docs/conntrackd.md` names a test for nearly every row: each of them is there, under the name that the page says.
+//! `docs/conntrackd.md` names a test for nearly every row: each of them is there, under the name that the
+//! page says.
 //!
 //! What a test shows is for readers to judge; that it exists is judged here.
 

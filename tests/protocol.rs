@@ -1,4 +1,5 @@
-//! The test vectors of `docs/protocol.md`: what the page shows is what is sent, and is read back as what was meant.
+//! The test vectors of `docs/protocol.md`: what the page shows is what is sent, and is read back as what was
+//! meant.
 
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test may panic")]
 

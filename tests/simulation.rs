@@ -1,5 +1,6 @@
-//! The main property: two replicas of the real engine, random traffic and faults on a virtual clock; once quiet,
-//! the backup's table = the owner's = its kernel, the backup's kernel holds it, and no living connection was lost.
+//! The main property: two replicas of the real engine, random traffic and faults on a virtual clock; once
+//! quiet, the backup's table = the owner's = its kernel, the backup's kernel holds it, and no living
+//! connection was lost.
 //!
 //! `CTSYNC_SEEDS` sets how many seeds run, `CTSYNC_SEED` replays one with its trace.
 

@@ -72,7 +72,8 @@ fn a_change_is_told_without_the_tuples() {
     assert_alike(&pair);
 }
 
-/// Events were lost, and the kernel shows another connection under the same key: what a change leaves out differs.
+/// Events were lost, and the kernel shows another connection under the same key: what a change leaves out
+/// differs.
 #[test]
 fn another_translation_is_told_whole() {
     let mut pair = Pair::start(3);
@@ -101,7 +102,8 @@ fn a_change_waits_for_what_it_changes() {
     assert_alike(&pair);
 }
 
-/// Somebody on an open channel tells of a change that no owner makes: of an expectation, which would be another key afterwards.
+/// Somebody on an open channel tells of a change that no owner makes: of an expectation, which would be
+/// another key afterwards.
 #[test]
 fn an_expectation_is_not_changed() {
     let mut pair = Pair::start(3);

@@ -1,4 +1,5 @@
-//! When a takeover goes on: not before everything that was heard has been dealt with, and even when there is no end to that.
+//! When a takeover goes on: not before everything that was heard has been dealt with, and even when there is
+//! no end to that.
 
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test may panic")]
 #![allow(dead_code, reason = "shared with other tests")]
@@ -48,7 +49,8 @@ fn a_channel_that_is_never_read_empty_holds_no_takeover_up() {
     assert!(pair.backup.owner(), "the peer had its time to answer");
 }
 
-/// An owner's daemon is started again. What ended in its kernel meanwhile has ended: nobody has to be asked for it (19).
+/// An owner's daemon is started again. What ended in its kernel meanwhile has ended: nobody has to be asked
+/// for it (19).
 #[test]
 fn an_owner_whose_kernel_survived_is_offered_nothing() {
     let mut pair = Pair::start(5);

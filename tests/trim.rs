@@ -1,5 +1,5 @@
-//! Leases go back to their protocols' timeouts: after a takeover, and when the owner is lost for good. And a message of
-//! one failover group means nothing to another.
+//! Leases go back to their protocols' timeouts: after a takeover, and when the owner is lost for good. And a
+//! message of one failover group means nothing to another.
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 

@@ -1,5 +1,5 @@
-//! The table of `docs/verdict.md`: each row a situation between two real engines that exchange their alives, and what the
-//! verdict then is on the router named, by the words of the page.
+//! The table of `docs/verdict.md`: each row a situation between two real engines that exchange their alives,
+//! and what the verdict then is on the router named, by the words of the page.
 
 #![allow(clippy::unwrap_used, clippy::indexing_slicing, reason = "a test may panic")]
 
@@ -148,8 +148,8 @@ impl Stage {
     }
 }
 
-/// A row: situation, on whose router it is looked at, what makes it, the word of the reason, whether the other router says
-/// `protected` all the same: it cannot know.
+/// A row: situation, on whose router it is looked at, what makes it, the word of the reason, whether the
+/// other router says `protected` all the same: it cannot know.
 struct Row {
     situation: &'static str,
     on: On,
@@ -356,7 +356,8 @@ fn alarms_come_at_once_and_go_with_patience() {
     assert!(stage.verdict(On::Owner).protected);
 }
 
-/// Beside an alarm that is not over, one that is misleads; and it does not come back when the other one is over, too.
+/// Beside an alarm that is not over, one that is misleads; and it does not come back when the other one is
+/// over, too.
 #[test]
 fn an_alarm_that_is_over_is_not_shown_beside_another() {
     let mut stage = Stage::new();

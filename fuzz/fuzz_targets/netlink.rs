@@ -1,4 +1,5 @@
-//! What the kernel tells, as events and as a dump: what is read can be written as requests, and packed for the peer.
+//! What the kernel tells, as events and as a dump: what is read can be written as requests, and packed for
+//! the peer.
 
 #![no_main]
 

@@ -1,7 +1,8 @@
-//! What an authentic but broken peer can do: its datagrams are sealed under the right key, what is in them is anything.
+//! What an authentic but broken peer can do: its datagrams are sealed under the right key, what is in them is
+//! anything.
 //!
-//! The first byte of an input tells who hears it, and what else is under way there. The rest is a datagram's kind and body, or several with `NEXT` between
-//! them; where one is empty, half a second passes.
+//! The first byte of an input tells who hears it, and what else is under way there. The rest is a datagram's
+//! kind and body, or several with `NEXT` between them; where one is empty, half a second passes.
 
 #![no_main]
 

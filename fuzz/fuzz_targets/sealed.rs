@@ -1,4 +1,5 @@
-//! Somebody on the link, without the key, or with a recording of what was said: nothing that they send is heard.
+//! Somebody on the link, without the key, or with a recording of what was said: nothing that they send is
+//! heard.
 //!
 //! Nothing may change, so one replica hears all inputs: that is what is checked.
 

@@ -1,5 +1,5 @@
-//! Oracle of the configuration: what is accepted can be written in either form, and then means the same. Called by the
-//! targets `json` and `set_lines`.
+//! Oracle of the configuration: what is accepted can be written in either form, and then means the same.
+//! Called by the targets `json` and `set_lines`.
 
 use std::path::Path;
 

@@ -1,5 +1,5 @@
-//! A kernel that does what it is asked: enough of one for a replica to hear plausible answers. Called by the stage. It
-//! never tells events, and keeps entries only as they were requested.
+//! A kernel that does what it is asked: enough of one for a replica to hear plausible answers. Called by the
+//! stage. It never tells events, and keeps entries only as they were requested.
 
 use std::collections::HashMap;
 

@@ -1,7 +1,8 @@
-//! A replica that has met its peer: a backup that follows an owner, or an owner with a backup, with a key or without.
+//! A replica that has met its peer: a backup that follows an owner, or an owner with a backup, with a key or
+//! without.
 //!
-//! The peer was a real replica once; what it said is played again for every input. Called by the targets that fuzz
-//! datagrams, and by the generator of their corpus.
+//! The peer was a real replica once; what it said is played again for every input. Called by the targets that
+//! fuzz datagrams, and by the generator of their corpus.
 
 use std::sync::LazyLock;
 use std::time::{Duration, Instant};
@@ -24,7 +25,8 @@ const TURNS: u32 = 60;
 pub const ENTRIES: u16 = 10;
 /// Bytes of the largest datagram.
 pub const DATAGRAM: usize = 1400;
-/// Most datagrams that one turn may bring: what waits to be controlled and to be sent again, and a tick of repairs.
+/// Most datagrams that one turn may bring: what waits to be controlled and to be sent again, and a tick of
+/// repairs.
 const SAID: usize = 8192;
 /// Fewest bytes of a put: an input cannot make more entries than it has room for.
 const SMALLEST_PUT: usize = 15;

@@ -1,5 +1,5 @@
-//! Oracles of the wire format: what was read can be written, and is read again as the same. Called by the targets and by
-//! the stage, for what a replica says.
+//! Oracles of the wire format: what was read can be written, and is read again as the same. Called by the
+//! targets and by the stage, for what a replica says.
 
 use ctsync::ctnetlink::entry::Entry;
 use ctsync::engine::wire::{self, Body, Changed, Message, Messages, Node, Reader, packed};

@@ -1,8 +1,8 @@
-//! The inputs that fuzzing begins with, made from what is valid: recorded bytes of a kernel, configuration files, what
-//! replicas said to each other.
+//! The inputs that fuzzing begins with, made from what is valid: recorded bytes of a kernel, configuration
+//! files, what replicas said to each other.
 //!
-//! `cargo test --release -- --include-ignored write` makes them anew; the other test tells whether they are what would be
-//! made.
+//! `cargo test --release -- --include-ignored write` makes them anew; the other test tells whether they are
+//! what would be made.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -17,7 +17,8 @@ use ctsync::engine::wire::{self, Body, GroupId, HEADER, Listed, Node, StreamHead
 use ctsync_fuzz::stage::{Side, Stage, entry};
 use serde_json::json;
 
-/// Recorded datagrams of one side that are kept: the first ones are a greeting, the later ones repeat themselves.
+/// Recorded datagrams of one side that are kept: the first ones are a greeting, the later ones repeat
+/// themselves.
 const GREETING: usize = 12;
 const SIDES: [Side; 2] = [Side::Owner, Side::Backup];
 

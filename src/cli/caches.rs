@@ -268,8 +268,8 @@ pub(super) async fn diff(daemon: &Daemon, form: Form) -> Result<std::process::Ex
 
 type Pair = (Option<Row>, Option<Row>);
 
-/// Entries of the table that this kernel has otherwise or not at all, and entries of this kernel that take part and are in no
-/// table, twice in a row: what is on its way does not count.
+/// Entries of the table that this kernel has otherwise or not at all, and entries of this kernel that take
+/// part and are in no table, twice in a row: what is on its way does not count.
 async fn against_kernel(daemon: &Daemon) -> Result<Vec<Pair>> {
     let mut first = compare(daemon).await?;
     if first.is_empty() {

@@ -1,5 +1,5 @@
-//! What a shell offers behind the TAB key. The shell's script asks the program itself, which knows its verbs and can ask the daemon
-//! for the names of its failover groups.
+//! What a shell offers behind the TAB key. The shell's script asks the program itself, which knows its verbs
+//! and can ask the daemon for the names of its failover groups.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};

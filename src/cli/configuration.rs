@@ -80,7 +80,8 @@ fn checked(file: &Path, system: bool, keepalived: Option<&Path>) -> Result<Loade
     if errors.is_empty() { Ok(loaded) } else { Err(Refused { errors, remarks: loaded.remarks }) }
 }
 
-/// Connections of this kernel that no failover can carry on: they are translated to an address that stays here.
+/// Connections of this kernel that no failover can carry on: they are translated to an address that stays
+/// here.
 fn bound(config: &Config, machine: &Machine) -> Option<String> {
     let virtual_addresses = machine.virtual_addresses(config);
     if virtual_addresses.is_empty() {

@@ -1,5 +1,5 @@
-//! Where log lines go: to standard error, as its reader wants them. systemd's journal has its own clock and reads a line's
-//! priority off its beginning; everybody else gets time and level in words.
+//! Where log lines go: to standard error, as its reader wants them. systemd's journal has its own clock and
+//! reads a line's priority off its beginning; everybody else gets time and level in words.
 
 use std::io::{IsTerminal, Stderr, Write};
 use std::os::fd::AsFd;
@@ -53,7 +53,8 @@ fn priority(level: Level) -> u8 {
     }
 }
 
-/// What failed last, for whoever reads standard error; each line of it with its priority where that is the journal.
+/// What failed last, for whoever reads standard error; each line of it with its priority where that is the
+/// journal.
 pub fn tell_error(error: &anyhow::Error, journal: bool) {
     let text = format!("ctsync: {error:#}\n");
     let mut out = std::io::stderr();

@@ -1,8 +1,10 @@
-//! The command line: its verbs, and which room does each. Called by `main`, and by whoever renders the manual pages and
-//! completions from the same definition.
+//! The command line: its verbs, and which room does each. Called by `main`, and by whoever renders the manual
+//! pages and completions from the same definition.
 //!
-//! - `kernel`: this kernel's table. - `caches`: what the daemon holds. - `configuration`: files, keys, manual pages.
-//! - `completion`: what a shell offers. - `logging`: where log lines go. - `ends`: which connections are asked for.
+//! - `kernel`: this kernel's table. - `caches`: what the daemon holds. - `configuration`: files, keys, manual
+//!   pages.
+//! - `completion`: what a shell offers. - `logging`: where log lines go. - `ends`: which connections are
+//!   asked for.
 
 #![allow(clippy::indexing_slicing, reason = "serde_json answers a missing key with Null")]
 
@@ -44,8 +46,8 @@ const CONTROL: &str = "/run/ctsync/control.sock";
 
 /// Connection-tracking state synchronisation between Linux routers.
 ///
-/// Two routers share virtual addresses; when one dies, the other carries on every connection that went through it.
-/// The words are those of VyOS `conntrack-sync`.
+/// Two routers share virtual addresses; when one dies, the other carries on every connection that went
+/// through it. The words are those of VyOS `conntrack-sync`.
 #[derive(Parser, Debug)]
 #[command(
     name = "ctsync",
@@ -107,7 +109,8 @@ enum Verb {
     },
     /// Tell the role of a failover group; returns when the takeover is complete.
     ///
-    /// For scripts. The words of keepalived (master, backup, fault) and of heartbeat (start, stop) are understood.
+    /// For scripts. The words of keepalived (master, backup, fault) and of heartbeat (start, stop) are
+    /// understood.
     Notify {
         /// The role.
         #[arg(value_enum, ignore_case = true)]
@@ -163,7 +166,8 @@ enum Conntrack {
     Table {
         /// Which family.
         family: Family,
-        /// `source` and `destination`, each with ADDRESS, ADDRESS:PORT, any or any:PORT; IPv6 as [ADDRESS]:PORT.
+        /// `source` and `destination`, each with ADDRESS, ADDRESS:PORT, any or any:PORT; IPv6 as
+        /// [ADDRESS]:PORT.
         #[arg(value_name = "source ADDRESS destination ADDRESS")]
         ends: Vec<String>,
         /// Also the reply direction, NAT, mark and zone.

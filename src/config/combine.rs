@@ -1,4 +1,5 @@
-//! Values that are each good into a [`Config`], and whether they fit together. Pure; called by the reader of this room.
+//! Values that are each good into a [`Config`], and whether they fit together. Pure; called by the reader of
+//! this room.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
@@ -36,7 +37,8 @@ struct Judge<'a> {
 }
 
 impl Judge<'_> {
-    /// `on`: what the mistake rests on beside values that are there and good. Where that is in doubt, it is not told.
+    /// `on`: what the mistake rests on beside values that are there and good. Where that is in doubt, it is
+    /// not told.
     fn wrong(&mut self, pointer: &str, mistake: Mistake, on: &[&str]) {
         let within = |inner: &str, outer: &str| {
             inner.strip_prefix(outer).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))

@@ -1,5 +1,5 @@
-//! JSON text into a tree of values with their places; as far as possible also of a text with mistakes in it, so that these
-//! do not hide the next ones.
+//! JSON text into a tree of values with their places; as far as possible also of a text with mistakes in it,
+//! so that these do not hide the next ones.
 
 use jsonc_parser::ast;
 use jsonc_parser::common::Ranged;
@@ -30,8 +30,8 @@ const MENDED: usize = 1000;
 /// What a file says, as far as it can be understood, and what is wrong with its syntax.
 #[derive(Default)]
 pub(super) struct Read {
-    /// The outermost object's fields; `None` when the file has no such thing, or brackets or words that leave open what
-    /// belongs where.
+    /// The outermost object's fields; `None` when the file has no such thing, or brackets or words that leave
+    /// open what belongs where.
     pub fields: Option<Vec<Field>>,
     pub errors: Vec<(Option<Place>, Mistake)>,
 }
@@ -84,7 +84,8 @@ fn mistake(kind: &ParseErrorKind) -> Mistake {
     }
 }
 
-/// The text without a mistake at an offset, every other byte where it was; `None` when it is not clear what was meant.
+/// The text without a mistake at an offset, every other byte where it was; `None` when it is not clear what
+/// was meant.
 fn mend(text: &str, kind: &ParseErrorKind, at: usize) -> Option<String> {
     let rest = text.get(at..)?;
     let blank = |part: &str| " ".repeat(part.len());

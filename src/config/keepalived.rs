@@ -48,7 +48,8 @@ struct Statement {
 /// keepalived's own default.
 pub const KEEPALIVED_CONF: &str = "/etc/keepalived/keepalived.conf";
 
-/// The virtual addresses that a keepalived configuration moves for a group; none when it does not name the group.
+/// The virtual addresses that a keepalived configuration moves for a group; none when it does not name the
+/// group.
 pub fn virtual_addresses(subject: &Subject, text: &str) -> Vec<IpAddr> {
     let statements = parse(text);
     let named = |name: &'static str| statements.iter().filter(move |statement| word(statement, 0) == name);
@@ -75,7 +76,8 @@ pub fn virtual_addresses(subject: &Subject, text: &str) -> Vec<IpAddr> {
     all
 }
 
-/// What a keepalived configuration lacks for a group, in sentences; nothing is said of one that is read in parts.
+/// What a keepalived configuration lacks for a group, in sentences; nothing is said of one that is read in
+/// parts.
 pub fn keepalived_remarks(mechanism: &Mechanism, file: &Path, text: &str) -> Vec<String> {
     if parse(text).iter().any(|statement| word(statement, 0).starts_with("include")) {
         return Vec::new();

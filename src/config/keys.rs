@@ -39,8 +39,9 @@ fn read(file: &Path) -> Result<Vec<Key>, Mistake> {
     Ok(keys)
 }
 
-/// Whether nobody but its owner reads it. systemd shows a service the credentials of its unit by an ACL, whose mask stands
-/// where the group's permissions are, in a directory that nobody else may enter (systemd.exec(5), `LoadCredential=`).
+/// Whether nobody but its owner reads it. systemd shows a service the credentials of its unit by an ACL,
+/// whose mask stands where the group's permissions are, in a directory that nobody else may enter
+/// (systemd.exec(5), `LoadCredential=`).
 fn is_private(file: &Path, mode: u32, credentials: Option<&Path>) -> bool {
     let handed_over = credentials.is_some_and(|directory| file.parent() == Some(directory));
     mode & if handed_over { 0o037 } else { 0o077 } == 0

@@ -1,6 +1,8 @@
-//! Whether this machine has what a configuration names: interfaces, addresses, keepalived's own configuration.
+//! Whether this machine has what a configuration names: interfaces, addresses, keepalived's own
+//! configuration.
 //!
-//! [`Machine::look`] is the only part that touches the system. Called by `run` and by `config check --system`.
+//! [`Machine::look`] is the only part that touches the system. Called by `run` and by
+//! `config check --system`.
 
 use std::collections::{BTreeMap, HashSet};
 use std::net::IpAddr;

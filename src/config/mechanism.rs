@@ -89,7 +89,8 @@ impl Mechanism {
             Mechanism::Vip { .. } => "vip",
             Mechanism::Manual { .. } => "manual",
         };
-        // A name of 64 bytes, which is the most, would not fit whole; what is cut off tells nobody apart any more.
+        // A name of 64 bytes, which is the most, would not fit whole; what is cut off tells nobody apart any
+        // more.
         let name = self.group();
         let ends = name.char_indices().map(|(at, letter)| at + letter.len_utf8());
         let cut = ends.take_while(|end| *end <= 48).last().unwrap_or(0);
@@ -207,7 +208,8 @@ pub(super) struct GivenFurther {
     mark: Option<String>,
 }
 
-/// The one mechanism that is given. `name` is a further group's; files of the first one have none in their names.
+/// The one mechanism that is given. `name` is a further group's; files of the first one have none in their
+/// names.
 ///
 /// # Errors
 /// Where below `failover-mechanism`, and what is wrong.

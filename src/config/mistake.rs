@@ -1,4 +1,5 @@
-//! What can be wrong with a configuration: one variant a mistake, each with what was found and what was expected.
+//! What can be wrong with a configuration: one variant a mistake, each with what was found and what was
+//! expected.
 //!
 //! Made by the readers and the checks of this room, printed by the command line.
 
@@ -94,7 +95,8 @@ impl Mistake {
         text.split([' ', '(', '{']).next().unwrap_or_default().to_owned()
     }
 
-    /// The option about which nothing is known any more after a mistake at a JSON pointer; an empty one, when it may be any.
+    /// The option about which nothing is known any more after a mistake at a JSON pointer; an empty one, when
+    /// it may be any.
     pub(super) fn leaves_in_doubt(&self, pointer: &str) -> Option<String> {
         match self {
             Mistake::UnknownOption { nearest, .. } => nearest.0.as_ref().map(|name| below(pointer, name)),

@@ -1,9 +1,9 @@
 //! The configuration file into a [`Config`] that the rest trusts. The only reader of the file.
 //!
-//! JSON with the option names of VyOS `service conntrack-sync`, ours beside them, or VyOS's own `set` lines. Both
-//! readers make one tree of values; `shape` checks each value, `combine` whether they fit together, `machine` whether this
-//! machine has what they name. Whatever is wrong is told, all of it, with file, place, what was found and what was
-//! expected; nothing is defaulted in silence. Called by the command line.
+//! JSON with the option names of VyOS `service conntrack-sync`, ours beside them, or VyOS's own `set` lines.
+//! Both readers make one tree of values; `shape` checks each value, `combine` whether they fit together,
+//! `machine` whether this machine has what they name. Whatever is wrong is told, all of it, with file, place,
+//! what was found and what was expected; nothing is defaulted in silence. Called by the command line.
 
 mod combine;
 mod json;
@@ -193,8 +193,8 @@ pub fn read(path: &Path) -> Result<Loaded, Refused> {
 
 /// Check a configuration's text; `path` is for the errors.
 ///
-/// A mistake does not hide the next one: what is wrong is left out, and the rest judged on. What would follow from a
-/// mistake alone is not told beside it.
+/// A mistake does not hide the next one: what is wrong is left out, and the rest judged on. What would follow
+/// from a mistake alone is not told beside it.
 ///
 /// # Errors
 /// Everything that is wrong with it.
@@ -295,7 +295,8 @@ fn form(text: &str) -> Form {
         return Form::Json;
     }
     let found = first.chars().take(60).collect();
-    // `service {`, `conntrack-sync {`, and what else a configuration of VyOS begins with; one with a `set {` in it, too.
+    // `service {`, `conntrack-sync {`, and what else a configuration of VyOS begins with; one with a `set {`
+    // in it, too.
     if first.ends_with('{') {
         return Form::Braces(found);
     }

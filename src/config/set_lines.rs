@@ -1,8 +1,8 @@
-//! `set service conntrack-sync ...` lines into a tree of values with their places: the forms of VyOS 1.2 and of 1.3
-//! and later, and the short forms of the 1.2 documentation.
+//! `set service conntrack-sync ...` lines into a tree of values with their places: the forms of VyOS 1.2 and
+//! of 1.3 and later, and the short forms of the 1.2 documentation.
 //!
-//! Walks the option tables to know which words are names and which are values. Lines of other services are counted
-//! and left alone.
+//! Walks the option tables to know which words are names and which are values. Lines of other services are
+//! counted and left alone.
 
 use std::collections::BTreeMap;
 

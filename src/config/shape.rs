@@ -1,5 +1,5 @@
-//! A tree of values against the option tables: names, types, ranges, and what a single value can be. What is good
-//! comes out as plain JSON with the place of each value; what is not, as mistakes, all of them.
+//! A tree of values against the option tables: names, types, ranges, and what a single value can be. What is
+//! good comes out as plain JSON with the place of each value; what is not, as mistakes, all of them.
 
 use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};

@@ -1,4 +1,5 @@
-//! What a file says before anything is judged: values with their places. Both readers make it, `shape` checks it.
+//! What a file says before anything is judged: values with their places. Both readers make it, `shape` checks
+//! it.
 
 use super::mistake::Place;
 

@@ -1,8 +1,8 @@
-//! The operator's door: one JSON line in, JSON lines out, over a Unix socket. What can be asked, and the client's end;
-//! `server` is the daemon's.
+//! The operator's door: one JSON line in, JSON lines out, over a Unix socket. What can be asked, and the
+//! client's end; `server` is the daemon's.
 //!
-//! Most answers are one line. Listings and live changes come in parts, each written before the next one is made, so
-//! that neither a large table nor a slow client holds up the daemon.
+//! Most answers are one line. Listings and live changes come in parts, each written before the next one is
+//! made, so that neither a large table nor a slow client holds up the daemon.
 
 mod server;
 

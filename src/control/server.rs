@@ -1,5 +1,5 @@
-//! The daemon's end of the control socket. Who may connect is the socket's mode (0660); who may change anything is
-//! checked by the peer's credentials.
+//! The daemon's end of the control socket. Who may connect is the socket's mode (0660); who may change
+//! anything is checked by the peer's credentials.
 //!
 //! A silent or slow client holds up nobody: each is a future of its own with a time limit.
 

@@ -1,7 +1,8 @@
-//! What the kernel knows of one connection: tuples, status, protocol state; and of one that a helper foresees.
+//! What the kernel knows of one connection: tuples, status, protocol state; and of one that a helper
+//! foresees.
 //!
-//! Lives here: [`Tuple`], [`Entry`], [`TcpInfo`], [`Rare`], [`Expectation`], [`Key`]. Called by every room of the
-//! engine and by the netlink codec. Never here: bytes, sockets, clocks.
+//! Lives here: [`Tuple`], [`Entry`], [`TcpInfo`], [`Rare`], [`Expectation`], [`Key`]. Called by every room of
+//! the engine and by the netlink codec. Never here: bytes, sockets, clocks.
 
 use std::net::IpAddr;
 
@@ -291,9 +292,10 @@ impl Entry {
         self.reply.src != plain.src || ports(&self.reply).0 != ports(&plain).0
     }
 
-    /// Whether no update makes the kernel's entry of this key the other: it has another translation, or something that
-    /// nothing takes away, or is another expectation, of which only the timeout can change. What it lacks is no reason: this
-    /// kernel may know no such helper, and would be asked in vain again and again.
+    /// Whether no update makes the kernel's entry of this key the other: it has another translation, or
+    /// something that nothing takes away, or is another expectation, of which only the timeout can change.
+    /// What it lacks is no reason: this kernel may know no such helper, and would be asked in vain again and
+    /// again.
     pub fn must_be_replaced_by(&self, other: &Entry) -> bool {
         let expected = self.expectation();
         let left_over = self.rare.as_deref().is_some_and(|mine| {
@@ -309,12 +311,14 @@ impl Entry {
             || expected.is_some() && (&self.master, self.helper()) != (&other.master, other.helper())
     }
 
-    /// The GRE entry of a PPTP call as a kernel needs it that has not seen the call being set up: one entry a direction.
+    /// The GRE entry of a PPTP call as a kernel needs it that has not seen the call being set up: one entry a
+    /// direction.
     ///
-    /// A GRE packet names the call of its receiver; the other key of its tuple comes from a map that the PPTP helper fills
-    /// when the call is set up, and that nobody else can fill. Without it that key is 0 (`gre_pkt_to_tuple`). So packets to
-    /// the server are met by an original tuple without the client's key, packets to the client by a reply tuple without
-    /// the server's; what its other tuple holds is what NAT writes into the packet (`gre_manip_pkt`).
+    /// A GRE packet names the call of its receiver; the other key of its tuple comes from a map that the PPTP
+    /// helper fills when the call is set up, and that nobody else can fill. Without it that key is 0
+    /// (`gre_pkt_to_tuple`). So packets to the server are met by an original tuple without the client's key,
+    /// packets to the client by a reply tuple without the server's; what its other tuple holds is what NAT
+    /// writes into the packet (`gre_manip_pkt`).
     pub fn without_keymap(&self) -> Option<[Entry; 2]> {
         let (L4::Ports { src: near, dst: call }, L4::Ports { dst: back, .. }) = (self.orig.l4, self.reply.l4)
         else {
@@ -359,8 +363,8 @@ impl Entry {
         }
     }
 
-    /// Take over what a dump or the answer to a get tells: what is not in it is not there any more. Only an offloaded
-    /// entry is listed without its timer and protocol state (`ctnetlink_dump_info`).
+    /// Take over what a dump or the answer to a get tells: what is not in it is not there any more. Only an
+    /// offloaded entry is listed without its timer and protocol state (`ctnetlink_dump_info`).
     pub fn replace(&mut self, newer: Entry) {
         let (timeout, tcp) = (newer.timeout.or(self.timeout), newer.tcp.or(self.tcp));
         let protocol = self.rare.as_ref().map(|mine| (mine.sctp, mine.dccp));

@@ -1,5 +1,5 @@
-//! Netlink attributes: written, with their messages, into one growing buffer; read where they lie. Nothing of conntrack lives
-//! here. Called by `codec` and by `hold`.
+//! Netlink attributes: written, with their messages, into one growing buffer; read where they lie. Nothing of
+//! conntrack lives here. Called by `codec` and by `hold`.
 //!
 //! An event has about thirty attributes, and reading them is a good part of what an owner does for it:
 //! `netlink_packet_core::NlasIterator`, whose errors are texts, took a tenth of its time more.

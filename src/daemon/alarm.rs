@@ -1,4 +1,5 @@
-//! The loop's one timer. The runtime's own would wake it twice for each deadline, by its wheel, and once more to be told of it.
+//! The loop's one timer. The runtime's own would wake it twice for each deadline, by its wheel, and once more
+//! to be told of it.
 //!
 //! Called by the daemon's loop.
 
@@ -20,9 +21,11 @@ impl Alarm {
         Ok(Alarm { timer: watch_timer()?, set: None })
     }
 
-    /// Until a deadline that lies so far ahead, or earlier. May be dropped and asked again, with the same deadline or another one.
+    /// Until a deadline that lies so far ahead, or earlier. May be dropped and asked again, with the same
+    /// deadline or another one.
     pub(super) async fn at(&mut self, deadline: Instant, ahead: Duration) -> io::Result<()> {
-        // One that has moved away is not set anew: under load it does so with each turn, and waking once too early costs less.
+        // One that has moved away is not set anew: under load it does so with each turn, and waking once too
+        // early costs less.
         if self.set.is_none_or(|set| deadline < set) {
             self.timer.get_ref().set(ahead)?;
             self.set = Some(deadline);

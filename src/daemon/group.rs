@@ -1,8 +1,9 @@
-//! One failover group of this node: its engine, who tells its role, what of it outlives the daemon, what became of it.
+//! One failover group of this node: its engine, who tells its role, what of it outlives the daemon, what
+//! became of it.
 //!
-//! Each group has a whole engine of its own, with its own table, stream, epoch and digest; they share the daemon's
-//! sockets. An entry is in one group only. Who is believed about its role is the witness's affair, whether it is protected the
-//! judge's. Called by the daemon's loop.
+//! Each group has a whole engine of its own, with its own table, stream, epoch and digest; they share the
+//! daemon's sockets. An entry is in one group only. Who is believed about its role is the witness's affair,
+//! whether it is protected the judge's. Called by the daemon's loop.
 
 use std::collections::VecDeque;
 use std::net::IpAddr;
@@ -37,7 +38,8 @@ pub(super) enum Cause {
     KeepalivedGone,
     /// `ctsync notify`: a script, a cluster's agent, the operator.
     Notify,
-    /// Virtual addresses came, went, or their interface did; or the role was never told, or they contradict it.
+    /// Virtual addresses came, went, or their interface did; or the role was never told, or they contradict
+    /// it.
     Address,
     /// Nobody tells any more, and the addresses show nothing.
     Nobody,
@@ -194,8 +196,8 @@ impl Group {
         })
     }
 
-    /// Somebody says what the role is; taken in the next turn, after channel and event socket have been read: what was
-    /// received counts.
+    /// Somebody says what the role is; taken in the next turn, after channel and event socket have been read:
+    /// what was received counts.
     pub(super) fn tell(&mut self, role: Role, cause: Cause) {
         self.told.push_back((role, cause));
     }
@@ -276,7 +278,8 @@ impl Group {
         self.witness.note_replaced();
     }
 
-    /// Take the roles told, or what is to be believed without. Channel and event socket have been read in this turn.
+    /// Take the roles told, or what is to be believed without. Channel and event socket have been read in
+    /// this turn.
     pub(super) fn take_roles(&mut self, now: Instant) {
         while let Some((role, cause)) = self.told.pop_front() {
             self.witness.tell(role, cause.teller());
@@ -432,8 +435,9 @@ fn known_addresses(mechanism: &Mechanism) -> Vec<IpAddr> {
     mechanism.addresses().to_vec()
 }
 
-/// How many addresses are known, and how many of them are here. Of the mechanism `vip` only those count that are on an interface
-/// that works: FRR's vrrpd leaves a backup its address and takes the interface down. One is as good as all with `require any`.
+/// How many addresses are known, and how many of them are here. Of the mechanism `vip` only those count that
+/// are on an interface that works: FRR's vrrpd leaves a backup its address and takes the interface down. One
+/// is as good as all with `require any`.
 fn count_here(mechanism: &Mechanism, known: &[IpAddr], held: &[Held]) -> (usize, usize) {
     let is_here = |address: &&IpAddr| {
         held.iter().filter(|held| held.address == **address).any(|held| match mechanism {

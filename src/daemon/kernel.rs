@@ -1,6 +1,7 @@
 //! What the kernel tells in a turn: events and dumps, to the groups that they are about.
 //!
-//! Called by the daemon's loop. Which group an entry is in is looked up here; what it means is the group's replica's affair.
+//! Called by the daemon's loop. Which group an entry is in is looked up here; what it means is the group's
+//! replica's affair.
 
 use std::time::Instant;
 
@@ -101,7 +102,8 @@ impl Daemon {
     }
 }
 
-/// An event goes to the group that holds its entry, else to the one that the entry belongs to; its end, to all.
+/// An event goes to the group that holds its entry, else to the one that the entry belongs to; its end, to
+/// all.
 fn hear_events(groups: &mut [Group], assignment: &Assignment, events: &mut Vec<Incoming>, now: Instant) {
     if let [only] = groups {
         return only.replica.handle_events(events, now);
@@ -124,7 +126,8 @@ fn hear_events(groups: &mut [Group], assignment: &Assignment, events: &mut Vec<I
     }
 }
 
-/// An entry stays in the group that holds it, a child goes with its master, any other one where it is assigned.
+/// An entry stays in the group that holds it, a child goes with its master, any other one where it is
+/// assigned.
 fn group_of(groups: &mut [Group], assignment: &Assignment, entry: &Entry) -> usize {
     if groups.len() == 1 {
         return 0;

@@ -1,7 +1,7 @@
 //! The daemon: every socket, every timer, the only clock, one loop.
 //!
-//! A turn: read the clock once; read the channel, the event socket, the dump and the FIFO; let the replica judge
-//! deadlines; carry out what it wants. Decides nothing that the replica could. Called by `ctsync run`.
+//! A turn: read the clock once; read the channel, the event socket, the dump and the FIFO; let the replica
+//! judge deadlines; carry out what it wants. Decides nothing that the replica could. Called by `ctsync run`.
 //!
 //! - `alarm`: the loop's timer.
 //! - `group`: a failover group: its engine and who tells its role.
@@ -352,7 +352,8 @@ impl Daemon {
         let dumping = self.groups.iter().any(|group| group.replica.dumping());
         let deadlines = self.groups.iter().map(|group| group.replica.poll_timeout(now));
         let renewal = self.hold.as_ref().and_then(Hold::next);
-        // With more to do the operator's socket, signals and addresses are looked at all the same, without waiting.
+        // With more to do the operator's socket, signals and addresses are looked at all the same, without
+        // waiting.
         let mut more = std::mem::take(&mut self.more);
         if let Some(nap) = self.pace.nap().filter(|_| !more) {
             // Not in the runtime's hands: whatever waits there is woken by each event.
@@ -404,7 +405,8 @@ impl Daemon {
             let Some(group) = self.groups.get_mut(at) else { break };
             group.take_roles(now);
             if drained {
-                // Silence is judged only when nothing is left to be heard: a stopped process wakes up to full sockets.
+                // Silence is judged only when nothing is left to be heard: a stopped process wakes up to full
+                // sockets.
                 group.replica.handle_timeout(now);
             } else {
                 group.replica.handle_busy_turn(now);
@@ -440,8 +442,8 @@ impl Daemon {
             }
         }
         self.more = true;
-        // Under a flood the socket is never empty. After as many datagrams as it can hold, everything that waited when
-        // it was last empty has been read.
+        // Under a flood the socket is never empty. After as many datagrams as it can hold, everything that
+        // waited when it was last empty has been read.
         self.unjudged += DATAGRAMS_IN;
         let all_read = self.unjudged >= self.channel.capacity();
         if all_read {

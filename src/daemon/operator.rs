@@ -1,5 +1,5 @@
-//! What operators ask: requests of the control socket, answered at once, when something has happened, or in parts;
-//! reloads; scrapes.
+//! What operators ask: requests of the control socket, answered at once, when something has happened, or in
+//! parts; reloads; scrapes.
 
 use std::time::Instant;
 
@@ -76,7 +76,8 @@ impl Daemon {
             Request::Status => Reply::Ok(self.status(now)),
             Request::Statistics => Reply::Ok(serde_json::to_value(self.statistics(now)).unwrap_or_default()),
             Request::Cache { cache } => return self.list(client, *cache, 0, 0),
-            // It is the same in all groups. A virtual address that is elsewhere now was here when an entry to it was made.
+            // It is the same in all groups. A virtual address that is elsewhere now was here when an entry to
+            // it was made.
             Request::Filter => {
                 let mut filter =
                     self.groups.first().map_or(Filter::default(), |group| group.replica.filter().clone());
@@ -141,7 +142,8 @@ impl Daemon {
         }
     }
 
-    /// All groups that a peer owns forget their entries and have them sent again. A sentence if there is none.
+    /// All groups that a peer owns forget their entries and have them sent again. A sentence if there is
+    /// none.
     fn reset_external(&mut self) -> Result<(), String> {
         let mut begun = false;
         for group in &mut self.groups {

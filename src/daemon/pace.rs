@@ -1,5 +1,5 @@
-//! How soon events are read: at once, or, when they come so fast that being woken for each would cost more than all the rest, a
-//! moment's worth at a time.
+//! How soon events are read: at once, or, when they come so fast that being woken for each would cost more
+//! than all the rest, a moment's worth at a time.
 //!
 //! Called by the daemon's loop. Pure: `now` and counts go in.
 
@@ -7,9 +7,10 @@ use std::time::{Duration, Instant};
 
 /// What the rate is measured over.
 const SPAN: Duration = Duration::from_millis(1);
-/// From so many events within a [`SPAN`] on, so long is waited for more. Being woken costs some microseconds, whatever it is
-/// for, and a datagram costs the peer as much: a few events together halve that, and a quarter of a millisecond is what a change
-/// may be late. Below the first line every event is read when it comes, and told the peer at once.
+/// From so many events within a [`SPAN`] on, so long is waited for more. Being woken costs some microseconds,
+/// whatever it is for, and a datagram costs the peer as much: a few events together halve that, and a quarter
+/// of a millisecond is what a change may be late. Below the first line every event is read when it comes, and
+/// told the peer at once.
 const NAPS: [(f64, Duration); 2] = [(8.0, Duration::from_micros(250)), (32.0, Duration::from_millis(1))];
 
 /// The rate of events, and what follows from it.

@@ -1,4 +1,5 @@
-//! What the daemon tells by itself: log lines, `/run`, the track file, clients that wait for something to happen.
+//! What the daemon tells by itself: log lines, `/run`, the track file, clients that wait for something to
+//! happen.
 
 use std::time::Instant;
 

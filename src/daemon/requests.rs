@@ -1,7 +1,7 @@
 //! What the groups ask of the kernel in a turn.
 //!
-//! Called by the daemon's loop. Few requests are sent by the loop itself; with many the kernel works off one batch in another thread
-//! while the next is put together.
+//! Called by the daemon's loop. Few requests are sent by the loop itself; with many the kernel works off one
+//! batch in another thread while the next is put together.
 
 use std::collections::VecDeque;
 use std::time::Instant;
@@ -21,7 +21,8 @@ const BATCHES: usize = 8;
 const MANY_BATCHES: usize = 128;
 /// Keys waiting, from which on they are many.
 const MANY: usize = 4 * BATCH as usize;
-/// Batches given away at once: the kernel has one, and the next are there while this thread waits for a processor.
+/// Batches given away at once: the kernel has one, and the next are there while this thread waits for a
+/// processor.
 const AHEAD: usize = 8;
 
 /// What a batch removes, and does not create again, by its position in the batch.
@@ -33,7 +34,8 @@ impl Daemon {
         while let Some(group) = self.groups.get(at)
             && group.replica.waiting() > 0
         {
-            // A fence goes before everything, but what is held has to be renewed meanwhile; renewals of leases can wait.
+            // A fence goes before everything, but what is held has to be renewed meanwhile; renewals of
+            // leases can wait.
             let (pending, fence) = (group.replica.pending(), group.replica.fencing());
             let most = if pending >= MANY || (fence && pending > 0) { MANY_BATCHES } else { BATCHES };
             if batches >= most {
@@ -155,7 +157,8 @@ impl Daemon {
         }
         replica.handle_answers_end(&self.answered, now);
         self.batches.push(batch);
-        // Its own socket filter keeps this daemon from hearing what it removes; another group may hold it by now.
+        // Its own socket filter keeps this daemon from hearing what it removes; another group may hold it by
+        // now.
         for (_, entry) in removed {
             for (_, group) in self.groups.iter_mut().enumerate().filter(|(other, _)| *other != at) {
                 group.replica.handle_removed(entry.clone(), now);
@@ -166,7 +169,8 @@ impl Daemon {
             .is_err()
     }
 
-    /// What the kernel did is not known: read it all again, through sockets in which nothing of before is left.
+    /// What the kernel did is not known: read it all again, through sockets in which nothing of before is
+    /// left.
     fn begin_anew(&mut self) -> Result<(), DaemonError> {
         self.groups.iter_mut().for_each(|group| group.replica.handle_overrun());
         self.requests = RequestSocket::open()?;

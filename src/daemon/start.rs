@@ -1,4 +1,5 @@
-//! What a run begins with: the replica's settings, the role that a former run left, what the kernel must have.
+//! What a run begins with: the replica's settings, the role that a former run left, what the kernel must
+//! have.
 
 use std::net::IpAddr;
 

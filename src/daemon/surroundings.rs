@@ -1,8 +1,9 @@
-//! What is around the engines and changes under them: addresses and links, the channel's interface, the files that keepalived
-//! shares, the control socket, the kernel's settings and rules. It is followed, made again where it can be, and told.
+//! What is around the engines and changes under them: addresses and links, the channel's interface, the files
+//! that keepalived shares, the control socket, the kernel's settings and rules. It is followed, made again
+//! where it can be, and told.
 //!
-//! Called by the daemon's loop: the word of addresses in each turn, everything else once a second or when that word came.
-//! Decides nothing about entries or roles.
+//! Called by the daemon's loop: the word of addresses in each turn, everything else once a second or when
+//! that word came. Decides nothing about entries or roles.
 
 use std::time::Instant;
 
@@ -15,8 +16,8 @@ use crate::io::addresses::{AddressError, Change};
 use crate::io::role::NotifyFifo;
 
 impl Daemon {
-    /// Hear what the kernel says of addresses and links. Before the events that came with it: an address that leaves ends
-    /// entries, and the word of its leaving is there first.
+    /// Hear what the kernel says of addresses and links. Before the events that came with it: an address that
+    /// leaves ends entries, and the word of its leaving is there first.
     pub(super) fn read_news(&mut self, now: Instant) {
         let news = self.news.get_mut().read();
         let departed: Vec<_> = news
@@ -62,7 +63,8 @@ impl Daemon {
         self.follow_interface().await;
     }
 
-    /// The channel's interface was deleted and made again, renamed, comes late, has another address or size, is down.
+    /// The channel's interface was deleted and made again, renamed, comes late, has another address or size,
+    /// is down.
     async fn follow_interface(&mut self) {
         let name = &self.config.interface;
         let interface = match self.addresses.interface(name).await {

@@ -1,4 +1,5 @@
-//! What systemd is told: that the daemon runs, that it reads its configuration again, and that its loop turns.
+//! What systemd is told: that the daemon runs, that it reads its configuration again, and that its loop
+//! turns.
 //!
 //! Called by the daemon. Started by hand there is nobody to tell, and every call does nothing.
 

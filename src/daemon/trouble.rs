@@ -1,4 +1,5 @@
-//! Something that goes wrong again and again: told when it begins, when it changes and when it is over, not each time.
+//! Something that goes wrong again and again: told when it begins, when it changes and when it is over, not
+//! each time.
 //!
 //! Called wherever the daemon tries a thing again by itself.
 

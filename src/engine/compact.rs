@@ -1,8 +1,8 @@
 //! An entry as the table keeps it: the common ones in a third of the room.
 //!
-//! Nearly every entry of a router is IPv4, has ports, and none of what helpers, labels and expectations bring along: it is kept
-//! without gaps between its fields. Any other one is kept as it is, in a box. Called by the table alone; everybody else sees
-//! [`Entry`].
+//! Nearly every entry of a router is IPv4, has ports, and none of what helpers, labels and expectations bring
+//! along: it is kept without gaps between its fields. Any other one is kept as it is, in a box. Called by the
+//! table alone; everybody else sees [`Entry`].
 
 use std::borrow::Cow;
 use std::net::{IpAddr, Ipv4Addr};
@@ -160,7 +160,8 @@ impl Compact {
         }
     }
 
-    /// Another one in its place. A box that is there is used again: nothing is allocated for events of one entry.
+    /// Another one in its place. A box that is there is used again: nothing is allocated for events of one
+    /// entry.
     pub(crate) fn set(&mut self, entry: Entry) {
         match (Narrow::pack(&entry), &mut self.0) {
             (Some(narrow), kept) => *kept = Kept::Narrow(narrow),

@@ -2,8 +2,8 @@
 //! difference is found in O(log).
 //!
 //! The hash is SipHash-2-4 over the canonical bytes *as sent* ([`crate::wire::packed`]); sums wrap. A change
-//! costs two additions: the root and one bucket. Inner levels are summed when somebody asks. Called by `table`
-//! and the replica; knows nothing of peers.
+//! costs two additions: the root and one bucket. Inner levels are summed when somebody asks. Called by
+//! `table` and the replica; knows nothing of peers.
 
 use std::hash::Hasher;
 
@@ -19,8 +19,8 @@ pub const LEVELS: u8 = 4;
 
 /// The hash of a group of nodes; the same on all of them that follow one owner.
 ///
-/// Keyed by random numbers that no host behind the routers knows: who could choose connections by their hashes would
-/// put them all into one bucket.
+/// Keyed by random numbers that no host behind the routers knows: who could choose connections by their
+/// hashes would put them all into one bucket.
 #[derive(Clone, Copy, Debug)]
 pub struct Digester {
     hasher: SipHasher24,

@@ -1,6 +1,6 @@
-//! What a node knows of itself, beside its table, that decides over a takeover: its role and how that is known, its
-//! virtual addresses, what its kernel is set to and what its rules ask for. Each node tells its peers in its alives, so that
-//! every node can judge all of them ([`the verdict`]).
+//! What a node knows of itself, beside its table, that decides over a takeover: its role and how that is
+//! known, its virtual addresses, what its kernel is set to and what its rules ask for. Each node tells its
+//! peers in its alives, so that every node can judge all of them ([`the verdict`]).
 //!
 //! Filled by the daemon, carried by `wire`, kept by the replica. Plain data: decides nothing, asks nobody.
 

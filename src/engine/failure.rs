@@ -1,4 +1,5 @@
-//! Why the kernel will not hold an entry. Known by the table, which keeps it, and by reconcile, which reads the answers.
+//! Why the kernel will not hold an entry. Known by the table, which keeps it, and by reconcile, which reads
+//! the answers.
 
 /// Why the kernel will not hold an entry.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]

@@ -1,7 +1,8 @@
-//! Which entries are worth synchronising. Not by default: what begins or ends on the router itself, loopback, the
-//! channel's own flow, VRRP and link-local multicast; none of them can fail over.
+//! Which entries are worth synchronising. Not by default: what begins or ends on the router itself, loopback,
+//! the channel's own flow, VRRP and link-local multicast; none of them can fail over.
 //!
-//! Called by the replica for keys it does not know yet, and by `diff`. The addresses come from the daemon's address watch.
+//! Called by the replica for keys it does not know yet, and by `diff`. The addresses come from the daemon's
+//! address watch.
 
 use std::collections::HashSet;
 use std::net::IpAddr;
@@ -28,8 +29,8 @@ pub struct Filter {
     pub include_local: bool,
 }
 
-/// Whether a helper, by the kernel's name, is meant by a user's word. The kernel adds the port where it is not the usual
-/// one, ftp-2121 (`nf_ct_helper_init`).
+/// Whether a helper, by the kernel's name, is meant by a user's word. The kernel adds the port where it is
+/// not the usual one, ftp-2121 (`nf_ct_helper_init`).
 fn means(word: &str, helper: &str) -> bool {
     let named = |name: &str| {
         let port = helper.strip_prefix(name).map(|rest| rest.strip_prefix('-').unwrap_or(rest));

@@ -1,7 +1,7 @@
 //! Which failover group an entry belongs to.
 //!
-//! Called by the daemon for entries that no group holds yet: an entry stays in the group that it was born in. No
-//! socket, no clock.
+//! Called by the daemon for entries that no group holds yet: an entry stays in the group that it was born in.
+//! No socket, no clock.
 
 use ipnet::IpNet;
 

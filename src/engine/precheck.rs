@@ -1,8 +1,8 @@
-//! What would make a takeover fail on this node, or on its peer: kernel settings and what the kernel has refused so far,
-//! in one sentence each, with what to do.
+//! What would make a takeover fail on this node, or on its peer: kernel settings and what the kernel has
+//! refused so far, in one sentence each, with what to do.
 //!
-//! Called by the daemon for its log and for `status`. Pure: the settings are read by the daemon, and the peer's come with
-//! its alives.
+//! Called by the daemon for its log and for `status`. Pure: the settings are read by the daemon, and the
+//! peer's come with its alives.
 
 use crate::facts::KernelSettings;
 use crate::failure::Failure;

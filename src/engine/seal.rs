@@ -1,8 +1,9 @@
 //! The closed door: datagrams sealed under a key that only the routers have, and replays refused.
 //!
-//! A sealed datagram is header, counter (8), ciphertext, tag (16). Header and counter are associated data. Each run of a
-//! daemon seals under a key of its own, derived from the configured one, the group of nodes and the incarnation, and
-//! counts its datagrams: a nonce never comes again. Called by the replica. No file, no socket, no clock.
+//! A sealed datagram is header, counter (8), ciphertext, tag (16). Header and counter are associated data.
+//! Each run of a daemon seals under a key of its own, derived from the configured one, the group of nodes and
+//! the incarnation, and counts its datagrams: a nonce never comes again. Called by the replica. No file, no
+//! socket, no clock.
 
 use std::borrow::Borrow;
 use std::collections::BTreeMap;
@@ -51,7 +52,8 @@ impl Key {
     }
 }
 
-/// The derivation of a run's key, up to where the run comes in: a stranger's datagram costs no more than the rest.
+/// The derivation of a run's key, up to where the run comes in: a stranger's datagram costs no more than the
+/// rest.
 struct RunKeys(blake3::Hasher);
 
 impl RunKeys {
@@ -129,7 +131,8 @@ impl Seal {
         sealed
     }
 
-    /// The plain datagram in a sealed one, and its number. The ciphers of a `known` run are kept, a stranger's are not.
+    /// The plain datagram in a sealed one, and its number. The ciphers of a `known` run are kept, a
+    /// stranger's are not.
     ///
     /// # Errors
     /// [`SealError::Forged`].

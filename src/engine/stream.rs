@@ -12,7 +12,8 @@ const REORDER: usize = 1024;
 /// Accounted on top of a datagram's bytes.
 const DATAGRAM_OVERHEAD: usize = 64;
 
-/// The owner's end: numbers datagrams and keeps those that somebody may still miss, the same bytes, for nacks.
+/// The owner's end: numbers datagrams and keeps those that somebody may still miss, the same bytes, for
+/// nacks.
 pub struct Sender {
     last: u64,
     /// Datagrams and when they were sent.
@@ -147,8 +148,8 @@ impl<Kept> Receiver<Kept> {
         self.early.remove(&self.expect?)
     }
 
-    /// The owner says that it has sent up to this number. What pretends to be far beyond it is nobody's: it would be a
-    /// gap for ever.
+    /// The owner says that it has sent up to this number. What pretends to be far beyond it is nobody's: it
+    /// would be a gap for ever.
     pub fn heard_of(&mut self, sequence: u64) {
         self.early.split_off(&sequence.saturating_add(REORDER as u64));
         self.highest = self.early.keys().next_back().copied().unwrap_or(0).max(sequence);

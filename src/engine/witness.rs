@@ -1,9 +1,10 @@
-//! Whom to believe about the role of this node: what was told, by whom, whether he still lives, and what the virtual addresses
-//! show when nobody told, or the contrary.
+//! Whom to believe about the role of this node: what was told, by whom, whether he still lives, and what the
+//! virtual addresses show when nobody told, or the contrary.
 //!
-//! keepalived tells a role once, into a FIFO, and replays nothing: a daemon that starts late, a reload of keepalived, a FIFO
-//! that was replaced leave it without a word. The addresses know it all the same. Called by the daemon's groups; fed with
-//! lines, a look at the FIFO, a list of addresses. No file, no socket, no clock.
+//! keepalived tells a role once, into a FIFO, and replays nothing: a daemon that starts late, a reload of
+//! keepalived, a FIFO that was replaced leave it without a word. The addresses know it all the same. Called
+//! by the daemon's groups; fed with lines, a look at the FIFO, a list of addresses. No file, no socket, no
+//! clock.
 
 use std::time::{Duration, Instant};
 
@@ -11,7 +12,8 @@ use crate::facts::{Evidence, Mover, Role, Seat};
 
 /// keepalived closes its FIFO when it reloads, and opens it again at once: closed for so long, it is gone.
 const RELOAD: Duration = Duration::from_secs(2);
-/// keepalived moves the addresses and tells the role one after the other: for so long they may contradict each other.
+/// keepalived moves the addresses and tells the role one after the other: for so long they may contradict
+/// each other.
 const CONTRADICTION: Duration = Duration::from_secs(1);
 
 /// Who told a role.
@@ -98,7 +100,8 @@ impl Witness {
         }
     }
 
-    /// The FIFO was made again under a keepalived that holds the one before: it lives and cannot tell any more.
+    /// The FIFO was made again under a keepalived that holds the one before: it lives and cannot tell any
+    /// more.
     pub fn note_replaced(&mut self) {
         self.fifo = Fifo::NeverHeld;
         self.told = self.told.filter(|(_, teller)| *teller == Teller::Operator);

@@ -1,7 +1,8 @@
-//! One entry as operators and their scripts see it: the JSON shape of every listing. `docs/json.md` describes it.
+//! One entry as operators and their scripts see it: the JSON shape of every listing. `docs/json.md` describes
+//! it.
 //!
-//! The daemon makes rows of its caches, the command line of the kernel's table; `show` lays them out. A field is only
-//! ever added; anything else raises [`VERSION`].
+//! The daemon makes rows of its caches, the command line of the kernel's table; `show` lays them out. A field
+//! is only ever added; anything else raises [`VERSION`].
 
 use std::net::IpAddr;
 

@@ -1,8 +1,8 @@
 //! The router's own addresses and the channel's interface, by rtnetlink.
 //!
-//! [`News`] is read by the loop itself, before the events of the same moment: what the kernel ends because an address left
-//! comes after the word that it left. [`Addresses`] lists what there is. Called by the daemon. Decides nothing. The
-//! connection of rtnetlink is the one task that is spawned.
+//! [`News`] is read by the loop itself, before the events of the same moment: what the kernel ends because an
+//! address left comes after the word that it left. [`Addresses`] lists what there is. Called by the daemon.
+//! Decides nothing. The connection of rtnetlink is the one task that is spawned.
 
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv4Addr};
@@ -202,7 +202,8 @@ impl Addresses {
             for attribute in &message.attributes {
                 match attribute {
                     LinkAttribute::IfName(found) => name.clone_from(found),
-                    // Drivers without a word of their own say "unknown" (`Documentation/networking/operstates.rst`).
+                    // Drivers without a word of their own say "unknown"
+                    // (`Documentation/networking/operstates.rst`).
                     LinkAttribute::OperState(state) => works &= matches!(state, State::Up | State::Unknown),
                     _ => {}
                 }

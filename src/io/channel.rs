@@ -1,8 +1,8 @@
 //! The UDP socket to the peer: multicast on one interface, or unicast to one address.
 //!
-//! Called by the daemon, which follows the interface: deleted and made again, it is another one, and the channel is opened on
-//! it anew. Datagrams go in and out whole; what they mean is the replica's. Bound to the interface, so that nothing from
-//! elsewhere is heard.
+//! Called by the daemon, which follows the interface: deleted and made again, it is another one, and the
+//! channel is opened on it anew. Datagrams go in and out whole; what they mean is the replica's. Bound to the
+//! interface, so that nothing from elsewhere is heard.
 
 use std::io::{self, IoSliceMut};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -18,7 +18,8 @@ use crate::config::Config;
 
 /// Routers forward nothing that arrives with 255; RFC 5082.
 const HOP_LIMIT: u32 = 255;
-/// Bytes that the smallest datagram takes of a receive buffer, `struct sk_buff` and its data (`skb->truesize`).
+/// Bytes that the smallest datagram takes of a receive buffer, `struct sk_buff` and its data
+/// (`skb->truesize`).
 const LEAST_DATAGRAM: usize = 512;
 
 /// The channel cannot be opened.
@@ -162,7 +163,8 @@ impl Channel {
         self.open.as_ref().map(|open| open.index)
     }
 
-    /// Whether it is open on this interface as it is now. Multicast leaves by the address that the interface had.
+    /// Whether it is open on this interface as it is now. Multicast leaves by the address that the interface
+    /// had.
     pub fn is_on(&self, index: u32, address: Option<Ipv4Addr>) -> bool {
         let same = |open: &Open| open.index == index && (self.multicast.is_none() || open.address == address);
         self.open.as_ref().is_some_and(same)
@@ -218,8 +220,8 @@ impl Channel {
         self.open.as_ref().map_or(0, |open| open.buffer / LEAST_DATAGRAM)
     }
 
-    /// Send a datagram. False: the socket is full, try again when it is writable. Other errors are counted and
-    /// count as loss, which the stream repairs.
+    /// Send a datagram. False: the socket is full, try again when it is writable. Other errors are counted
+    /// and count as loss, which the stream repairs.
     pub fn send(&mut self, datagram: &[u8]) -> bool {
         let sent = match &self.open {
             Some(open) => open.socket.try_send_to(datagram, self.target),

@@ -1,7 +1,7 @@
 //! Metrics for Prometheus: their names and text, and the HTTP socket where they can be scraped.
 //!
-//! Called by the daemon, which makes a [`Snapshot`] for each scrape. `docs/metrics.md` lists the names. A silent or
-//! slow scraper holds up nobody: each is a future of its own with a time limit.
+//! Called by the daemon, which makes a [`Snapshot`] for each scrape. `docs/metrics.md` lists the names. A
+//! silent or slow scraper holds up nobody: each is a future of its own with a time limit.
 
 use std::fmt;
 use std::future::Future;
@@ -120,8 +120,8 @@ pub fn render(snapshot: Snapshot, format: Format) -> Result<String, fmt::Error> 
     })
 }
 
-/// OpenMetrics names a counter without the `_total` of its samples; the older format names it with it, and has no end
-/// mark.
+/// OpenMetrics names a counter without the `_total` of its samples; the older format names it with it, and
+/// has no end mark.
 fn without_suffix_rules(open: &str) -> String {
     let counter = |line: &str| {
         let name = line.strip_prefix("# TYPE ")?.strip_suffix(" counter")?;

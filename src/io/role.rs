@@ -1,7 +1,8 @@
-//! keepalived's two files: the notify FIFO that tells the role, and the track file that the election looks at.
+//! keepalived's two files: the notify FIFO that tells the role, and the track file that the election looks
+//! at.
 //!
-//! Called by the daemon. The FIFO replays nothing; lines wait in the pipe while nobody reads, and its end means
-//! that keepalived is gone.
+//! Called by the daemon. The FIFO replays nothing; lines wait in the pipe while nobody reads, and its end
+//! means that keepalived is gone.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -15,7 +16,8 @@ use tokio::net::unix::pipe;
 use crate::config::Subject;
 use crate::engine::replica::Role;
 
-/// What the track file says of a node that should not be elected: lowers any priority to the least, without FAULT.
+/// What the track file says of a node that should not be elected: lowers any priority to the least, without
+/// FAULT.
 const UNFIT: &str = "-250\n";
 /// ... and of one that may.
 const FIT: &str = "0\n";
@@ -78,8 +80,8 @@ impl NotifyFifo {
         self.replaced && !self.held
     }
 
-    /// Everything said since the last call, in order. The kernel is asked, not the runtime, so that it is also seen whether
-    /// somebody holds the other end.
+    /// Everything said since the last call, in order. The kernel is asked, not the runtime, so that it is
+    /// also seen whether somebody holds the other end.
     ///
     /// # Errors
     /// It cannot be read, or not be opened again.
@@ -114,8 +116,8 @@ impl NotifyFifo {
         }
     }
 
-    /// The runtime is told that nothing is left, so that it waits. That a writer has closed its end it does not forget: a fresh
-    /// open is silent until the next one comes, and what is in the pipe stays there.
+    /// The runtime is told that nothing is left, so that it waits. That a writer has closed its end it does
+    /// not forget: a fresh open is silent until the next one comes, and what is in the pipe stays there.
     fn wait_for_more(&mut self) -> Result<(), RoleError> {
         let _ = self.pipe.try_io(|| io::Result::<()>::Err(io::ErrorKind::WouldBlock.into()));
         if self.pipe.readable().now_or_never().is_some() {
@@ -166,7 +168,8 @@ fn open_fifo(path: &Path) -> Result<pipe::Receiver, RoleError> {
     pipe::OpenOptions::new().open_receiver(path).map_err(failed("open the notify FIFO"))
 }
 
-/// `GROUP "name" STATE priority` or `INSTANCE ...`, keepalived.conf(5), vrrp_notify_fifo. Other lines tell nothing.
+/// `GROUP "name" STATE priority` or `INSTANCE ...`, keepalived.conf(5), vrrp_notify_fifo. Other lines tell
+/// nothing.
 pub fn parse_line(line: &str) -> Option<(Subject, Role)> {
     let (kind, rest) = line.split_once(" \"")?;
     let (name, rest) = rest.split_once('"')?;
@@ -214,7 +217,8 @@ impl TrackFile {
         Ok(())
     }
 
-    /// Whether the file still says what was written last; if not, the next [`TrackFile::set`] writes it again.
+    /// Whether the file still says what was written last; if not, the next [`TrackFile::set`] writes it
+    /// again.
     pub fn look(&mut self) -> bool {
         let Some(fit) = self.written else { return true };
         let wanted = if fit { FIT } else { UNFIT };

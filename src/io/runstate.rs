@@ -1,7 +1,8 @@
-//! What survives a daemon's end: a small file in `/run`, void after a reboot and in another network namespace.
+//! What survives a daemon's end: a small file in `/run`, void after a reboot and in another network
+//! namespace.
 //!
-//! Called by the daemon, which passes what it read to the replica and writes what the replica wants kept. Also
-//! the line of the last transition that `show conntrack-sync status` prints.
+//! Called by the daemon, which passes what it read to the replica and writes what the replica wants kept.
+//! Also the line of the last transition that `show conntrack-sync status` prints.
 
 use std::io::{self, Write};
 use std::os::unix::fs::MetadataExt;

@@ -1,8 +1,9 @@
 //! Batches of requests, carried to the kernel by a thread of their own.
 //!
-//! The kernel works a batch off inside the call that sends it. With a whole table to install, whoever waits for each call does nothing
-//! else for seconds; who gives batches away puts the next ones together meanwhile, and hears the peer. Called by the daemon when
-//! many requests wait; for a few the two threads would cost each other more than they save. Decides nothing.
+//! The kernel works a batch off inside the call that sends it. With a whole table to install, whoever waits
+//! for each call does nothing else for seconds; who gives batches away puts the next ones together meanwhile,
+//! and hears the peer. Called by the daemon when many requests wait; for a few the two threads would cost
+//! each other more than they save. Decides nothing.
 
 use std::io;
 use std::sync::mpsc::{self, Receiver, Sender};

@@ -1,9 +1,9 @@
 //! Dumps for the daemon's loop, read by a thread of their own.
 //!
-//! The kernel walks its whole hash inside the calls that ask for a dump and read it: with few entries among many buckets such a call
-//! lasts for a fifth of a second (4 million of them). A loop that waited for it would answer nobody; one that asks the kernel for
-//! something itself still waits for the first part, which is read under the same mutex (`nfnetlink_rcv_msg`). Called by the daemon.
-//! Decides nothing.
+//! The kernel walks its whole hash inside the calls that ask for a dump and read it: with few entries among
+//! many buckets such a call lasts for a fifth of a second (4 million of them). A loop that waited for it
+//! would answer nobody; one that asks the kernel for something itself still waits for the first part, which
+//! is read under the same mutex (`nfnetlink_rcv_msg`). Called by the daemon. Decides nothing.
 
 use std::io;
 

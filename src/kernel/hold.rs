@@ -1,10 +1,12 @@
-//! `hold`: packets that are to be forwarded, or are addressed to a virtual address, are dropped before connection tracking
-//! sees them, until a takeover is complete. Otherwise the first packet after the addresses have moved may meet a table that
-//! lacks its entry: the router answers RST, or begins an entry of its own in the middle of a connection.
+//! `hold`: packets that are to be forwarded, or are addressed to a virtual address, are dropped before
+//! connection tracking sees them, until a takeover is complete. Otherwise the first packet after the
+//! addresses have moved may meet a table that lacks its entry: the router answers RST, or begins an entry of
+//! its own in the middle of a connection.
 //!
-//! The rules are an nftables table of ours, written once by `nft`, for all to read: `nft list table inet ctsync_hold`. They
-//! work while a set has its elements, which time out after a second and are renewed by the daemon's loop: a daemon that dies
-//! or hangs holds nothing up. Called by the daemon; which role holds is decided here, for one group.
+//! The rules are an nftables table of ours, written once by `nft`, for all to read:
+//! `nft list table inet ctsync_hold`. They work while a set has its elements, which time out after a second
+//! and are renewed by the daemon's loop: a daemon that dies or hangs holds nothing up. Called by the daemon;
+//! which role holds is decided here, for one group.
 
 use std::io::{self, Write};
 use std::net::IpAddr;
@@ -128,7 +130,8 @@ impl Hold {
         Ok(Hold { rules, socket, sequence: 0, policy: Policy::default(), renew: None })
     }
 
-    /// Hold or let go, as the role and the takeover want it. `complete`: this node owns the group and its fence is closed.
+    /// Hold or let go, as the role and the takeover want it. `complete`: this node owns the group and its
+    /// fence is closed.
     ///
     /// # Errors
     /// The set cannot be changed; whatever is in it is gone within a second.

@@ -1,10 +1,12 @@
-//! What this node's rules ask of connection tracking: read from nf_tables, again whenever its generation has changed.
+//! What this node's rules ask of connection tracking: read from nf_tables, again whenever its generation has
+//! changed.
 //!
-//! A standby without a ruleset tracks nothing, translates nothing and loses everything at a takeover, while its table is full
-//! of entries. Which hooks are registered only the newest kernels tell (`nfnetlink_hook`), so the rules themselves are
-//! asked: an expression that needs tracking switches it on (`nf_ct_netns_get`). iptables' nft variant shows as `match` and
-//! `target`; of legacy tables nothing is seen, and nothing is claimed then. Called by the daemon's loop, once a second; a
-//! large ruleset is read by a thread. Changes nothing.
+//! A standby without a ruleset tracks nothing, translates nothing and loses everything at a takeover, while
+//! its table is full of entries. Which hooks are registered only the newest kernels tell (`nfnetlink_hook`),
+//! so the rules themselves are asked: an expression that needs tracking switches it on (`nf_ct_netns_get`).
+//! iptables' nft variant shows as `match` and `target`; of legacy tables nothing is seen, and nothing is
+//! claimed then. Called by the daemon's loop, once a second; a large ruleset is read by a thread. Changes
+//! nothing.
 
 use std::io;
 use std::os::fd::AsRawFd;
@@ -62,8 +64,8 @@ pub struct Ruleset {
     generation: Option<u32>,
     rules: Rules,
     reading: Option<JoinHandle<io::Result<Rules>>>,
-    /// Looks that are left out: what changes again and again without changing what it asks for, `hold` and its like, is read
-    /// rarely.
+    /// Looks that are left out: what changes again and again without changing what it asks for, `hold` and
+    /// its like, is read rarely.
     rest: u32,
 }
 
@@ -161,7 +163,8 @@ fn ask(socket: &Socket, kind: u16, flags: u16, mut each: impl FnMut(u8, Attribut
     writer.end_message(mark);
     socket.send_to(writer.as_bytes(), &SocketAddr::new(0, 0), 0)?;
     let mut buffer = vec![0; READ_BUFFER];
-    // A single answer is there when the request has been sent: the loop that asks for it never waits. Dumps are read by a thread.
+    // A single answer is there when the request has been sent: the loop that asks for it never waits. Dumps
+    // are read by a thread.
     let waits = if flags & NLM_F_DUMP == 0 { MsgFlags::MSG_DONTWAIT } else { MsgFlags::empty() };
     loop {
         let length = match recv(socket.as_raw_fd(), &mut buffer, waits) {

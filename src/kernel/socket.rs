@@ -1,7 +1,7 @@
 //! The netlink sockets to conntrack: events, requests, dumps.
 //!
-//! Called by the daemon and by `show conntrack table`. Decides nothing: bytes go to [`crate::ctnetlink::codec`], what they
-//! mean to the engine. Only a dump is waited for.
+//! Called by the daemon and by `show conntrack table`. Decides nothing: bytes go to
+//! [`crate::ctnetlink::codec`], what they mean to the engine. Only a dump is waited for.
 
 use std::io::{self, IoSliceMut};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
@@ -27,7 +27,8 @@ const NFNLGRP_CONNTRACK_EXP_DESTROY: u32 = 6;
 
 /// Events read by one call.
 const AT_ONCE: usize = 64;
-/// The kernel fills at most this much per dump read. An event is one entry, and never longer (`ctnetlink_nlmsg_size`).
+/// The kernel fills at most this much per dump read. An event is one entry, and never longer
+/// (`ctnetlink_nlmsg_size`).
 const READ_BUFFER: usize = 32 * 1024;
 /// Answers wait here while a batch is sent: at most [`BATCH`] of them, 1280 bytes of accounting each.
 const ANSWER_BUFFER: usize = 1024 * 1024;
@@ -81,7 +82,8 @@ pub enum Read {
     Overrun,
 }
 
-/// Hears new, update and destroy events, of entries and of expectations; not the ones that our own requests cause.
+/// Hears new, update and destroy events, of entries and of expectations; not the ones that our own requests
+/// cause.
 pub struct EventSocket {
     socket: Socket,
     /// Room for [`AT_ONCE`] events, one page of each in use.
@@ -94,8 +96,8 @@ pub struct EventSocket {
 
 impl EventSocket {
     /// `requests` is the port id of the request socket, whose echo the kernel drops before queueing it.
-    /// `room` is what may wait, in bytes (`event-listen-queue-size`): nothing is reserved, so that there is no reason to begin
-    /// with less.
+    /// `room` is what may wait, in bytes (`event-listen-queue-size`): nothing is reserved, so that there is
+    /// no reason to begin with less.
     pub fn open(requests: u32, room: usize) -> Result<EventSocket, DoorError> {
         let (socket, _) = open(room)?;
         let filter = drop_port_id(requests);
@@ -183,8 +185,8 @@ impl AsFd for EventSocket {
     }
 }
 
-/// A socket filter that drops messages whose `nlmsg_pid` is `port_id`: the event of a request carries the port id
-/// of the socket that sent it (`ctnetlink_conntrack_event`).
+/// A socket filter that drops messages whose `nlmsg_pid` is `port_id`: the event of a request carries the
+/// port id of the socket that sent it (`ctnetlink_conntrack_event`).
 fn drop_port_id(port_id: u32) -> [SockFilter; 4] {
     const LOAD_WORD: u16 = 0x20; // BPF_LD | BPF_W | BPF_ABS
     const JUMP_EQUAL: u16 = 0x15; // BPF_JMP | BPF_JEQ | BPF_K
@@ -222,8 +224,8 @@ impl Batch {
     }
 }
 
-/// Carries batches out, in any thread. The kernel works each off inside the send call and queues only the failures
-/// and the last request's acknowledgement, so that the answers are there when the call returns.
+/// Carries batches out, in any thread. The kernel works each off inside the send call and queues only the
+/// failures and the last request's acknowledgement, so that the answers are there when the call returns.
 #[derive(Clone)]
 pub struct Door(Arc<Socket>);
 
@@ -283,7 +285,8 @@ impl RequestSocket {
         &self.door
     }
 
-    /// Put a batch together: requests that `fill` writes, numbered from the number it is given; it returns how many.
+    /// Put a batch together: requests that `fill` writes, numbered from the number it is given; it returns
+    /// how many.
     pub fn write(&mut self, batch: &mut Batch, fill: impl FnOnce(&mut Writer, u32) -> u32) {
         // Batches are numbered apart, so that a late answer is not taken for one of the next batch.
         self.sequence = self.sequence.wrapping_add(2 * BATCH).max(1);

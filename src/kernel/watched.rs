@@ -1,5 +1,5 @@
-//! Descriptors registered with the runtime. The one file with `unsafe`: tokio wants a promise that the type system cannot give, that
-//! a file descriptor stays open and the same while it is watched.
+//! Descriptors registered with the runtime. The one file with `unsafe`: tokio wants a promise that the type
+//! system cannot give, that a file descriptor stays open and the same while it is watched.
 
 #![allow(unsafe_code)]
 
@@ -39,8 +39,9 @@ impl AsRawFd for Timer {
 }
 
 fn watch<T: KeepsDescriptor>(watched: T) -> io::Result<AsyncFd<T>> {
-    // SAFETY: `KeepsDescriptor` is private and implemented only for types whose sole descriptor lives in one field (a `TimerFd`, a
-    // private `netlink_sys::Socket`) that is set once, at open: what is watched is only borrowed again, never taken apart.
+    // SAFETY: `KeepsDescriptor` is private and implemented only for types whose sole descriptor lives in one
+    // field (a `TimerFd`, a private `netlink_sys::Socket`) that is set once, at open: what is watched is only
+    // borrowed again, never taken apart.
     unsafe { AsyncFd::register(watched) }.map_err(io::Error::from)
 }
 

@@ -1,4 +1,5 @@
-//! Entries of every protocol with every attribute present and absent, written into a kernel attribute by attribute.
+//! Entries of every protocol with every attribute present and absent, written into a kernel attribute by
+//! attribute.
 
 use fastrand::Rng;
 

@@ -1,4 +1,5 @@
-//! Real packets: each makes the kernel track a connection of its own. Sent to local addresses, answered by nobody.
+//! Real packets: each makes the kernel track a connection of its own. Sent to local addresses, answered by
+//! nobody.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 

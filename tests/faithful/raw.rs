@@ -1,5 +1,6 @@
-//! Netlink attributes as a tree, read and written without a line of ctsync: what this says of two kernels is no opinion
-//! of the codec's. Names and numbers are those of linux/netfilter/nfnetlink_conntrack.h (6.18), in its order.
+//! Netlink attributes as a tree, read and written without a line of ctsync: what this says of two kernels is
+//! no opinion of the codec's. Names and numbers are those of linux/netfilter/nfnetlink_conntrack.h (6.18), in
+//! its order.
 
 use std::collections::BTreeMap;
 

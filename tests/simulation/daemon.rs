@@ -1,4 +1,5 @@
-//! One node's turn, as the daemon's loop has it: datagrams, events, dump, requests and their answers; what goes out, and who listens in.
+//! One node's turn, as the daemon's loop has it: datagrams, events, dump, requests and their answers; what
+//! goes out, and who listens in.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -183,8 +184,8 @@ impl World {
         Ok((!answers.is_empty()).then_some(answers))
     }
 
-    /// As the daemon's `send_requests`: while one batch is answered the next may be on its way, and a node that does not own the
-    /// group goes on hearing its peer.
+    /// As the daemon's `send_requests`: while one batch is answered the next may be on its way, and a node
+    /// that does not own the group goes on hearing its peer.
     fn requests(&mut self, x: usize) -> Result<(), Violation> {
         let mut under_way: VecDeque<Answers> = VecDeque::new();
         for _ in 0..8 {
@@ -269,7 +270,8 @@ impl World {
                 self.attack(1 - x, &datagram);
             }
             if self.loss > 0 && self.rng.u32(0..200) == 0 {
-                // A bit flips; without a key only what no longer parses is noticed, so spoil the magic number.
+                // A bit flips; without a key only what no longer parses is noticed, so spoil the magic
+                // number.
                 let at = if self.keys.is_empty() { 0 } else { self.rng.usize(0..datagram.len()) };
                 datagram[at] ^= 1 << self.rng.u32(0..8);
                 self.totals.corrupted += 1;

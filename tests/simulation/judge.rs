@@ -1,4 +1,5 @@
-//! What must hold: at every report and every `ready`, and at every quiet point. Changes nothing but the totals.
+//! What must hold: at every report and every `ready`, and at every quiet point. Changes nothing but the
+//! totals.
 
 use indexmap::IndexMap;
 
@@ -140,7 +141,8 @@ impl World {
         Ok(())
     }
 
-    /// Refused for good: its reply tuple belongs to a stray of the backup's kernel, or its master was refused.
+    /// Refused for good: its reply tuple belongs to a stray of the backup's kernel, or its master was
+    /// refused.
     fn refused(&self, x: usize, key: &Key) -> bool {
         let node = &self.nodes[x];
         let Some(replica) = &node.replica else { return false };

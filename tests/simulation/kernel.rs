@@ -1,4 +1,5 @@
-//! A conntrack table as ctnetlink shows it: answers requests as the kernel does, queues events for others' changes.
+//! A conntrack table as ctnetlink shows it: answers requests as the kernel does, queues events for others'
+//! changes.
 
 use std::collections::VecDeque;
 
@@ -12,8 +13,8 @@ use nix::errno::Errno;
 /// Events that the socket's buffer holds; one more is an overrun.
 const BUFFER: usize = 24;
 
-/// One node's kernel. The timeout of an entry is a ghost: the number of the connection that it really is. It is
-/// carried but not part of any digest, so the checks know more than the engine.
+/// One node's kernel. The timeout of an entry is a ghost: the number of the connection that it really is. It
+/// is carried but not part of any digest, so the checks know more than the engine.
 #[derive(Default)]
 pub(crate) struct Kernel {
     /// In an order that depends on nothing but what happened, so that a seed replays.
@@ -57,8 +58,8 @@ impl Kernel {
         self.events.clear();
     }
 
-    /// A packet opens a connection, or a helper foresees one; false when a tuple is taken, its master is missing, or the
-    /// table is full.
+    /// A packet opens a connection, or a helper foresees one; false when a tuple is taken, its master is
+    /// missing, or the table is full.
     pub(crate) fn open(&mut self, entry: Entry) -> bool {
         let taken = self.table.contains_key(&entry.key()) || self.reply_taken(&entry);
         if taken || self.orphan(&entry) || self.full() {
@@ -78,7 +79,8 @@ impl Kernel {
         }
     }
 
-    /// The connection ends, or an operator removes it; what its helper foresaw goes with it. Which those were.
+    /// The connection ends, or an operator removes it; what its helper foresaw goes with it. Which those
+    /// were.
     pub(crate) fn end(&mut self, key: &Key) -> Vec<Entry> {
         let Some(entry) = self.table.swap_remove(key) else { return Vec::new() };
         let gone = self.forget_children(&entry);

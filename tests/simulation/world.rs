@@ -142,7 +142,8 @@ pub(crate) struct World {
     pub(super) dead: HashSet<u32>,
     /// Connections that nobody promised to keep.
     pub(super) unprotected: HashSet<u32>,
-    /// What came to a node's kernel without anybody's daemon since its own daemon started, while it owned nothing.
+    /// What came to a node's kernel without anybody's daemon since its own daemon started, while it owned
+    /// nothing.
     pub(super) strays: [BTreeMap<u32, Key>; 2],
     /// Connections in both kernels at the last quiet point.
     pub(super) shared: IndexMap<Key, u32>,
@@ -493,7 +494,8 @@ impl World {
             }
             183..=190 => self.tamper(x),
             179..=182 => {
-                // Fewer than are in play, and no fewer than are there: nobody lowers the limit of a working router.
+                // Fewer than are in play, and no fewer than are there: nobody lowers the limit of a working
+                // router.
                 self.totals.full += 1;
                 let limit = self.rng.usize(5..25).max(self.nodes[x].kernel.table.len());
                 self.nodes[x].kernel.limit = Some(limit);

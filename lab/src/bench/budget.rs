@@ -1,5 +1,5 @@
-//! The budgets of design section 12 (docs/performance.md): ratios within one run, or numbers; what must be reached, and what is
-//! aimed at.
+//! The budgets of design section 12 (docs/performance.md): ratios within one run, or numbers; what must be
+//! reached, and what is aimed at.
 
 use serde_json::{Value, json};
 

@@ -1,4 +1,5 @@
-//! Whole tables: what the kernel takes at best, what a peer that has nothing needs to get everything, what grows with the table.
+//! Whole tables: what the kernel takes at best, what a peer that has nothing needs to get everything, what
+//! grows with the table.
 
 use std::time::Duration;
 
@@ -120,7 +121,8 @@ pub(super) async fn growth(work: &Work<'_>, figures: &mut Figures) -> Result<()>
         let step = (size / EVENTS).max(1);
         let at_once = EVENTS.min(size);
         let mut changed = 0;
-        // Beside a small table each entry changes several times: as many events of each kind beside every size.
+        // Beside a small table each entry changes several times: as many events of each kind beside every
+        // size.
         for mark in 9..9 + EVENTS / at_once {
             changed += entries::change_spread(&net, (0, step), at_once, mark)?;
         }

@@ -1,10 +1,11 @@
 //! A hot backup whose owner is another machine's.
 //!
-//! On one machine an owner makes its backup's kernel slower: it listens for new entries, and the kernel then builds an event for each
-//! one in every network namespace (`netlink_has_listeners`), also for those that the backup installs and does not listen for.
-//! Here the owner's engine runs in the bench's own process and is told of entries, so that nobody on this machine listens
-//! for new ones. conntrackd's backup listens itself, wherever its owner is, and needs no such row; that it shares the kernel's one mutex
-//! and the processor's cache with its owner and with the load is not taken out of its figures.
+//! On one machine an owner makes its backup's kernel slower: it listens for new entries, and the kernel then
+//! builds an event for each one in every network namespace (`netlink_has_listeners`), also for those that the
+//! backup installs and does not listen for. Here the owner's engine runs in the bench's own process and is
+//! told of entries, so that nobody on this machine listens for new ones. conntrackd's backup listens itself,
+//! wherever its owner is, and needs no such row; that it shares the kernel's one mutex and the processor's
+//! cache with its owner and with the load is not taken out of its figures.
 
 use std::path::PathBuf;
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -28,7 +29,8 @@ use crate::load::entries;
 use crate::machine::net::Namespace;
 use crate::machine::wait::{now, until};
 
-/// As a daemon's at this rate (`daemon/pace.rs`); and when there is nothing to tell, where a daemon would sleep.
+/// As a daemon's at this rate (`daemon/pace.rs`); and when there is nothing to tell, where a daemon would
+/// sleep.
 const NAP: Duration = Duration::from_micros(250);
 const REST: Duration = Duration::from_millis(1);
 /// Entries at full rate: so many that the backup has to be waited for.

@@ -1,4 +1,5 @@
-//! An owner's engine in the lab's own process, without a kernel: it is told of entries instead of hearing of them.
+//! An owner's engine in the lab's own process, without a kernel: it is told of entries instead of hearing of
+//! them.
 //!
 //! Called by the benchmarks.
 
@@ -11,7 +12,8 @@ use ctsync::engine::filter::Filter;
 use ctsync::engine::replica::{Kept, Replica, Role, Settings, Tunables};
 use ctsync::engine::wire::Incarnation;
 
-/// Started, told that it is primary, its (empty) kernel read. It owns the group once it has heard of no other owner.
+/// Started, told that it is primary, its (empty) kernel read. It owns the group once it has heard of no other
+/// owner.
 pub(crate) fn primary(name: &str, run: u128, began: Instant) -> Result<Replica> {
     let settings = Settings {
         name: name.to_owned(),

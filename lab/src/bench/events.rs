@@ -1,4 +1,5 @@
-//! Entries created, changed and ended by ctnetlink: at a rate that leaves everybody time, and as fast as the kernel takes it.
+//! Entries created, changed and ended by ctnetlink: at a rate that leaves everybody time, and as fast as the
+//! kernel takes it.
 
 use anyhow::{Result, ensure};
 
@@ -7,8 +8,8 @@ use super::work::{Wanted, Work};
 use crate::load::entries;
 use crate::machine::wait::now;
 
-/// Events a second of the paced phase, and how many: a writer at full rate and a hot backup wait for one mutex of the whole
-/// machine.
+/// Events a second of the paced phase, and how many: a writer at full rate and a hot backup wait for one
+/// mutex of the whole machine.
 pub(super) const RATE: u32 = 20_000;
 pub(super) const PACED: u32 = 40_000;
 pub(super) const MARK: u32 = 7;

@@ -1,7 +1,7 @@
 //! `micro`: what the steps of an event's path cost, each by itself: nanoseconds here, instructions anywhere.
 //!
-//! Called by `main`. Instructions are valgrind's count of this very program doing a step many times and then more times: the
-//! difference is the step's, without what comes before it.
+//! Called by `main`. Instructions are valgrind's count of this very program doing a step many times and then
+//! more times: the difference is the step's, without what comes before it.
 
 use std::hint::black_box;
 use std::process::{Command, ExitCode};

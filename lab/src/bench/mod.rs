@@ -1,12 +1,13 @@
-//! `bench`: ctsync, conntrackd, readers that do nothing and the kernel alone on the same load in one run, one after the other,
-//! several rounds; medians, and the budgets as ratios within the run.
+//! `bench`: ctsync, conntrackd, readers that do nothing and the kernel alone on the same load in one run, one
+//! after the other, several rounds; medians, and the budgets as ratios within the run.
 //!
-//! Called by `main`. Absolute times are this machine's and are told, never judged. A run of ours whose tables are not equal at
-//! its end has no result.
+//! Called by `main`. Absolute times are this machine's and are told, never judged. A run of ours whose tables
+//! are not equal at its end has no result.
 //!
-//! - `subject`: who works; `work`: one at work, what it spends, when it is done; `reader`: the least that hearing every event
-//!   costs.
-//! - `events`, `packets`, `bulk`, `repair`, `elsewhere`, `narrow`, `idle`: the loads; `stamps`: when a kernel made an entry.
+//! - `subject`: who works; `work`: one at work, what it spends, when it is done; `reader`: the least that
+//!   hearing every event costs.
+//! - `events`, `packets`, `bulk`, `repair`, `elsewhere`, `narrow`, `idle`: the loads; `stamps`: when a kernel
+//!   made an entry.
 //! - `stories`: loads that other stories of the lab measure.
 //! - `figures`, `budget`, `report`: what came of it.
 //! - `engine`: ours without a kernel; `micro`: its steps, each by itself, a verb of its own.
@@ -53,7 +54,8 @@ pub(crate) struct Arguments {
     /// Only these loads.
     #[arg(value_enum)]
     loads: Vec<Load>,
-    /// Times that the short loads are measured (events, packets, limits, buffer, elsewhere); the others once. What is told is the median.
+    /// Times that the short loads are measured (events, packets, limits, buffer, elsewhere); the others once.
+    /// What is told is the median.
     #[arg(long, default_value_t = 5)]
     rounds: u32,
     /// Entries that are created, changed and ended.

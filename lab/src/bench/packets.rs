@@ -1,5 +1,5 @@
-//! Real packets: UDP flows from the client through the router, each a new one. How many a second it forwards beside a daemon, and
-//! how long after it the peer's kernel has an entry.
+//! Real packets: UDP flows from the client through the router, each a new one. How many a second it forwards
+//! beside a daemon, and how long after it the peer's kernel has an entry.
 
 use std::io::IoSlice;
 use std::net::{Ipv4Addr, SocketAddrV4, UdpSocket};
@@ -20,8 +20,8 @@ use crate::routers::topology::{CLIENT, SERVER};
 const FLOWS: u32 = 100_000;
 /// Packets of one call, at most.
 const BATCH: u32 = 64;
-/// Flows from one source port, each to another port of the server's. Few: a kernel that is told a translation looks through all
-/// entries of that source (`find_appropriate_src`), and no client has thousands.
+/// Flows from one source port, each to another port of the server's. Few: a kernel that is told a translation
+/// looks through all entries of that source (`find_appropriate_src`), and no client has thousands.
 const PORTS: u32 = 50;
 const FIRST_PORT: u16 = 1_024;
 const FIRST_SOURCE: u16 = 20_000;

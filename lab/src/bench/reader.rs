@@ -1,7 +1,7 @@
 //! The least that hearing every event costs: a reader that throws them away.
 //!
-//! Called by the benchmark in a daemon's place. One is woken for each event, as a daemon that waits for its socket is; the other
-//! one takes what has come and naps, as nothing that must answer at once may.
+//! Called by the benchmark in a daemon's place. One is woken for each event, as a daemon that waits for its
+//! socket is; the other one takes what has come and naps, as nothing that must answer at once may.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};

@@ -17,8 +17,8 @@ const PATIENCE: Duration = Duration::from_secs(60);
 pub(super) const TABLES_SECONDS: &str = "repair of 100 of 500000 between two tables, s";
 pub(super) const TABLES_BYTES: &str = "repair of 100 of 500000 between two tables, kB";
 
-/// A hundred differences between table and kernel that nobody heard of, half of them on each side: ended entries and marked ones.
-/// Most of its time is the two dumps.
+/// A hundred differences between table and kernel that nobody heard of, half of them on each side: ended
+/// entries and marked ones. Most of its time is the two dumps.
 pub(super) async fn kernels(work: &Work<'_>, figures: &mut Figures) -> Result<()> {
     const EACH: u32 = 25;
     const MARK: u32 = 77;
@@ -34,7 +34,8 @@ pub(super) async fn kernels(work: &Work<'_>, figures: &mut Figures) -> Result<()
         let router = work.topology.router(number)?;
         router.node.output(&router.binary()?, &["resync"])?;
     }
-    // router1's kernel is the truth: what it has lost is gone, what router2 has lost comes back, its marks go.
+    // router1's kernel is the truth: what it has lost is gone, what router2 has lost comes back, its marks
+    // go.
     let held = u64::from(WHOLE - EACH);
     until("both kernels are as router1's was", PATIENCE, async || {
         let marks = [1, 2].map(|number| differences::marked(work.node(number)?, MARK));
@@ -51,8 +52,8 @@ pub(super) async fn kernels(work: &Work<'_>, figures: &mut Figures) -> Result<()
     Ok(())
 }
 
-/// What two tables differ in after a cut: more has changed meanwhile than the owner keeps, and all but a hundred entries are as
-/// they were. Nothing can be sent again: the digests have to find them.
+/// What two tables differ in after a cut: more has changed meanwhile than the owner keeps, and all but a
+/// hundred entries are as they were. Nothing can be sent again: the digests have to find them.
 pub(super) async fn tables(work: &Work<'_>, figures: &mut Figures) -> Result<()> {
     const FEW: u32 = 25;
     let net = work.node(1)?.net.clone();

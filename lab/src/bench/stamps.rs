@@ -1,4 +1,5 @@
-//! When the kernel made each of its entries (`nf_conntrack_timestamp`), and how much later its peer's kernel made the same one.
+//! When the kernel made each of its entries (`nf_conntrack_timestamp`), and how much later its peer's kernel
+//! made the same one.
 //!
 //! Called by `packets`. Nobody listens while it happens: a listener more would change what is measured.
 

@@ -1,4 +1,5 @@
-//! What other stories of the lab measure, each in a lab of its own: takeovers, a killed daemon, what a client notices.
+//! What other stories of the lab measure, each in a lab of its own: takeovers, a killed daemon, what a client
+//! notices.
 
 use std::path::{Path, PathBuf};
 

@@ -105,7 +105,8 @@ impl Subject {
             install: self != Subject::CtsyncCold && self != Subject::CtsyncKey,
             key: (self == Subject::CtsyncKey).then(|| "5a".repeat(32)),
             lines: buffer.lines(),
-            // Under full load keepalived gets late, and a takeover is not what is measured. conntrackd needs no role to follow.
+            // Under full load keepalived gets late, and a takeover is not what is measured. conntrackd needs
+            // no role to follow.
             advert: 1.0,
             mover: if self.is_ctsync() { Mover::Keepalived } else { Mover::Story },
             ..Options::usual(ctsync.to_owned())

@@ -62,7 +62,8 @@ impl Work<'_> {
         for number in [1, 2] {
             let net = &topology.router(number)?.node.net;
             net.sysctl("net/netfilter/nf_conntrack_udp_timeout", UDP_TIMEOUT)?;
-            // The kernel notes when an entry was made: latency is read from both tables afterwards, and nobody has to listen.
+            // The kernel notes when an entry was made: latency is read from both tables afterwards, and
+            // nobody has to listen.
             net.sysctl("net/netfilter/nf_conntrack_timestamp", "1")?;
         }
         let napping = subject == Subject::NullNapping;
@@ -160,8 +161,8 @@ impl Work<'_> {
             .sum())
     }
 
-    /// Until everybody holds what should be held. What conntrackd then lacks (or has too much) is its result; tables of ours
-    /// that are not equal are none.
+    /// Until everybody holds what should be held. What conntrackd then lacks (or has too much) is its result;
+    /// tables of ours that are not equal are none.
     pub(super) async fn settle(&self, wanted: Wanted) -> Result<u64> {
         let there = |count: u64| count >= wanted.entries && count < wanted.entries + OWN;
         if !self.subject.is_pair() {
@@ -245,7 +246,8 @@ fn status_number(directory: &Path, name: &str) -> Result<u64> {
     word.parse().with_context(|| name.to_owned())
 }
 
-/// The kernel takes a namespace's entries away when it has time, and would do so while the next one is measured: they go now.
+/// The kernel takes a namespace's entries away when it has time, and would do so while the next one is
+/// measured: they go now.
 fn clear(topology: &mut Topology) -> Result<()> {
     for number in [1, 2] {
         let Ok(router) = topology.router_mut(number) else { continue };

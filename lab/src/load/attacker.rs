@@ -1,6 +1,7 @@
 //! Somebody on the channel's link: hears what the routers say, and sends whatever he likes as fast as he can.
 //!
-//! Called by the scenario `attack`. A thread in a namespace of its own; knows the layout of a header and no key.
+//! Called by the scenario `attack`. A thread in a namespace of its own; knows the layout of a header and no
+//! key.
 
 use std::collections::HashMap;
 use std::net::{Ipv4Addr, SocketAddr, UdpSocket};
@@ -164,7 +165,8 @@ pub(crate) struct Heard {
 }
 
 impl Heard {
-    /// What it could make a router believe: answers and questions are left out, so that everything sent is refused.
+    /// What it could make a router believe: answers and questions are left out, so that everything sent is
+    /// refused.
     pub(crate) fn keep_believable(&mut self) {
         let believable =
             |datagram: &Vec<u8>| datagram.get(KIND_AT).is_some_and(|kind| BELIEVED.contains(&(kind & KIND)));

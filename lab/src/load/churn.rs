@@ -1,6 +1,8 @@
-//! Changes at a rate: entries created, moved on and ended in a router's kernel by ctnetlink, as traffic would do it.
+//! Changes at a rate: entries created, moved on and ended in a router's kernel by ctnetlink, as traffic would
+//! do it.
 //!
-//! Called by stories that want a daemon under load. A thread in the router's namespace; ends when told to, or dropped.
+//! Called by stories that want a daemon under load. A thread in the router's namespace; ends when told to, or
+//! dropped.
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -30,7 +32,8 @@ pub(crate) struct Churn {
 }
 
 impl Churn {
-    /// Change the connections of these numbers, so many times a second; `None`: as fast as the kernel takes it.
+    /// Change the connections of these numbers, so many times a second; `None`: as fast as the kernel takes
+    /// it.
     pub(crate) fn start(namespace: &Namespace, numbers: Range<u32>, rate: Option<u32>) -> Churn {
         let (stop, made) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
         let (namespace, stopped, count) = (namespace.clone(), stop.clone(), made.clone());

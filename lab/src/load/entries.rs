@@ -1,7 +1,7 @@
 //! Many entries at once: created in a router's kernel by ctnetlink, as if connections had gone through it.
 //!
-//! Called by stories that want a large table, or changes in flight. Uses the product's own netlink codec: what is
-//! judged afterwards is judged by `judge`.
+//! Called by stories that want a large table, or changes in flight. Uses the product's own netlink codec:
+//! what is judged afterwards is judged by `judge`.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
@@ -88,7 +88,8 @@ pub(crate) fn end(namespace: &Namespace, from: u32, count: u32) -> Result<u32> {
     })
 }
 
-/// Requests for `count` connections, from a first one on in steps; in portions, so many a second if there is a rate.
+/// Requests for `count` connections, from a first one on in steps; in portions, so many a second if there is
+/// a rate.
 fn request(
     namespace: &Namespace,
     (from, step): (u32, u32),

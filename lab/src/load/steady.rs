@@ -1,4 +1,5 @@
-//! Clients that say something every millisecond, answered or not: no moment of a takeover is without a packet of theirs.
+//! Clients that say something every millisecond, answered or not: no moment of a takeover is without a packet
+//! of theirs.
 //!
 //! Called by `scenario/first_packet`. They talk to the echo servers of `traffic`.
 
@@ -116,7 +117,8 @@ async fn talk_tcp(streams: &Mutex<Vec<Stream>>, number: usize, server: SocketAdd
     let stream = tokio::time::timeout(CONNECT, TcpStream::connect(server));
     let mut stream = stream.await.context("no connection")?.context("cannot connect")?;
     stream.set_nodelay(true)?;
-    // It ends at once: what is said in order is said again through the routers of the next takeover if these are gone.
+    // It ends at once: what is said in order is said again through the routers of the next takeover if these
+    // are gone.
     stream.set_zero_linger()?;
     let (read, mut write) = stream.split();
     let speak = async {

@@ -1,7 +1,7 @@
 //! Clients and servers of the lab: numbered lines echoed, every byte checked, on sockets that stay open.
 //!
-//! Each side is a thread inside its node's namespace with a runtime of its own. A server appends to every line the
-//! address it sees, so that the client can tell that its source port at the server did not change.
+//! Each side is a thread inside its node's namespace with a runtime of its own. A server appends to every
+//! line the address it sees, so that the client can tell that its source port at the server did not change.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
@@ -305,8 +305,8 @@ impl Clients {
         Ok(Clients { lives, quiet, _keeper: Keeper::Worker { _worker: worker } })
     }
 
-    /// A real program on the client that echoes: every line it prints is handed to `read`, which tells what the far
-    /// end sees; with `speak` it is given numbered lines at the usual pace.
+    /// A real program on the client that echoes: every line it prints is handed to `read`, which tells what
+    /// the far end sees; with `speak` it is given numbered lines at the usual pace.
     pub(crate) fn program(
         kind: Kind,
         mut command: std::process::Command,
@@ -454,7 +454,8 @@ async fn talk_udp(lives: &Mutex<Vec<Life>>, number: usize, target: SocketAddr) -
         let said = format!("{number} {count}");
         // ICMP errors during a takeover are not the end of an exchange.
         let _ = socket.send(said.as_bytes()).await;
-        // A late answer to an earlier datagram is no right echo, and no wrong one; the right one may stand behind it.
+        // A late answer to an earlier datagram is no right echo, and no wrong one; the right one may stand
+        // behind it.
         let right = async {
             loop {
                 let Ok(length) = socket.recv(&mut buffer).await else { continue };

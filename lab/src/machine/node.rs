@@ -1,4 +1,5 @@
-//! A node: a network namespace with a host name and a `/run` of its own, and the processes inside. Router or client alike.
+//! A node: a network namespace with a host name and a `/run` of its own, and the processes inside. Router or
+//! client alike.
 //!
 //! Called by `topology` and the stories. A node dies as a machine does: with everything in it.
 
@@ -256,7 +257,8 @@ fn plain_shells(passwd: &str) -> String {
     passwd.lines().map(plain).collect()
 }
 
-/// A mount namespace in which `/run` is this directory and `/etc/passwd` this file; a host name, and System V IPC.
+/// A mount namespace in which `/run` is this directory and `/etc/passwd` this file; a host name, and System V
+/// IPC.
 fn private_places(name: &str, run: &Path, passwd: &Path) -> Result<(File, [File; 2])> {
     let made = std::thread::scope(|scope| {
         scope

@@ -1,9 +1,9 @@
-//! The lab's own process tree: a PID and mount namespace (and, without root, a user namespace) around everything,
-//! so that Ctrl-C, a crash or SIGKILL leave nothing behind.
+//! The lab's own process tree: a PID and mount namespace (and, without root, a user namespace) around
+//! everything, so that Ctrl-C, a crash or SIGKILL leave nothing behind.
 //!
 //! Three processes, one program: the outer one holds the working directory and waits; the first of the PID
-//! namespace reaps orphans, and when it ends the kernel ends all others; the third is the lab. Called by `main`
-//! before anything else runs.
+//! namespace reaps orphans, and when it ends the kernel ends all others; the third is the lab. Called by
+//! `main` before anything else runs.
 
 use std::fs::Permissions;
 use std::os::unix::fs::PermissionsExt;
@@ -87,7 +87,8 @@ fn leave_word(at: &Path, directory: &Path) -> Result<()> {
 
 async fn run_inside(pointer: Option<&Path>) -> Result<ExitCode> {
     let directory = tempfile::Builder::new().prefix("ctsync-lab-").tempdir()?;
-    // Daemons that are other users pass through it to their configuration; what is secret in it has a mode of its own.
+    // Daemons that are other users pass through it to their configuration; what is secret in it has a mode of
+    // its own.
     std::fs::set_permissions(directory.path(), Permissions::from_mode(0o711))?;
     if let Some(pointer) = pointer {
         leave_word(pointer, directory.path())?;
@@ -175,8 +176,8 @@ fn settle() -> Result<()> {
     silence_console()
 }
 
-/// Who finds no syslog (`LOG_CONS`) writes to the console. Where that is a serial line the kernel writes it out byte by byte inside
-/// an interrupt: a line of keepalived's takes a processor away for 20 ms.
+/// Who finds no syslog (`LOG_CONS`) writes to the console. Where that is a serial line the kernel writes it
+/// out byte by byte inside an interrupt: a line of keepalived's takes a processor away for 20 ms.
 fn silence_console() -> Result<()> {
     let console = Path::new("/dev/console");
     if console.exists() { bind(Path::new("/dev/null"), console) } else { Ok(()) }
@@ -203,7 +204,8 @@ pub(crate) fn bind(from: &Path, over: &Path) -> Result<()> {
         .with_context(|| format!("cannot bind {} over {}", from.display(), over.display()))
 }
 
-/// The hidden verb `as-user`: become a program as user `user` of a nested user namespace, who is root out here.
+/// The hidden verb `as-user`: become a program as user `user` of a nested user namespace, who is root out
+/// here.
 pub(crate) fn become_user(user: u32, program: &str, arguments: &[String]) -> Result<()> {
     use std::os::unix::process::CommandExt;
     unshare(CloneFlags::CLONE_NEWUSER).context("cannot make a nested user namespace")?;

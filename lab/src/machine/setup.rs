@@ -1,7 +1,7 @@
 //! What the lab needs of the machine: programs of the distribution, the daemon's binary, the checkout.
 //!
-//! Called before a story, outside of the sandbox. Installs what is missing when it may, else prints the one command
-//! that would.
+//! Called before a story, outside of the sandbox. Installs what is missing when it may, else prints the one
+//! command that would.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -137,8 +137,9 @@ pub(crate) fn ctsync_binary(asked: Option<&Path>) -> Result<PathBuf> {
 
 const BUCKETS: &str = "/proc/sys/net/netfilter/nf_conntrack_buckets";
 
-/// So many buckets in the kernel's hash, which all namespaces share: with fewer than entries it refuses what would make a long
-/// chain (`nf_conntrack_hash_check_insert`), and every walk through the table reads all of them.
+/// So many buckets in the kernel's hash, which all namespaces share: with fewer than entries it refuses what
+/// would make a long chain (`nf_conntrack_hash_check_insert`), and every walk through the table reads all of
+/// them.
 pub(crate) fn set_buckets(buckets: u32) -> Result<()> {
     let written = std::fs::write(BUCKETS, buckets.to_string());
     let there = std::fs::read_to_string(BUCKETS)?.trim().parse::<u32>()?;

@@ -1,4 +1,5 @@
-//! What needs nixpkgs' `lib`: the flake, the module and its mistakes, the table of options, the VM tests' scripts.
+//! What needs nixpkgs' `lib`: the flake, the module and its mistakes, the table of options, the VM tests'
+//! scripts.
 //!
 //! nixpkgs itself is stood in for by `tests/nix-offline/stub-nixpkgs`.
 
@@ -59,8 +60,8 @@ impl Nix {
         Ok(command)
     }
 
-    /// `nix eval` or `nix build` of an expression in which `on MACHINE` is the module on a machine, `machines` those of
-    /// `machines.nix`, and `golden` what `golden.nix` makes.
+    /// `nix eval` or `nix build` of an expression in which `on MACHINE` is the module on a machine,
+    /// `machines` those of `machines.nix`, and `golden` what `golden.nix` makes.
     fn expression(&self, verb: &[&str], expression: &str) -> Result<Command> {
         let (nixpkgs, offline) = (self.nixpkgs()?.display(), self.offline());
         let offline = offline.display();

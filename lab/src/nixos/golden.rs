@@ -1,5 +1,6 @@
-//! The golden files: the VM test `failover` as its nodes evaluate, with packages whose paths are fixed. Units, the daemon's
-//! JSON, keepalived.conf, a directory for each node, as they would lie on the machine; committed, and run by a real systemd.
+//! The golden files: the VM test `failover` as its nodes evaluate, with packages whose paths are fixed.
+//! Units, the daemon's JSON, keepalived.conf, a directory for each node, as they would lie on the machine;
+//! committed, and run by a real systemd.
 //!
 //! `SOURCES` has the hash of everything that they were made from: a stale one is a failure.
 
@@ -154,7 +155,8 @@ fn texts(directory: &Path) -> Result<Map<String, Value>> {
         .collect()
 }
 
-/// The daemon and keepalived take what the module made for them, and the one finds in the other's what it needs.
+/// The daemon and keepalived take what the module made for them, and the one finds in the other's what it
+/// needs.
 pub(super) fn check_configuration(nix: &Nix) -> Result<String> {
     let ctsync = setup::ctsync_binary(None)?;
     let golden = nix.golden();

@@ -1,8 +1,9 @@
-//! The Nix files, checked where neither a Nix cache nor nixpkgs can be reached: what evaluates them, what they came to
-//! (`tests/nix-offline/golden/`), and the VM tests' own scripts on systemd containers.
+//! The Nix files, checked where neither a Nix cache nor nixpkgs can be reached: what evaluates them, what
+//! they came to (`tests/nix-offline/golden/`), and the VM tests' own scripts on systemd containers.
 //!
-//! Called by `cargo lab test`, `soak nix` and the planted faults. Where `CTSYNC_NIXPKGS_LIB` names the `lib` folder of a
-//! nixpkgs checkout everything is evaluated afresh; without it the golden files stand in, and the rest is ignored, which is said.
+//! Called by `cargo lab test`, `soak nix` and the planted faults. Where `CTSYNC_NIXPKGS_LIB` names the `lib`
+//! folder of a nixpkgs checkout everything is evaluated afresh; without it the golden files stand in, and the
+//! rest is ignored, which is said.
 //!
 //! - `tools`: Nix, nixfmt and deadnix, side-loaded where the machine has none.
 //! - `golden`: the golden files, and how they are run.
@@ -25,7 +26,8 @@ use tools::Tools;
 
 /// Names the folder `lib` of a nixpkgs checkout.
 const LIB: &str = "CTSYNC_NIXPKGS_LIB";
-/// As for the snapshots of `cargo test`: golden files and the table of options are written instead of compared.
+/// As for the snapshots of `cargo test`: golden files and the table of options are written instead of
+/// compared.
 const UPDATE: &str = "INSTA_UPDATE";
 /// Lines of a failed program's end that are shown.
 const TAIL: usize = 12;

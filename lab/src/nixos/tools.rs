@@ -1,4 +1,5 @@
-//! Nix, nixfmt and deadnix: the machine's own, else side-loaded into `target/nix-tools`, where nothing else sees them.
+//! Nix, nixfmt and deadnix: the machine's own, else side-loaded into `target/nix-tools`, where nothing else
+//! sees them.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;

@@ -1,8 +1,8 @@
 //! Corosync and Pacemaker on two routers, in keepalived's place.
 //!
-//! Called by the story `pacemaker`. Both programs have their paths compiled in and want root, so each router gets its own
-//! copies of these places in its mounts; nothing is installed on this machine and none of its services is used. The
-//! cluster talks over the WAN link, where the channel is.
+//! Called by the story `pacemaker`. Both programs have their paths compiled in and want root, so each router
+//! gets its own copies of these places in its mounts; nothing is installed on this machine and none of its
+//! services is used. The cluster talks over the WAN link, where the channel is.
 
 use std::fs::Permissions;
 use std::os::unix::fs::{PermissionsExt, chown};
@@ -24,8 +24,8 @@ pub(crate) const GROUP: &str = "GROUP";
 pub(crate) const CLONE: &str = "ctsync-clone";
 const RESOURCE: &str = "ctsync";
 const ADDRESSES: &str = "addresses";
-/// Nothing here could cut a node's power for good, and of two nodes none is a majority. The addresses stay where they are
-/// when the other router returns.
+/// Nothing here could cut a node's power for good, and of two nodes none is a majority. The addresses stay
+/// where they are when the other router returns.
 const OPTIONS: [(&str, &str, &str); 3] = [
     ("crm_config", "stonith-enabled", "false"),
     ("crm_config", "no-quorum-policy", "ignore"),
@@ -178,7 +178,8 @@ fn resources(router: &Router) -> Result<String> {
     Ok(text + "</group></resources>")
 }
 
-/// The addresses are where the promoted one is, and come after the promotion: when they are there, the fence is closed.
+/// The addresses are where the promoted one is, and come after the promotion: when they are there, the fence
+/// is closed.
 fn constraints() -> String {
     format!(
         "<constraints><rsc_colocation id=\"together\" score=\"INFINITY\" rsc=\"{ADDRESSES}\" with-rsc=\"{CLONE}\" \

@@ -1,7 +1,8 @@
-//! What each router is told, as VyOS `set` lines: the few kinds of lines that the lab needs to build a router.
+//! What each router is told, as VyOS `set` lines: the few kinds of lines that the lab needs to build a
+//! router.
 //!
-//! Called by `topology`. The files stand in `lab/examples/documented/`; the lab adds nothing to what they say but
-//! what VyOS itself adds (paths, and a firewall around the state policy). ctsync reads them by itself.
+//! Called by `topology`. The files stand in `lab/examples/documented/`; the lab adds nothing to what they say
+//! but what VyOS itself adds (paths, and a firewall around the state policy). ctsync reads them by itself.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;

@@ -1,22 +1,26 @@
 //! FRR's vrrpd on a router: a macvlan for each VRRP instance, its configuration, zebra and vrrpd.
 //!
-//! Called by `topology` and the scenario `frr`. FRR's directories are the node's own; its daemons become another user, so this needs root.
+//! Called by `topology` and the scenario `frr`. FRR's directories are the node's own; its daemons become
+//! another user, so this needs root.
 //!
 //! What vrrpd does with its macvlans, seen with FRR 8.4.4 on Linux 6.18:
-//! - The address stays on the macvlan for ever, on the backup too. What moves is the interface: the backup's is
-//!   `protodown on`, `NO-CARRIER`, operstate DOWN; its administrative flag stays UP. The owner's is operstate UP. So the role
-//!   is "the address is present **and** the interface is operationally up".
+//! - The address stays on the macvlan for ever, on the backup too. What moves is the interface: the backup's
+//!   is `protodown on`, `NO-CARRIER`, operstate DOWN; its administrative flag stays UP. The owner's is
+//!   operstate UP. So the role is "the address is present **and** the interface is operationally up".
 //! - On the way up the kernel tells two changes within half a millisecond, the first of them still DOWN.
-//! - With advertisements every 100 ms a dead owner is replaced after 0.3 s. A preempted owner goes DOWN at once.
-//! - vrrpd ended by SIGTERM takes its interfaces down with it. After SIGKILL they stay UP, and so does the other router's
-//!   soon: two owners, until vrrpd runs there again.
-//! - A new macvlan is UP until vrrpd has looked at it. Made with `protodown on` it is DOWN, and vrrpd lifts that when elected.
+//! - With advertisements every 100 ms a dead owner is replaced after 0.3 s. A preempted owner goes DOWN at
+//!   once.
+//! - vrrpd ended by SIGTERM takes its interfaces down with it. After SIGKILL they stay UP, and so does the
+//!   other router's soon: two owners, until vrrpd runs there again.
+//! - A new macvlan is UP until vrrpd has looked at it. Made with `protodown on` it is DOWN, and vrrpd lifts
+//!   that when elected.
 //! - There are no sync groups: WAN and LAN are elected each for itself.
-//! - Packets to the virtual MAC come in on the macvlan: rules with `iifname eth1` do not see them. Packets to the network go
-//!   out by `eth1`, whose own address came first.
-//! - A macvlan that is `protodown` still takes frames in: when the owner's port is gone and the switch floods, a hot standby
-//!   carries the connections on before it is elected.
-//! - `arp_announce` must be 2, else the router's questions tell the neighbours its own MAC for the virtual address.
+//! - Packets to the virtual MAC come in on the macvlan: rules with `iifname eth1` do not see them. Packets to
+//!   the network go out by `eth1`, whose own address came first.
+//! - A macvlan that is `protodown` still takes frames in: when the owner's port is gone and the switch
+//!   floods, a hot standby carries the connections on before it is elected.
+//! - `arp_announce` must be 2, else the router's questions tell the neighbours its own MAC for the virtual
+//!   address.
 
 use std::time::Duration;
 

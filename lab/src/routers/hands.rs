@@ -1,5 +1,5 @@
-//! Hands inside a running daemon: its sockets, borrowed. So its event buffer can be made small, and its kernel changed in
-//! its own name, which it never hears of.
+//! Hands inside a running daemon: its sockets, borrowed. So its event buffer can be made small, and its
+//! kernel changed in its own name, which it never hears of.
 //!
 //! Called by stories. The daemon itself is as it is shipped.
 

@@ -1,7 +1,9 @@
-//! heartbeat on a router, as VyOS 1.2 has it: its three files from the `set cluster` lines, and our resource script.
+//! heartbeat on a router, as VyOS 1.2 has it: its three files from the `set cluster` lines, and our resource
+//! script.
 //!
 //! Called by `topology` when the routers are told of a cluster. The script is the one that is shipped, in
-//! `cluster/heartbeat/`. heartbeat's directories are the node's own; its processes become other users, so this needs root.
+//! `cluster/heartbeat/`. heartbeat's directories are the node's own; its processes become other users, so
+//! this needs root.
 
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::Path;
@@ -53,7 +55,8 @@ pub(crate) async fn start(router: &mut Router) -> Result<()> {
     router.node.start("heartbeat", "env", &[&path, DAEMON, "-f"])
 }
 
-/// `hb_standby`: the other node is to have everything. Refused while a node that has returned is still being served.
+/// `hb_standby`: the other node is to have everything. Refused while a node that has returned is still being
+/// served.
 pub(crate) async fn stand_by(router: &Router) -> Result<()> {
     // The addresses are the primary node's own, and foreign to the other.
     let settled = if router.told.name == router.told.cluster.primary { "local" } else { "all" };
@@ -87,7 +90,8 @@ fn path_with_ctsync(router: &Router) -> Result<String> {
     Ok(format!("PATH={}:/usr/sbin:/usr/bin:/sbin:/bin", bin.display()))
 }
 
-/// VyOS waits 20 s for a silent node; the lab has less patience, but more than a busy machine keeps a daemon waiting. `auto_failback` is off there unless it is asked for.
+/// VyOS waits 20 s for a silent node; the lab has less patience, but more than a busy machine keeps a daemon
+/// waiting. `auto_failback` is off there unless it is asked for.
 fn ha_cf(cluster: &Cluster, log: &Path) -> String {
     let media =
         cluster.interfaces.iter().map(|name| format!("mcast {name} {} 694 1 0\n", cluster.mcast_group));

@@ -1,5 +1,5 @@
-//! conntrackd in ctsync's place, as its manual sets it up: FTFW over the same channel, expectations on, and the script that
-//! keepalived calls. Called by scenarios that put its result beside ours.
+//! conntrackd in ctsync's place, as its manual sets it up: FTFW over the same channel, expectations on, and
+//! the script that keepalived calls. Called by scenarios that put its result beside ours.
 
 use std::time::Duration;
 
@@ -96,7 +96,8 @@ General {{
     launch(node).await
 }
 
-/// Start it once more after it was killed: it leaves its lock and its socket behind, and refuses to start beside them.
+/// Start it once more after it was killed: it leaves its lock and its socket behind, and refuses to start
+/// beside them.
 pub(crate) async fn restart(node: &mut Node) -> Result<()> {
     for name in ["conntrackd.lock", "conntrackd.ctl"] {
         let _ = std::fs::remove_file(node.run_directory().join(name));

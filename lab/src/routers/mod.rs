@@ -1,5 +1,5 @@
-//! The documented figure: routers with what moves their addresses, and the hosts beside them. A story changes it by its
-//! [`options`]; who builds it is [`topology`].
+//! The documented figure: routers with what moves their addresses, and the hosts beside them. A story changes
+//! it by its [`options`]; who builds it is [`topology`].
 
 pub(crate) mod cluster;
 pub(crate) mod documented;

@@ -78,11 +78,13 @@ pub(crate) struct Options {
     pub mover: Mover,
     /// How keepalived does VRRP.
     pub vrrp: Vrrp,
-    /// `masquerade` in place of source NAT; the routers' own WAN addresses are such that it takes the virtual one.
+    /// `masquerade` in place of source NAT; the routers' own WAN addresses are such that it takes the virtual
+    /// one.
     pub masquerade: bool,
     /// An interface of its own for the channel, `chan0`.
     pub channel: bool,
-    /// `set service conntrack-sync` lines beside the documented ones. A `failover-mechanism` among them is in its place.
+    /// `set service conntrack-sync` lines beside the documented ones. A `failover-mechanism` among them is in
+    /// its place.
     pub lines: &'static [&'static str],
     /// Rules beside the documented ones.
     pub rules: &'static str,

@@ -127,7 +127,8 @@ impl Topology {
         Ok(node)
     }
 
-    /// The end hosts forget where the virtual addresses were: the story has moved them, and no VRRP daemon tells.
+    /// The end hosts forget where the virtual addresses were: the story has moved them, and no VRRP daemon
+    /// tells.
     pub(crate) fn forget_neighbours(&self) -> Result<()> {
         for node in [&self.client, &self.server] {
             node.output("ip", &["neighbour", "flush", "dev", "eth0"])?;
@@ -227,8 +228,9 @@ impl Topology {
 
     /// Destroy a router's namespace at once.
     ///
-    /// The cables go first: a namespace is taken down in steps, and between two of them it would answer packets
-    /// without its rules and its entries, with a RST for instance, which no machine without power does.
+    /// The cables go first: a namespace is taken down in steps, and between two of them it would answer
+    /// packets without its rules and its entries, with a RST for instance, which no machine without power
+    /// does.
     pub(crate) async fn power_off(&mut self, number: u8) -> Result<()> {
         self.cables(number, false).await?;
         let links = Links::open(&self.switch.net)?;
@@ -250,7 +252,8 @@ impl Topology {
         self.switch.feed("nft", &["-f", "-"], rules).map(|_| ())
     }
 
-    /// Drop the channel's datagrams that are longer than so many bytes, IP header included, at the switch, which tells nobody.
+    /// Drop the channel's datagrams that are longer than so many bytes, IP header included, at the switch,
+    /// which tells nobody.
     pub(crate) fn channel_carries(&self, bytes: u32) -> Result<()> {
         let rules = format!(
             "table bridge cut {{ chain forward {{ type filter hook forward priority 0; \
@@ -268,8 +271,8 @@ impl Topology {
         self.switch.feed("nft", &["-f", "-"], &rules).map(|_| ())
     }
 
-    /// Bytes that both routers have sent towards the WAN side, where the channel is: nearly nothing else is there in a
-    /// quiet lab.
+    /// Bytes that both routers have sent towards the WAN side, where the channel is: nearly nothing else is
+    /// there in a quiet lab.
     pub(crate) fn channel_bytes(&self) -> Result<u64> {
         let counters = self.switch.net.run(|| Ok(std::fs::read_to_string("/proc/thread-self/net/dev")?))?;
         let mut all = 0;

@@ -1,6 +1,6 @@
-//! Somebody on the channel's link sends replayed, forged, cut, changed datagrams, and those of an ended run, as fast as he
-//! can, while router1 dies. And what a key is for: without one his entry lands; and conntrackd falls silent after one
-//! datagram of eight bytes.
+//! Somebody on the channel's link sends replayed, forged, cut, changed datagrams, and those of an ended run,
+//! as fast as he can, while router1 dies. And what a key is for: without one his entry lands; and conntrackd
+//! falls silent after one datagram of eight bytes.
 
 use std::net::Ipv4Addr;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -28,7 +28,8 @@ const LISTENS: Duration = Duration::from_secs(2);
 /// How long the flood lasts before router1 dies.
 const BEFORE: Duration = Duration::from_secs(2);
 const CONNECTIONS: usize = 30;
-/// A lie is gone after the peer timeout, a challenge, and what an all-clear waits for; it shows at the latest within a peer timeout.
+/// A lie is gone after the peer timeout, a challenge, and what an all-clear waits for; it shows at the latest
+/// within a peer timeout.
 const HEALS: Duration = Duration::from_secs(8);
 const CALM: Duration = Duration::from_millis(1500);
 /// What he sends is refused for each of these, by the names of the counters.
@@ -169,7 +170,8 @@ impl Seen {
         })
     }
 
-    /// Everything sent was refused for a reason, or found the socket full; that may also have dropped what router1 said.
+    /// Everything sent was refused for a reason, or found the socket full; that may also have dropped what
+    /// router1 said.
     fn adds_up(&self, before: &Seen, sent: u64) -> Result<String> {
         let mut told = Vec::new();
         let mut refused = 0;

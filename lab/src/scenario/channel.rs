@@ -1,5 +1,6 @@
-//! The channel's interface and the path behind it: deleted and made again, renamed, down, without its address; a switch that
-//! drops what is long. The channel is taken up by itself, and what is sent in vain is bounded.
+//! The channel's interface and the path behind it: deleted and made again, renamed, down, without its
+//! address; a switch that drops what is long. The channel is taken up by itself, and what is sent in vain is
+//! bounded.
 
 use std::time::Duration;
 

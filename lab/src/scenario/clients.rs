@@ -57,7 +57,8 @@ pub(super) async fn run(stage: &Stage<'_>, narrator: &mut Narrator) -> Result<bo
 /// Asks for everything and reads nothing.
 fn deaf(control: &Path) -> Result<UnixStream> {
     let mut client = UnixStream::connect(control).context("a deaf client cannot connect")?;
-    // At once: the second line is never looked at, one request a client, and who is refused is closed before it could be said.
+    // At once: the second line is never looked at, one request a client, and who is refused is closed before
+    // it could be said.
     let lines =
         ["internal", "external"].map(|cache| format!("{{\"verb\":\"cache\",\"cache\":\"{cache}\"}}\n"));
     client.write_all(lines.concat().as_bytes())?;

@@ -1,4 +1,5 @@
-//! Every command on a running pair: what it prints, how it exits, and what it says when something is not there.
+//! Every command on a running pair: what it prints, how it exits, and what it says when something is not
+//! there.
 
 use std::io::{BufRead, BufReader};
 use std::process::Stdio;
@@ -203,7 +204,8 @@ fn diff_of_a_stray(pair: &Pair) -> Result<String> {
     conntrack("-I")?;
     let out = pair.typed(2, &["diff"], 1)?;
     conntrack("-D")?;
-    // What was said to a virtual address while it was here stays behind at a handover, and is the router's own.
+    // What was said to a virtual address while it was here stays behind at a handover, and is the router's
+    // own.
     let own = "-p tcp -s 10.0.1.100 -d 10.0.1.1 --sport 40003 --dport 22";
     let add = format!("-I {own} --state ESTABLISHED -t 600 -u SEEN_REPLY,ASSURED");
     second.output("conntrack", &add.split(' ').collect::<Vec<_>>())?;

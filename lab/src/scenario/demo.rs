@@ -1,8 +1,8 @@
-//! The demo's story: the documented figure, connections of every kind, router1 dies, router2 carries on, router1
-//! returns and is elected again when it is ready.
+//! The demo's story: the documented figure, connections of every kind, router1 dies, router2 carries on,
+//! router1 returns and is elected again when it is ready.
 //!
-//! Called by `demo`, `soak` and `test`. A connection is alive when at least [`ALIVE`] right echoes came after the
-//! takeover on the same socket, with the same source port at the server. Idle sockets do not count.
+//! Called by `demo`, `soak` and `test`. A connection is alive when at least [`ALIVE`] right echoes came after
+//! the takeover on the same socket, with the same source port at the server. Idle sockets do not count.
 
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -288,7 +288,8 @@ impl<'a> Story<'a> {
         Ok(before)
     }
 
-    /// The documented invariant: internal of the active router = external of the standby = what the lab opened.
+    /// The documented invariant: internal of the active router = external of the standby = what the lab
+    /// opened.
     async fn compare_numbers(&mut self, before: usize) -> Result<()> {
         if !self.plot.options.sync {
             return Ok(());

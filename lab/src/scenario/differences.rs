@@ -1,4 +1,5 @@
-//! A hundred differences, planted behind the daemons' backs in both kernels, beside many entries: found and repaired.
+//! A hundred differences, planted behind the daemons' backs in both kernels, beside many entries: found and
+//! repaired.
 //!
 //! Called as `run differences`, and by `soak differences` with half a million entries.
 
@@ -22,8 +23,8 @@ const ENTRIES: u32 = 50_000;
 /// Differences of each kind on each side.
 const EACH: u32 = 25;
 const MARK: u32 = 77;
-/// In so long the daemons' own sweeps meet none of them; listing many entries, or on a busy machine, takes longer, and then they
-/// may have met one or another before it is counted.
+/// In so long the daemons' own sweeps meet none of them; listing many entries, or on a busy machine, takes
+/// longer, and then they may have met one or another before it is counted.
 const SOON: Duration = Duration::from_secs(3);
 const PATIENCE: Duration = Duration::from_secs(120);
 

@@ -1,9 +1,9 @@
-//! What a takeover costs beside how many entries: the same fence over tables of very different sizes, with the changes of
-//! the last moment in flight. Beside it a cold standby, and conntrackd's commit.
+//! What a takeover costs beside how many entries: the same fence over tables of very different sizes, with
+//! the changes of the last moment in flight. Beside it a cold standby, and conntrackd's commit.
 //!
-//! Called as `run fence` with two sizes, and by `soak fence`, which writes a plot. keepalived does not run: the lab writes
-//! its lines into the FIFO and moves the addresses, so that every fence begins equally long after the cut. The cut is a real
-//! one: both cables of the owner.
+//! Called as `run fence` with two sizes, and by `soak fence`, which writes a plot. keepalived does not run:
+//! the lab writes its lines into the FIFO and moves the addresses, so that every fence begins equally long
+//! after the cut. The cut is a real one: both cables of the owner.
 
 use std::fs::{File, OpenOptions};
 use std::io::Write;
@@ -26,8 +26,9 @@ mod plot;
 
 /// Changes made just before the cut.
 const CHANGES: u32 = 1_000;
-/// From the cut to the role: what VRRP needs with 100 ms adverts (RFC 9568: three of them and the skew of priority 100).
-/// Told earlier, the daemon would ask the owner for its last changes first, and wait for the answer.
+/// From the cut to the role: what VRRP needs with 100 ms adverts (RFC 9568: three of them and the skew of
+/// priority 100). Told earlier, the daemon would ask the owner for its last changes first, and wait for the
+/// answer.
 const DETECTION: Duration = Duration::from_millis(361);
 /// Real connections that must speak afterwards.
 const SAMPLED: usize = 100;
@@ -80,7 +81,8 @@ struct Row {
     told: Vec<f64>,
     /// Milliseconds from the line in the FIFO to the first answer that tells of the fence.
     seen: Vec<f64>,
-    /// Milliseconds from the line in the FIFO to the time at which the fence was closed, by the machine's clock.
+    /// Milliseconds from the line in the FIFO to the time at which the fence was closed, by the machine's
+    /// clock.
     closed: Vec<f64>,
     /// Entries that were not in the kernel when it began.
     pending: Vec<f64>,
@@ -115,7 +117,8 @@ pub(crate) async fn run(stage: &Stage<'_>, narrator: &mut Narrator) -> Result<bo
     Ok(checks.end())
 }
 
-/// Takeovers by a hot standby, and one by conntrackd beside the least of the sizes: milliseconds as they tell them.
+/// Takeovers by a hot standby, and one by conntrackd beside the least of the sizes: milliseconds as they tell
+/// them.
 pub(crate) async fn milliseconds(
     stage: &Stage<'_>,
     sizes: &[u32],
@@ -305,8 +308,8 @@ impl Bench {
         Ok(())
     }
 
-    /// The kernel takes a namespace's entries away when it has time, and would do so while the next takeover is measured:
-    /// they go now.
+    /// The kernel takes a namespace's entries away when it has time, and would do so while the next takeover
+    /// is measured: they go now.
     fn empty(&mut self, number: u8) -> Result<()> {
         let router = self.topology.router_mut(number)?;
         for program in ["ctsync", "conntrackd"] {
@@ -366,7 +369,8 @@ impl Bench {
         all.await.unwrap_or_else(|_| count())
     }
 
-    /// Takeovers by a hot standby over every size, there and back: whoever took over is the next to be cut off.
+    /// Takeovers by a hot standby over every size, there and back: whoever took over is the next to be cut
+    /// off.
     async fn hot(&mut self, plan: &Plan, narrator: &Narrator) -> Result<Vec<Row>> {
         let mut rows = Vec::new();
         self.boot(How::Hot).await?;

@@ -1,9 +1,10 @@
-//! The first packet of every connection after a takeover: clients that speak each millisecond while router1 loses power.
-//! Counted are what a connection must never see (a RST, an ICMP error) and what router2 must never do (make an entry anew,
-//! call a packet invalid).
+//! The first packet of every connection after a takeover: clients that speak each millisecond while router1
+//! loses power. Counted are what a connection must never see (a RST, an ICMP error) and what router2 must
+//! never do (make an entry anew, call a packet invalid).
 //!
-//! Called as `run first-packet` with a few takeovers, and by `soak first-packet` with many. conntrackd with its script
-//! beside it. Connections opened in the last milliseconds are counted by themselves: what was never sent cannot be saved.
+//! Called as `run first-packet` with a few takeovers, and by `soak first-packet` with many. conntrackd with
+//! its script beside it. Connections opened in the last milliseconds are counted by themselves: what was
+//! never sent cannot be saved.
 
 use std::net::SocketAddr;
 use std::ops::AddAssign;
@@ -32,10 +33,12 @@ const STREAMS: usize = 5;
 const ENTRIES: u32 = 20_000;
 /// From the opening of the late connections to the cut: one was opened in each of these milliseconds.
 const LAST_MOMENT: Duration = Duration::from_millis(STREAMS as u64);
-/// Longest wait for streams to speak again: the blackout is less than a second, so is TCP's back-off after it.
+/// Longest wait for streams to speak again: the blackout is less than a second, so is TCP's back-off after
+/// it.
 const BACKOFF: Duration = Duration::from_secs(8);
 
-/// On both hosts: what tells a connection that it is over. Ports: 7000 has the streams, 7020 those of the last moment.
+/// On both hosts: what tells a connection that it is over. Ports: 7000 has the streams, 7020 those of the
+/// last moment.
 const HOST_RULES: &str = "table inet watch {
   counter rst { }
   counter late { }
@@ -344,7 +347,8 @@ impl Field {
         Ok(rules.flatten().filter_map(|part| part["counter"]["packets"].as_u64()).sum())
     }
 
-    /// RSTs, ICMP errors, RSTs of the last moment's connections; entries made anew and invalid packets on router2.
+    /// RSTs, ICMP errors, RSTs of the last moment's connections; entries made anew and invalid packets on
+    /// router2.
     fn counted(&self) -> Result<[u64; 5]> {
         let hosts = [&self.topology.client, &self.topology.server];
         let both = |name: &str| hosts.iter().map(|host| counter(host, name)).sum::<Result<u64>>();

@@ -1,5 +1,5 @@
-//! FRR's vrrpd elects and moves the documented addresses: what it shows of that in the kernel, which is what the mechanism
-//! `vip` reads; then a pair whose roles are told by nothing else.
+//! FRR's vrrpd elects and moves the documented addresses: what it shows of that in the kernel, which is what
+//! the mechanism `vip` reads; then a pair whose roles are told by nothing else.
 
 use anyhow::{Context, Result, ensure};
 use nix::sys::signal::Signal;

@@ -1,9 +1,9 @@
-//! The readiness gate: a router that returns with an empty kernel is not elected before it holds what its peer holds, one
-//! that is alone is elected all the same, and no churn takes a healthy primary's fitness away. Without the gate it is
-//! elected early and connections die.
+//! The readiness gate: a router that returns with an empty kernel is not elected before it holds what its
+//! peer holds, one that is alone is elected all the same, and no churn takes a healthy primary's fitness
+//! away. Without the gate it is elected early and connections die.
 //!
-//! On a fast channel a fetch is over before VRRP has elected anybody, so the channel is a slow one. `soak gate` tells the same with
-//! more entries.
+//! On a fast channel a fetch is over before VRRP has elected anybody, so the channel is a slow one.
+//! `soak gate` tells the same with more entries.
 
 use std::time::{Duration, Instant};
 
@@ -163,7 +163,8 @@ async fn timeline(pair: &mut Pair) -> Result<Times> {
         if steps.last().is_none_or(|(_, last)| *last != seen) {
             steps.push((began.elapsed(), seen));
         }
-        // As owner it was ready, or was elected too early: then its table is complete when the peer has offered all.
+        // As owner it was ready, or was elected too early: then its table is complete when the peer has
+        // offered all.
         let complete = status["state"]["equal-for"].is_f64() || readiness == "ready";
         if complete {
             ready.get_or_insert(now());

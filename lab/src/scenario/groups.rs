@@ -1,4 +1,5 @@
-//! Two failover groups that share the load and back each other up: each router dies once, and only its own group moves.
+//! Two failover groups that share the load and back each other up: each router dies once, and only its own
+//! group moves.
 
 use std::time::Duration;
 

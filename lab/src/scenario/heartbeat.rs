@@ -1,6 +1,7 @@
-//! The documentation's example in its literal form, `failover-mechanism cluster group 'GROUP'`, with Debian's heartbeat:
-//! router1 dies, returns, and hands over by hand; no connection dies, and the entries are there before the addresses. A
-//! daemon that is dead or hangs does not prevent a takeover. Without ctsync all connections die.
+//! The documentation's example in its literal form, `failover-mechanism cluster group 'GROUP'`, with Debian's
+//! heartbeat: router1 dies, returns, and hands over by hand; no connection dies, and the entries are there
+//! before the addresses. A daemon that is dead or hangs does not prevent a takeover. Without ctsync all
+//! connections die.
 
 use std::time::Duration;
 
@@ -147,8 +148,8 @@ async fn router1_returns(pair: &mut Pair) -> Result<()> {
 
 /// Router1's namespace is destroyed; how long until router2 holds every address.
 ///
-/// It is never router2 that dies here: router1 then asks for its own resources in the same moment as it takes over, and
-/// heartbeat 3.0.6 can garble the two messages in its pipe, and starts nothing.
+/// It is never router2 that dies here: router1 then asks for its own resources in the same moment as it takes
+/// over, and heartbeat 3.0.6 can garble the two messages in its pipe, and starts nothing.
 async fn lose_router1(pair: &mut Pair, narrator: &Narrator) -> Result<Duration> {
     let began = now();
     pair.lose_router1(narrator).await?;

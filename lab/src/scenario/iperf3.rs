@@ -1,6 +1,7 @@
-//! iperf3 at full rate across a takeover: the transfer goes on and does not stall. What the survivor sees first is mostly a
-//! retransmission, and an acknowledgement beyond what it knows: without be-liberal the transfer would stand for ever. With
-//! `window-tracking` it is tracked again a few seconds later, and goes on.
+//! iperf3 at full rate across a takeover: the transfer goes on and does not stall. What the survivor sees
+//! first is mostly a retransmission, and an acknowledgement beyond what it knows: without be-liberal the
+//! transfer would stand for ever. With `window-tracking` it is tracked again a few seconds later, and goes
+//! on.
 
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;

@@ -1,4 +1,5 @@
-//! A sealed channel: two routers with a key, the key rotated under traffic, a wrong key on one of them, a takeover.
+//! A sealed channel: two routers with a key, the key rotated under traffic, a wrong key on one of them, a
+//! takeover.
 
 use anyhow::{Result, ensure};
 

@@ -1,4 +1,5 @@
-//! conntrackd 1.4 in a namespace of its own, its `-s` beside our layout fed with its numbers: equal to the byte.
+//! conntrackd 1.4 in a namespace of its own, its `-s` beside our layout fed with its numbers: equal to the
+//! byte.
 
 use anyhow::{Context, Result, ensure};
 use ctsync::faces::show::{CacheStatistics, Statistics, plain_statistics};

@@ -1,5 +1,6 @@
-//! Masquerade to a virtual address: the kernel ends such connections when the address or its interface goes, and a standby that
-//! were told so would end its good copies. The address goes in every way that it goes in a router's life; every connection lives.
+//! Masquerade to a virtual address: the kernel ends such connections when the address or its interface goes,
+//! and a standby that were told so would end its good copies. The address goes in every way that it goes in a
+//! router's life; every connection lives.
 
 use std::time::Duration;
 

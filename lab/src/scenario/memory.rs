@@ -1,4 +1,5 @@
-//! The owner's memory while its peer stands still and changes go on: a function of the table, not of the changes.
+//! The owner's memory while its peer stands still and changes go on: a function of the table, not of the
+//! changes.
 //!
 //! Called as `soak memory`. Writes a plot.
 
@@ -19,8 +20,8 @@ use crate::story::narrator::Narrator;
 const CHANGING: u32 = 50_000;
 /// Between two looks.
 const LOOK: Duration = Duration::from_secs(1);
-/// Growth that is still flat, in percent of what it was after half of the changes: until then every connection has been
-/// there once.
+/// Growth that is still flat, in percent of what it was after half of the changes: until then every
+/// connection has been there once.
 const FLAT: u64 = 102;
 
 /// One look.

@@ -1,5 +1,5 @@
-//! A real Prometheus scrapes both routers while router1 dies and returns; its query API knows the verdict at every
-//! moment. `promtool` finds nothing wrong with the text.
+//! A real Prometheus scrapes both routers while router1 dies and returns; its query API knows the verdict at
+//! every moment. `promtool` finds nothing wrong with the text.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;

@@ -1,5 +1,6 @@
-//! From conntrackd to ctsync under load, as docs/migration.md has it, step by step: both beside each other until the new one holds
-//! everything, then conntrackd off and keepalived's file changed, the backup first. No connection is lost.
+//! From conntrackd to ctsync under load, as docs/migration.md has it, step by step: both beside each other
+//! until the new one holds everything, then conntrackd off and keepalived's file changed, the backup first.
+//! No connection is lost.
 
 use anyhow::{Context, Result, bail, ensure};
 use nix::sys::signal::Signal;

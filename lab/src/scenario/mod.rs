@@ -1,4 +1,5 @@
-//! Scenarios beside the demo: `run NAME`, `list`. Each builds the documented figure, does one thing to it, and judges.
+//! Scenarios beside the demo: `run NAME`, `list`. Each builds the documented figure, does one thing to it,
+//! and judges.
 //!
 //! Called by `main` and by `test`. A scenario is good when every check of it is.
 
@@ -58,17 +59,20 @@ pub(crate) enum Scenario {
     Noise,
     /// UDP exchanges under a short timeout, long before a takeover.
     Stream,
-    /// Corosync and Pacemaker in keepalived's place: a move, a standby, a dead daemon, a dead node. Needs root.
+    /// Corosync and Pacemaker in keepalived's place: a move, a standby, a dead daemon, a dead node. Needs
+    /// root.
     Pacemaker,
     /// FTP, SIP, TFTP, PPTP, SCTP, ESP, NAT66, zones, marks and fragments across a takeover.
     Programs,
     /// Loss, a cut, daemons killed and stopped, a tiny event buffer, all under churn; conntrackd beside it.
     Repair,
-    /// Replayed, forged, cut and changed datagrams at full rate during a takeover; what an open channel lets in.
+    /// Replayed, forged, cut and changed datagrams at full rate during a takeover; what an open channel lets
+    /// in.
     Attack,
     /// A hundred differences planted in both kernels behind the daemons' backs: found and repaired.
     Differences,
-    /// keepalived in its other shapes: VRRPv2, unicast, without a sync group, IPv6; programs that end and come back.
+    /// keepalived in its other shapes: VRRPv2, unicast, without a sync group, IPv6; programs that end and
+    /// come back.
     Vrrp,
     /// A router that returns is not elected before it is ready; without the gate it is, and connections die.
     Gate,
@@ -76,19 +80,24 @@ pub(crate) enum Scenario {
     Roles,
     /// Two groups share the load and back each other up.
     Groups,
-    /// FRR's vrrpd moves the documented addresses: what its backup looks like, and a pair that learns its roles from that alone.
+    /// FRR's vrrpd moves the documented addresses: what its backup looks like, and a pair that learns its
+    /// roles from that alone.
     Frr,
-    /// The documentation's cluster, with Debian's heartbeat: router1 dies, returns, hands over; a daemon hangs.
+    /// The documentation's cluster, with Debian's heartbeat: router1 dies, returns, hands over; a daemon
+    /// hangs.
     Heartbeat,
     /// A takeover beside 50000 entries costs what it costs beside 1000; conntrackd's commit does not.
     Fence,
-    /// Clients that speak each millisecond through a takeover: no RST, no ICMP error, no entry made anew; conntrackd beside it.
+    /// Clients that speak each millisecond through a takeover: no RST, no ICMP error, no entry made anew;
+    /// conntrackd beside it.
     FirstPacket,
-    /// A standby that cannot be elected, keepalived reloaded or there first, files removed: the verdict tells, connections live.
+    /// A standby that cannot be elected, keepalived reloaded or there first, files removed: the verdict
+    /// tells, connections live.
     Verdict,
     /// Masquerade to a virtual address that leaves its router in every way there is: every connection lives.
     Masquerade,
-    /// The channel's interface deleted, renamed, down; a switch that drops long datagrams: taken up again, no storm.
+    /// The channel's interface deleted, renamed, down; a switch that drops long datagrams: taken up again, no
+    /// storm.
     Channel,
     /// From conntrackd to ctsync under load, as docs/migration.md has it.
     Migrate,

@@ -1,5 +1,6 @@
-//! What cannot fail over is not counted: beside the clients' connections somebody logs in to the router, the router asks a
-//! name server and pings, keepalived and the channel speak, loopback too; the numbers stay those of the clients.
+//! What cannot fail over is not counted: beside the clients' connections somebody logs in to the router, the
+//! router asks a name server and pings, keepalived and the channel speak, loopback too; the numbers stay
+//! those of the clients.
 
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::time::Duration;

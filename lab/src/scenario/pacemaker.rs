@@ -1,6 +1,6 @@
-//! The mechanism `cluster`: Corosync and Pacemaker elect, the agent in `cluster/ocf/` tells the daemons. The resource is
-//! moved, a node is set to standby, a daemon dies, a node loses its power: each time every connection lives, and the
-//! addresses come after the fence.
+//! The mechanism `cluster`: Corosync and Pacemaker elect, the agent in `cluster/ocf/` tells the daemons. The
+//! resource is moved, a node is set to standby, a daemon dies, a node loses its power: each time every
+//! connection lives, and the addresses come after the fence.
 
 use std::time::Duration;
 
@@ -173,8 +173,8 @@ async fn cross(
 
 /// Right echoes of every connection through this router alone, and the longest silence since the last mark.
 ///
-/// A router that has lost the addresses goes on to forward what its neighbours send it, until they have heard of the
-/// other one: echoes of that time prove nothing.
+/// A router that has lost the addresses goes on to forward what its neighbours send it, until they have heard
+/// of the other one: echoes of that time prove nothing.
 async fn echoes(pair: &Pair, through: u8) -> Result<String> {
     let beside = || match pair.topology.router(other(through)) {
         Ok(router) => router.carried(),

@@ -1,5 +1,6 @@
-//! Replication under trouble, with real kernels: loss, a cut, daemons killed and stopped, an event buffer of 64 KiB, each
-//! under churn. Judged by `conntrack -L` of both kernels; conntrackd beside it where it has the same trouble.
+//! Replication under trouble, with real kernels: loss, a cut, daemons killed and stopped, an event buffer of
+//! 64 KiB, each under churn. Judged by `conntrack -L` of both kernels; conntrackd beside it where it has the
+//! same trouble.
 //!
 //! Called as `run repair`, and by `soak repair` with more entries and for longer.
 
@@ -132,8 +133,9 @@ pub(crate) async fn run_long(stage: &Stage<'_>, narrator: &mut Narrator, load: L
     tell(stage, narrator, &[(Trouble::None, load), (Trouble::Cut, cut), (Trouble::Killed(1), cut)]).await
 }
 
-/// The owner's daemon is killed under churn and started again, some times: seconds until the tables are equal, and how many entries
-/// are wrong then. How many conntrackd's peer has wrong at the end of its patience.
+/// The owner's daemon is killed under churn and started again, some times: seconds until the tables are
+/// equal, and how many entries are wrong then. How many conntrackd's peer has wrong at the end of its
+/// patience.
 pub(crate) async fn after_a_kill(stage: &Stage<'_>, runs: u32) -> Result<(Vec<(f64, usize)>, usize)> {
     let mut pair = Pair::start(stage, 20).await?;
     let own = pair.topology.own_addresses()?;

@@ -1,5 +1,5 @@
-//! Roles change, again and again, under load: the virtual addresses wander between the routers, told by nobody but the
-//! addresses themselves (`vip`). Then the owner is lost for good and nobody takes its place.
+//! Roles change, again and again, under load: the virtual addresses wander between the routers, told by
+//! nobody but the addresses themselves (`vip`). Then the owner is lost for good and nobody takes its place.
 
 use std::time::Duration;
 

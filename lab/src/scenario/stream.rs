@@ -1,5 +1,5 @@
-//! UDP exchanges with a packet a second under a short timeout, long before a takeover: no event tells that a packet has
-//! renewed a timer, so a copy that aged by its owner's timeout would be gone.
+//! UDP exchanges with a packet a second under a short timeout, long before a takeover: no event tells that a
+//! packet has renewed a timer, so a copy that aged by its owner's timeout would be gone.
 
 use std::net::{SocketAddr, UdpSocket};
 use std::time::Duration;

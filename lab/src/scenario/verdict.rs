@@ -1,6 +1,7 @@
-//! "Protected" means protected: what an operator's first week does to a pair with real keepalived. A standby that cannot be
-//! elected or has no rules, a keepalived that was there first, that is reloaded, that writes into a file that is gone: the verdict
-//! tells at once and on both routers, what brings it back is what it says, and at the failover that follows every connection lives.
+//! "Protected" means protected: what an operator's first week does to a pair with real keepalived. A standby
+//! that cannot be elected or has no rules, a keepalived that was there first, that is reloaded, that writes
+//! into a file that is gone: the verdict tells at once and on both routers, what brings it back is what it
+//! says, and at the failover that follows every connection lives.
 
 use std::time::{Duration, Instant};
 

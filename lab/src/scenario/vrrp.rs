@@ -1,5 +1,5 @@
-//! keepalived in its other shapes, and keepalived or ctsync killed and started again: the role is known, the takeover
-//! loses nothing. The demo has the usual shape.
+//! keepalived in its other shapes, and keepalived or ctsync killed and started again: the role is known, the
+//! takeover loses nothing. The demo has the usual shape.
 
 use anyhow::{Context, Result, bail, ensure};
 use nix::sys::signal::Signal;
@@ -127,8 +127,8 @@ async fn owner_is(pair: &Pair, number: u8) -> Result<()> {
     .await
 }
 
-/// The FIFO replays nothing: a daemon that starts again knows its role from what it kept, and an end of keepalived is
-/// no role at all.
+/// The FIFO replays nothing: a daemon that starts again knows its role from what it kept, and an end of
+/// keepalived is no role at all.
 async fn restarts(pair: &mut Pair, options: Options) -> Result<String> {
     begin(pair, options).await?;
     let first = pair.topology.router_mut(1)?;

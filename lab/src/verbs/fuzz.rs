@@ -1,7 +1,8 @@
 //! The fuzz targets of `fuzz/`: built with coverage by stable Rust, run on a copy of their corpus.
 //!
-//! Called by `cargo lab soak fuzz` and `cargo lab test`. Never writes into the checkout, but for `target/fuzz`. What breaks
-//! something is a failure and stays in a directory of its own, with the command that replays it.
+//! Called by `cargo lab soak fuzz` and `cargo lab test`. Never writes into the checkout, but for
+//! `target/fuzz`. What breaks something is a failure and stays in a directory of its own, with the command
+//! that replays it.
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitCode, Stdio};
@@ -21,8 +22,8 @@ const FLAGS: [&str; 7] = [
     "-Ccodegen-units=1",
     "--cfg=fuzzing",
 ];
-/// An input that takes more is a finding: seconds, megabytes. Inputs are not made longer than so many bytes: a datagram or
-/// two.
+/// An input that takes more is a finding: seconds, megabytes. Inputs are not made longer than so many bytes:
+/// a datagram or two.
 const LIMITS: [&str; 3] = ["-timeout=10", "-rss_limit_mb=2048", "-max_len=4096"];
 /// Lines of the end of a log that are shown when it has no panic in it.
 const TAIL: usize = 5;

@@ -1,5 +1,5 @@
-//! The longest silence of a client when router1 loses power, many times over, beside many entries: VRRP's detection, the
-//! fence, TCP's back-off.
+//! The longest silence of a client when router1 loses power, many times over, beside many entries: VRRP's
+//! detection, the fence, TCP's back-off.
 //!
 //! Called as `soak gap`. Each takeover is a telling of the demo in a process of its own.
 

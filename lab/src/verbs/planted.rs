@@ -1,5 +1,5 @@
-//! Planted faults: each patch of `tests/faults/` breaks one behaviour in a copy of the checkout; the test that its
-//! first line names must then fail. A fault that nothing notices is a hole in the tests.
+//! Planted faults: each patch of `tests/faults/` breaks one behaviour in a copy of the checkout; the test
+//! that its first line names must then fail. A fault that nothing notices is a hole in the tests.
 
 use std::path::Path;
 use std::process::{Command, ExitCode};

@@ -92,8 +92,8 @@ pub(crate) enum Soak {
         #[arg(long, default_value_t = 800_000)]
         entries: u32,
     },
-    /// keepalived reloaded on the master under load, ctsync started again after each tenth, then its death: what `run verdict`
-    /// does, longer.
+    /// keepalived reloaded on the master under load, ctsync started again after each tenth, then its death:
+    /// what `run verdict` does, longer.
     Reloads {
         /// Reloads, with and without `fifo_write_vrrp_states_on_reload`.
         #[arg(long, default_value_t = 50)]

@@ -1,7 +1,7 @@
 //! A lab that stays: `up`, `enter`, `status`, `down`.
 //!
-//! `up` leaves a lab running in the background and a small file that tells where it is; the other verbs find it
-//! by that file. Several labs with different names do not meet.
+//! `up` leaves a lab running in the background and a small file that tells where it is; the other verbs find
+//! it by that file. Several labs with different names do not meet.
 
 use std::collections::BTreeMap;
 use std::fs::File;

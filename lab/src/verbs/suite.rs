@@ -1,7 +1,7 @@
 //! `cargo lab test`: everything that decides whether a change is good, in one command.
 //!
-//! Unit, codec and simulation tests; a while of fuzzing; the kernel tests, a namespace each; the Nix files; the demo with every
-//! fault; the scenarios; and the control runs that must fail.
+//! Unit, codec and simulation tests; a while of fuzzing; the kernel tests, a namespace each; the Nix files;
+//! the demo with every fault; the scenarios; and the control runs that must fail.
 
 use std::process::{Command, ExitCode};
 
@@ -80,7 +80,8 @@ impl Tally<'_> {
     }
 }
 
-/// Run it all, or what has one of these in its name. Cargo's own tests print their own lines; the lab's are counted below.
+/// Run it all, or what has one of these in its name. Cargo's own tests print their own lines; the lab's are
+/// counted below.
 pub(crate) fn run(parts: &[String]) -> Result<ExitCode> {
     let root = checkout()?;
     let nix = Nix::open(&root)?;

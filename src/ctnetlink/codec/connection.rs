@@ -1,4 +1,5 @@
-//! The attributes of one connection (`enum ctattr_type`), both ways. Called by the codec's requests and events.
+//! The attributes of one connection (`enum ctattr_type`), both ways. Called by the codec's requests and
+//! events.
 
 use std::net::IpAddr;
 
@@ -58,7 +59,8 @@ pub(super) fn parse_connection(attributes: &[u8]) -> Result<Entry, CodecError> {
     Ok(Entry { orig, reply, zone: ours, status, timeout, mark, tcp, master, rare: rare.boxed() })
 }
 
-/// Whether a tuple can be of packets that answer the other's: translation changes addresses and ports, nothing else.
+/// Whether a tuple can be of packets that answer the other's: translation changes addresses and ports,
+/// nothing else.
 fn answers(orig: &Tuple, reply: &Tuple) -> bool {
     let layer4 = matches!(
         (orig.l4, reply.l4),
@@ -185,13 +187,14 @@ pub(super) fn emit_key(writer: &mut Writer, key: &Key) {
     }
 }
 
-/// What a create needs: the reply tuple is the plain inverse of the original and the translation travels as NAT
-/// attributes.
+/// What a create needs: the reply tuple is the plain inverse of the original and the translation travels as
+/// NAT attributes.
 pub(super) fn emit_new(writer: &mut Writer, entry: &Entry, how: Install) {
     let mut inverse = entry.orig.inverse();
     if entry.orig.proto == proto::GRE {
-        // The kernel translates a GRE key only of an entry that has its master, which it reads after the translation
-        // (`nf_nat_l4proto_unique_tuple`): the key stands in the tuple, the address in the NAT attribute.
+        // The kernel translates a GRE key only of an entry that has its master, which it reads after the
+        // translation (`nf_nat_l4proto_unique_tuple`): the key stands in the tuple, the address in the NAT
+        // attribute.
         inverse.l4 = entry.reply.l4;
     }
     match entry.rare.as_ref().and_then(|rare| rare.reply_zone) {
@@ -251,8 +254,8 @@ pub(super) fn emit_tracking(writer: &mut Writer, entry: &Entry) {
     emit_liberal(writer, 0, TcpInfo::BE_LIBERAL);
 }
 
-/// Both sides alike. Whoever is made be-liberal forgets that acknowledgements were seen here: from now on they are seen
-/// elsewhere, and what is known of the windows grows old.
+/// Both sides alike. Whoever is made be-liberal forgets that acknowledgements were seen here: from now on
+/// they are seen elsewhere, and what is known of the windows grows old.
 fn emit_liberal(writer: &mut Writer, flags: u8, mask: u8) {
     let outer = writer.begin_nested(CTA_PROTOINFO);
     let inner = writer.begin_nested(CTA_PROTOINFO_TCP);

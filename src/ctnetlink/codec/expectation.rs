@@ -1,4 +1,5 @@
-//! The attributes of one expectation (`enum ctattr_expect`), both ways. Called by the codec's requests and events.
+//! The attributes of one expectation (`enum ctattr_expect`), both ways. Called by the codec's requests and
+//! events.
 
 use netlink_packet_netfilter::conntrack::Status;
 
@@ -64,7 +65,8 @@ pub(super) fn emit_key(writer: &mut Writer, expected: &Tuple) {
     emit_tuple(writer, CTA_EXPECT_TUPLE, expected);
 }
 
-/// What a create needs. The kernel sets its own timeout then, by helper and class; a renewal behind it sets ours.
+/// What a create needs. The kernel sets its own timeout then, by helper and class; a renewal behind it sets
+/// ours.
 pub(super) fn emit_new(writer: &mut Writer, entry: &Entry, how: Install) {
     emit_renewal(writer, entry, how);
     let Some(expectation) = entry.expectation() else { return };
@@ -84,7 +86,8 @@ pub(super) fn emit_new(writer: &mut Writer, entry: &Entry, how: Install) {
     }
 }
 
-/// The timeout alone, which is all that can change (`ctnetlink_change_expect`); the kernel wants tuple, mask and master.
+/// The timeout alone, which is all that can change (`ctnetlink_change_expect`); the kernel wants tuple, mask
+/// and master.
 pub(super) fn emit_renewal(writer: &mut Writer, entry: &Entry, how: Install) {
     let (Some(expectation), Some(master)) = (entry.expectation(), &entry.master) else { return };
     emit_key(writer, &entry.orig);
@@ -95,14 +98,14 @@ pub(super) fn emit_renewal(writer: &mut Writer, entry: &Entry, how: Install) {
     }
 }
 
-/// The helper that a connection is given when it comes true. The kernel tells the master's helper instead, takes what
-/// it is told as the child's, and believes a class only together with it (`ctnetlink_alloc_expect`): named are those
-/// that hand a helper on, and those that use classes.
+/// The helper that a connection is given when it comes true. The kernel tells the master's helper instead,
+/// takes what it is told as the child's, and believes a class only together with it
+/// (`ctnetlink_alloc_expect`): named are those that hand a helper on, and those that use classes.
 fn handed_on<'a>(entry: &'a Entry, expectation: &Expectation) -> Option<&'a str> {
     match (entry.helper()?, entry.orig.proto) {
         ("RAS", proto::UDP) => Some("RAS"),
-        // A call that is forwarded. The other children of H.323 have helpers that are not looked up under their master's
-        // protocol: they go without.
+        // A call that is forwarded. The other children of H.323 have helpers that are not looked up under
+        // their master's protocol: they go without.
         ("Q.931", _) if expectation.function.is_some() => Some("Q.931"),
         ("RAS" | "Q.931" | "H.245", _) => None,
         (name, _) => (name.starts_with("sip") || expectation.class != 0).then_some(name),

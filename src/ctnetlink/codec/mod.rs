@@ -1,9 +1,10 @@
 //! Netlink bytes <-> events, entries and requests of conntrack, `parse` and `emit` side by side.
 //!
-//! - `connection` and `expectation`: the attributes of the two kinds of entries; `tuple`: of both; `uapi`: numbers.
+//! - `connection` and `expectation`: the attributes of the two kinds of entries; `tuple`: of both; `uapi`:
+//!   numbers.
 //!
-//! Called by `socket` (kernel bytes) and by the tests (recorded bytes). Pure: no socket. Unknown attributes are
-//! skipped at every depth, malformed ones are errors. All integers inside attributes are big endian
+//! Called by `socket` (kernel bytes) and by the tests (recorded bytes). Pure: no socket. Unknown attributes
+//! are skipped at every depth, malformed ones are errors. All integers inside attributes are big endian
 //! (linux/netfilter/nfnetlink_conntrack.h); message headers are in host order.
 
 mod connection;
@@ -70,8 +71,8 @@ pub enum CodecError {
 
 /// Take a received buffer of events or answers apart.
 ///
-/// `each` gets the message and the sequence number of the request that it answers (0 for events). How many messages could
-/// not be read: their neighbours are not affected.
+/// `each` gets the message and the sequence number of the request that it answers (0 for events). How many
+/// messages could not be read: their neighbours are not affected.
 ///
 /// # Errors
 /// The buffer is no sequence of messages.
@@ -106,8 +107,8 @@ pub enum DumpState {
     Refused(i32),
 }
 
-/// Take a buffer of a dump apart: `each` gets the kernel's id (`CTA_ID`, for people to read only) and the entry. How far the
-/// dump is, and how many messages could not be read.
+/// Take a buffer of a dump apart: `each` gets the kernel's id (`CTA_ID`, for people to read only) and the
+/// entry. How far the dump is, and how many messages could not be read.
 ///
 /// # Errors
 /// The buffer is no sequence of messages.
@@ -238,7 +239,8 @@ fn emit_by_key(
     writer.end_message(mark);
 }
 
-/// Removes everything of a table: a delete without a tuple (`ctnetlink_flush_conntrack`, `ctnetlink_del_expect`).
+/// Removes everything of a table: a delete without a tuple (`ctnetlink_flush_conntrack`,
+/// `ctnetlink_del_expect`).
 pub fn emit_flush(writer: &mut Writer, sequence: u32, table: KernelTable) {
     let kind = match table {
         KernelTable::Connections => connection_message(ConntrackMessageType::Delete),
@@ -273,8 +275,9 @@ impl Install {
 
 /// Creates an entry that must not exist yet.
 ///
-/// The reply tuple is the plain inverse of the original and the translation travels as NAT attributes: with the
-/// translated reply tuple the kernel would list the entry rightly and rewrite no packet (`nf_nat_setup_info`).
+/// The reply tuple is the plain inverse of the original and the translation travels as NAT attributes: with
+/// the translated reply tuple the kernel would list the entry rightly and rewrite no packet
+/// (`nf_nat_setup_info`).
 pub fn emit_create(writer: &mut Writer, sequence: u32, entry: &Entry, how: Install) {
     let mark = begin_new(writer, NLM_F_REQUEST | NLM_F_CREATE | NLM_F_EXCL, sequence, entry);
     match entry.expectation() {
@@ -294,7 +297,8 @@ pub fn emit_update(writer: &mut Writer, sequence: u32, entry: &Entry, how: Insta
     writer.end_message(mark);
 }
 
-/// Sets timeout and window tracking of an entry that exists, nothing of its state; ENOENT tells that it does not.
+/// Sets timeout and window tracking of an entry that exists, nothing of its state; ENOENT tells that it does
+/// not.
 pub fn emit_renew(writer: &mut Writer, sequence: u32, entry: &Entry, how: Install) {
     let mark = begin_new(writer, NLM_F_REQUEST, sequence, entry);
     match entry.expectation() {

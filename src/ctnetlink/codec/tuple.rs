@@ -1,4 +1,5 @@
-//! Tuples: `parse` and `emit` of nested CTA_TUPLE_* and CTA_EXPECT_* attributes. Called by the codec's other rooms.
+//! Tuples: `parse` and `emit` of nested CTA_TUPLE_* and CTA_EXPECT_* attributes. Called by the codec's other
+//! rooms.
 
 use std::net::IpAddr;
 

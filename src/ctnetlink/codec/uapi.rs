@@ -1,5 +1,5 @@
-//! Numbers of linux/netfilter/nfnetlink_conntrack.h, under the kernel's names. `docs/kernel.md` has the table of what
-//! becomes of each attribute, and `tests/attributes.rs` holds it against the codec.
+//! Numbers of linux/netfilter/nfnetlink_conntrack.h, under the kernel's names. `docs/kernel.md` has the table
+//! of what becomes of each attribute, and `tests/attributes.rs` holds it against the codec.
 
 // enum ctattr_type
 pub(super) const CTA_TUPLE_ORIG: u16 = 1;

@@ -1,8 +1,9 @@
-//! Reconcile: what to ask of the kernel so that its entry for one key becomes what the table wants, and what an
-//! answer means.
+//! Reconcile: what to ask of the kernel so that its entry for one key becomes what the table wants, and what
+//! an answer means.
 //!
-//! Pure decisions on one slot. The replica keeps the queue, asks when a key's turn comes, and reports the answer.
-//! The numbers in brackets are rules of replication that a decision implements, each found by losing an entry.
+//! Pure decisions on one slot. The replica keeps the queue, asks when a key's turn comes, and reports the
+//! answer. The numbers in brackets are rules of replication that a decision implements, each found by losing
+//! an entry.
 
 use nix::errno::Errno;
 
@@ -79,8 +80,8 @@ pub fn decide(slot: &Slot, standing: Standing) -> Decision {
     Decision::Ask(Op::Update)
 }
 
-/// The kernel holds this entry under the slot's key. Updates cannot change a translation: where it differs, it is
-/// another connection, to be destroyed before the wanted one is created (2).
+/// The kernel holds this entry under the slot's key. Updates cannot change a translation: where it differs,
+/// it is another connection, to be destroyed before the wanted one is created (2).
 pub fn note_found(slot: &mut SlotMut<'_>, found: &Entry) {
     slot.set(Flags::INSTALLED);
     let other = slot.has(Flags::PRESENT) && found.must_be_replaced_by(&slot.entry());
@@ -90,7 +91,8 @@ pub fn note_found(slot: &mut SlotMut<'_>, found: &Entry) {
 /// Creates and updates that contradict each other this often are a clash of reply tuples.
 const CLASH_AFTER: u8 = 4;
 
-/// What a create does not do by itself: the timeout of an expectation, and to complain when labels cannot be set.
+/// What a create does not do by itself: the timeout of an expectation, and to complain when labels cannot be
+/// set.
 fn needs_update(slot: &Slot) -> bool {
     slot.rare().is_some_and(|rare| {
         rare.expectation.is_some() || rare.labels.is_some() && !slot.has(Flags::UNLABELLED)
@@ -150,8 +152,8 @@ pub fn note_answer(slot: &mut SlotMut<'_>, op: Op, errno: i32) -> Outcome {
             if slot.tries >= CLASH_AFTER {
                 return Outcome::Failed(Failure::NatClash);
             }
-            // Either tuple may be taken: by this connection, by another one with the same original tuple, or (then
-            // there is nothing to read back) by one that chose the same translation.
+            // Either tuple may be taken: by this connection, by another one with the same original tuple, or
+            // (then there is nothing to read back) by one that chose the same translation.
             slot.set(Flags::READ_BACK | Flags::REBORN);
             Outcome::Again
         }
@@ -161,8 +163,8 @@ pub fn note_answer(slot: &mut SlotMut<'_>, op: Op, errno: i32) -> Outcome {
             slot.clear(Flags::INSTALLED | Flags::MINE);
             if slot.tries >= CLASH_AFTER { Outcome::Failed(Failure::NatClash) } else { Outcome::Again }
         }
-        // Packets have moved this very connection on, before this node was told that it is primary: replaced, it would be
-        // gone for a moment, and the next packet would begin another.
+        // Packets have moved this very connection on, before this node was told that it is primary: replaced,
+        // it would be gone for a moment, and the next packet would begin another.
         (Op::Update, Some(Errno::EBUSY)) if !slot.has(Flags::REBORN) => {
             slot.set(Flags::AHEAD);
             slot.tries = 0;

@@ -12,7 +12,8 @@ use crate::table::{SlotId, Table};
 const FLAGS: [Flags; 6] =
     [Flags::READ_BACK, Flags::FORGOTTEN, Flags::PRESENT, Flags::INSTALLED, Flags::MINE, Flags::REPLACE];
 
-/// Who decides, in the order of the columns. An owner is primary, unless it has just been told that it is no more.
+/// Who decides, in the order of the columns. An owner is primary, unless it has just been told that it is no
+/// more.
 const STANDINGS: [Standing; 6] = [
     Standing { primary: false, owner: false, hot: true },
     Standing { primary: false, owner: false, hot: false },
@@ -88,8 +89,8 @@ const ERRORS: [i32; 12] = [
     Errno::EINVAL as i32,
 ];
 
-/// What an answer means for an entry that the table has. A word alone: done, or once more; a reason: refused for it; `-` before a
-/// reason: once more without that part.
+/// What an answer means for an entry that the table has. A word alone: done, or once more; a reason: refused
+/// for it; `-` before a reason: once more without that part.
 const OUTCOMES: &str = "
     request          | ok      | EEXIST  | ENOENT    | EBUSY   | EOPNOTSUPP      | ESHUTDOWN      | ENOMEM     | ENFILE     | EMFILE     | ENOSPC         | EPERM         | EINVAL
     create           | settled | again   | no-master | refused | refused         | refused        | table-full | table-full | table-full | chain-too-long | not-permitted | refused
@@ -164,7 +165,8 @@ fn every_answer_to_every_request() {
     assert_eq!(pairs, 10 * ERRORS.len(), "every request, every answer");
 }
 
-/// A create and an update that contradict each other are a clash of reply tuples, not a reason to go on for ever.
+/// A create and an update that contradict each other are a clash of reply tuples, not a reason to go on for
+/// ever.
 #[test]
 fn contradictions_end() {
     for (op, errno) in [(Op::Create, Errno::EEXIST), (Op::Update, Errno::ENOENT)] {

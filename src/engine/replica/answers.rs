@@ -1,8 +1,8 @@
-//! The owner's answers to who misses something: datagrams sent again, and repairs, in the same stream, so that nothing can be
-//! resurrected.
+//! The owner's answers to who misses something: datagrams sent again, and repairs, in the same stream, so
+//! that nothing can be resurrected.
 //!
-//! [`Answers`] holds what was asked for and paces it; called by `outgoing` when nothing more urgent is to be sent. Whoever asks
-//! again and again holds nobody up: each list has an end.
+//! [`Answers`] holds what was asked for and paces it; called by `outgoing` when nothing more urgent is to be
+//! sent. Whoever asks again and again holds nobody up: each list has an end.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::ops::Range;
@@ -14,11 +14,11 @@ use crate::digest::{BUCKETS, LEVELS, bucket_range};
 use crate::table::{Flags, SlotId, is_present};
 use crate::wire::{self, LIST_HEAD, LISTED_SIZE, Listed, Node, Want};
 
-/// Of so many datagrams one is a repair, when both wait: under changes that never leave the channel room a new backup would get
-/// nothing else.
+/// Of so many datagrams one is a repair, when both wait: under changes that never leave the channel room a
+/// new backup would get nothing else.
 const REPAIR_SHARE: u32 = 4;
-/// Repair datagrams per [`TICK`] for somebody who does not follow the stream yet, and datagrams sent again: the peer's socket
-/// buffer must hold a tick's worth.
+/// Repair datagrams per [`TICK`] for somebody who does not follow the stream yet, and datagrams sent again:
+/// the peer's socket buffer must hold a tick's worth.
 const PER_TICK: u32 = 24;
 /// Pace of repairs.
 const TICK: Duration = Duration::from_millis(1);
@@ -105,8 +105,8 @@ impl Answers {
         }
     }
 
-    /// The next datagram to be sent again, at the pace of repairs: one small datagram must not make this node send thousands at
-    /// once. `sent` tells whether it is still known.
+    /// The next datagram to be sent again, at the pace of repairs: one small datagram must not make this node
+    /// send thousands at once. `sent` tells whether it is still known.
     pub(super) fn next_resend(&mut self, sent: impl Fn(u64) -> bool) -> Option<u64> {
         while self.credit > 0 {
             let sequence = self.resend.pop_first()?;
@@ -118,7 +118,8 @@ impl Answers {
         None
     }
 
-    /// A live datagram would go out, and a repair could. Whether the live one does; `hurried`: somebody waits for it.
+    /// A live datagram would go out, and a repair could. Whether the live one does; `hurried`: somebody waits
+    /// for it.
     pub(super) fn lets_live_pass(&mut self, repair: bool, hurried: bool) -> bool {
         self.unrepaired = if repair && !hurried { self.unrepaired + 1 } else { 0 };
         self.unrepaired < REPAIR_SHARE
@@ -288,8 +289,8 @@ impl Replica {
         if !messages.is_empty() {
             return Progress::Full;
         }
-        // Larger than a datagram: in parts, one datagram each, with nothing in between. The last part goes into
-        // the datagram under construction.
+        // Larger than a datagram: in parts, one datagram each, with nothing in between. The last part goes
+        // into the datagram under construction.
         let mut rest = lines.as_slice();
         let most = (room - LIST_HEAD) / LISTED_SIZE;
         while rest.len() > most {

@@ -1,7 +1,8 @@
-//! Entries that are bound to this node: translated to an address that no failover moves (masquerade to a router's own
-//! address). Nothing can carry them on elsewhere, so they are counted, and told.
+//! Entries that are bound to this node: translated to an address that no failover moves (masquerade to a
+//! router's own address). Nothing can carry them on elsewhere, so they are counted, and told.
 //!
-//! Called by `handle_timeout`: a slice of the table at a time, so that the loop is not held up. Changes nothing.
+//! Called by `handle_timeout`: a slice of the table at a time, so that the loop is not held up. Changes
+//! nothing.
 
 use std::collections::HashSet;
 use std::net::IpAddr;
@@ -47,7 +48,8 @@ impl Bound {
     }
 }
 
-/// The address that binds an entry to this node: what its originator is translated to is `local` and does not move.
+/// The address that binds an entry to this node: what its originator is translated to is `local` and does not
+/// move.
 pub fn bound_to(
     entry: &Entry,
     local: impl Fn(&IpAddr) -> bool,

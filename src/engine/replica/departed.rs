@@ -1,12 +1,14 @@
 //! Addresses that have just left this node, and what the kernel ends because of that.
 //!
 //! When an address goes, or its interface is set down, the kernel ends every entry that was masqueraded to it
-//! (`nf_nat_masquerade`'s notifiers, `masq_inet_event` and `masq_device_event`). That is this node's loss, not the
-//! connection's end: told to the peer, it would take the copies away that the next owner needs. So such ends are held
-//! back: the entry stays in the table, without the kernel. Who takes the group over gets it by the handover; when the
-//! address comes back here, it is installed again; when this node stays primary without the address, it has ended after all.
+//! (`nf_nat_masquerade`'s notifiers, `masq_inet_event` and `masq_device_event`). That is this node's loss,
+//! not the connection's end: told to the peer, it would take the copies away that the next owner needs. So
+//! such ends are held back: the entry stays in the table, without the kernel. Who takes the group over gets
+//! it by the handover; when the address comes back here, it is installed again; when this node stays primary
+//! without the address, it has ended after all.
 //!
-//! Called by the daemon, which hears of addresses by rtnetlink before it hears of the ends. Destroys nothing in any kernel.
+//! Called by the daemon, which hears of addresses by rtnetlink before it hears of the ends. Destroys nothing
+//! in any kernel.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
@@ -40,8 +42,8 @@ impl Departed {
         self.strays.clear();
     }
 
-    /// The kernel's entry is to make room for the one that was kept, once. Nothing else is ever replaced by a primary (12): this one
-    /// belongs to the same packets, and came up while their address was away.
+    /// The kernel's entry is to make room for the one that was kept, once. Nothing else is ever replaced by a
+    /// primary (12): this one belongs to the same packets, and came up while their address was away.
     pub(super) fn replaces(&mut self, slot: &Slot) -> bool {
         slot.has(Flags::PRESENT | Flags::REPLACE) && self.strays.remove(&slot.key_hash)
     }
@@ -52,7 +54,8 @@ impl Departed {
 }
 
 impl Replica {
-    /// These addresses are not on a working interface of this node any more. Told before the events that it causes.
+    /// These addresses are not on a working interface of this node any more. Told before the events that it
+    /// causes.
     pub fn handle_departed(&mut self, addresses: impl IntoIterator<Item = IpAddr>, now: Instant) {
         if self.ownership.is_owner() {
             for address in addresses {
@@ -94,8 +97,9 @@ impl Replica {
         held
     }
 
-    /// A packet that comes while the address is away is translated to another one by the kernel: the entry that is kept is the
-    /// connection's, the kernel's a stray under its key. Told to the peer, it would take the good copy there.
+    /// A packet that comes while the address is away is translated to another one by the kernel: the entry
+    /// that is kept is the connection's, the kernel's a stray under its key. Told to the peer, it would take
+    /// the good copy there.
     pub(super) fn keeps_from(&mut self, id: SlotId, found: &Entry) -> bool {
         if !self.ownership.is_owner() || self.departed.addresses.is_empty() {
             return false;
@@ -116,7 +120,8 @@ impl Replica {
         self.departed.judged_at().filter(|_| self.standing().primary)
     }
 
-    /// Entries without the kernel whose address left and did not come back, on a node that is still primary: ended.
+    /// Entries without the kernel whose address left and did not come back, on a node that is still primary:
+    /// ended.
     pub(super) fn judge_departed(&mut self, now: Instant) {
         if self.next_departed().is_none_or(|at| now < at) {
             return;

@@ -1,7 +1,8 @@
-//! The door: who is listened to. A datagram is opened, its run is known or challenged, or it is refused and counted:
-//! every datagram received is one of [`Refused`] or counts as heard.
+//! The door: who is listened to. A datagram is opened, its run is known or challenged, or it is refused and
+//! counted: every datagram received is one of [`Refused`] or counts as heard.
 //!
-//! Called by the daemon with every datagram. What a peer says is `incoming`'s affair. Never changes the table.
+//! Called by the daemon with every datagram. What a peer says is `incoming`'s affair. Never changes the
+//! table.
 
 use std::collections::BTreeMap;
 use std::hash::Hasher;
@@ -106,9 +107,9 @@ const LATELY: Duration = Duration::from_secs(10);
 
 /// New runs of peers, and what they are asked.
 ///
-/// The question is a keyed hash of the run and of how many runs have been let in: nothing has to be remembered to check
-/// the answer, so that a flood of old datagrams cannot push a true one out, and a recorded answer is worth nothing once
-/// any run has been let in.
+/// The question is a keyed hash of the run and of how many runs have been let in: nothing has to be
+/// remembered to check the answer, so that a flood of old datagrams cannot push a true one out, and a
+/// recorded answer is worth nothing once any run has been let in.
 struct Challenges {
     secret: u128,
     admitted: u64,
@@ -247,8 +248,8 @@ impl Replica {
         heard
     }
 
-    /// Whether a datagram comes from a run of a peer's daemon that has proved itself. A new run is challenged: a
-    /// replayed datagram of an old one, which would wedge the stream, cannot answer.
+    /// Whether a datagram comes from a run of a peer's daemon that has proved itself. A new run is
+    /// challenged: a replayed datagram of an old one, which would wedge the stream, cannot answer.
     fn admit(&mut self, header: &Header, body: &Body<'_>, number: u64, now: Instant) -> Result<(), Refused> {
         if let Body::Alive(alive) = body
             && alive.told_group != self.presence.told_group
@@ -268,8 +269,9 @@ impl Replica {
                 self.begin_run(header, number, now);
                 Ok(())
             }
-            // A challenge may come from a node that we have not challenged yet: it is answered, and counts for
-            // nothing else. Whoever asks wants to know us, and is asked in turn: its next sign of life may be far.
+            // A challenge may come from a node that we have not challenged yet: it is answered, and counts
+            // for nothing else. Whoever asks wants to know us, and is asked in turn: its next sign of life
+            // may be far.
             Body::Challenge { to, .. }
                 if *to == self.settings.incarnation
                     && self.door.challenges.answered.due(header.incarnation, now)

@@ -1,8 +1,8 @@
-//! Readings of the kernel's table: which is due, which is under way, and what they are for; and whether the kernel's new
-//! entries are heard of between them.
+//! Readings of the kernel's table: which is due, which is under way, and what they are for; and whether the
+//! kernel's new entries are heard of between them.
 //!
-//! Also the turns in which events are read, on which both depend. Owned by the replica; `events` puts what a dump lists into the table, `hearing` says when new entries are wanted. No
-//! table, no clock.
+//! Also the turns in which events are read, on which both depend. Owned by the replica; `events` puts what a
+//! dump lists into the table, `hearing` says when new entries are wanted. No table, no clock.
 
 /// Why the kernel's table is read. The greater covers the lesser.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -24,8 +24,8 @@ enum State {
     UnderWay { purpose: Purpose, then: Option<Purpose> },
 }
 
-/// The turns in which the event socket is read: what is asked of the kernel in one has no order with the events that are read
-/// before it is empty again (8).
+/// The turns in which the event socket is read: what is asked of the kernel in one has no order with the
+/// events that are read before it is empty again (8).
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Turns {
     /// It has been read empty, and nothing has come since.
@@ -99,7 +99,8 @@ impl Dumps {
         true
     }
 
-    /// The one under way has ended; one that failed is due again, for what it was for. False: none was under way.
+    /// The one under way has ended; one that failed is due again, for what it was for. False: none was under
+    /// way.
     pub(super) fn end(&mut self, ok: bool) -> bool {
         let State::UnderWay { purpose, then } = self.state else { return false };
         let due = if ok { then } else { then.max(Some(purpose)) };
@@ -139,8 +140,8 @@ impl Dumps {
         }
     }
 
-    /// One is due or under way that what is known of the kernel depends on. What a look finds is only added to it: a claim does
-    /// not wait for that.
+    /// One is due or under way that what is known of the kernel depends on. What a look finds is only added
+    /// to it: a claim does not wait for that.
     pub(super) fn must(&self) -> bool {
         self.is_for(Purpose::Whole)
     }
@@ -181,7 +182,8 @@ impl Dumps {
         };
     }
 
-    /// A yield: what packets made here while the group was owned is offered, too, and what is due now is judged as the owner's (9).
+    /// A yield: what packets made here while the group was owned is offered, too, and what is due now is
+    /// judged as the owner's (9).
     pub(super) fn judge_as_the_owner(&mut self) {
         if self.deaf {
             self.want(Purpose::Look);
@@ -194,7 +196,8 @@ impl Dumps {
 mod tests {
     use super::*;
 
-    /// What each input makes of each state; `-`: it changes nothing. An ended dump's state is told after a good and a bad end.
+    /// What each input makes of each state; `-`: it changes nothing. An ended dump's state is told after a
+    /// good and a bad end.
     const TABLE: &str = "
         state        | want look   | want whole  | begin | good  | bad   | claim
         rest         | look        | whole       | -     | -     | -     | -

@@ -110,7 +110,8 @@ impl Replica {
             || (self.standing().primary && !self.peers.own() && !self.ownership.is_starting())
     }
 
-    /// Also while a starting daemon has heard of no owner, or none is expected any more: all it knows is its kernel.
+    /// Also while a starting daemon has heard of no owner, or none is expected any more: all it knows is its
+    /// kernel.
     pub(super) fn trusts_kernel(&self) -> bool {
         self.believes()
             || ((self.ownership.is_starting() || self.ownership.is_abandoned()) && !self.peers.own())
@@ -251,7 +252,8 @@ impl Replica {
         if destroy && !due && full {
             slot.clear(Flags::DIRTY);
             self.counters.dropped_destroys += 1;
-            // A destroy that waits is queued: a datagram follows, and its root tells that this one is gone (1).
+            // A destroy that waits is queued: a datagram follows, and its root tells that this one is gone
+            // (1).
             self.count_as(id, 0);
             return;
         }
@@ -270,8 +272,8 @@ impl Replica {
         self.dumps.turns.note_waiting();
     }
 
-    /// Another group's replica has had the kernel remove an entry. No event tells of it: a daemon does not hear its own
-    /// requests.
+    /// Another group's replica has had the kernel remove an entry. No event tells of it: a daemon does not
+    /// hear its own requests.
     pub fn handle_removed(&mut self, entry: Entry, now: Instant) {
         let turns = self.dumps.turns;
         self.handle_event(Incoming::Destroy(entry), now);
@@ -285,7 +287,8 @@ impl Replica {
         self.counters.overruns += 1;
     }
 
-    /// A dump is due and may start: its events have been read (6). The caller asks the kernel for all entries.
+    /// A dump is due and may start: its events have been read (6). The caller asks the kernel for all
+    /// entries.
     pub fn poll_dump(&mut self) -> bool {
         self.dumps.turns.all_read() && self.dumps.begin()
     }
@@ -305,15 +308,17 @@ impl Replica {
         let trusted = self.trusts_kernel();
         let Some(mut slot) = self.table.get_mut(id) else { return };
         if std::mem::replace(&mut slot.newer_than, dump) == dump {
-            // An event was read or a request sent since the dump began: that is newer (7). But the request may have met
-            // an entry whose event an overrun has swallowed, and changed only a part of it: what differs is asked for.
+            // An event was read or a request sent since the dump began: that is newer (7). But the request
+            // may have met an entry whose event an overrun has swallowed, and changed only a part of it: what
+            // differs is asked for.
             let held = slot.has(Flags::PRESENT | Flags::INSTALLED);
             if held && !self.same_content(id, &entry) {
                 self.want_kernel(id, true);
             }
             return;
         }
-        // What the first dump shows was there before this run: ours to remove, unless no daemon ran here before.
+        // What the first dump shows was there before this run: ours to remove, unless no daemon ran here
+        // before.
         let inherited =
             found.is_none() && !self.dumps.known() && !self.worth.fresh() && !self.ownership.is_owner();
         let (present, pending) = (slot.has(Flags::PRESENT), slot.has(Flags::PENDING));
@@ -400,8 +405,8 @@ impl Replica {
     }
 }
 
-/// A dump or an answer tells what is left of a timer, an event what it was set to: the longest is the protocol's. What is left
-/// of a lease says nothing.
+/// A dump or an answer tells what is left of a timer, an event what it was set to: the longest is the
+/// protocol's. What is left of a lease says nothing.
 pub(super) fn note_time_left(slot: &mut SlotMut<'_>, found: &Entry) {
     if !slot.has_any(Flags::LEASED | Flags::MINE) {
         let longest = slot.timeout().max(found.timeout);

@@ -1,5 +1,6 @@
-//! The fence: the work between "you are primary" and "every known entry is installed", in its two halves. [`Opening`]: a peer
-//! that still talks is asked for its last changes. [`Closing`]: the group is claimed, and what is pending is installed.
+//! The fence: the work between "you are primary" and "every known entry is installed", in its two halves.
+//! [`Opening`]: a peer that still talks is asked for its last changes. [`Closing`]: the group is claimed, and
+//! what is pending is installed.
 //!
 //! Owned by `ownership`, driven by `takeover`. No table, no clock.
 
@@ -74,8 +75,8 @@ impl Opening {
         }
     }
 
-    /// What is to be done now. `expected` is the number that comes next of the owner's stream; `heard` tells when a run was last
-    /// heard.
+    /// What is to be done now. `expected` is the number that comes next of the owner's stream; `heard` tells
+    /// when a run was last heard.
     pub(super) fn step(
         &mut self,
         expected: Option<u64>,
@@ -99,7 +100,8 @@ impl Opening {
         Step::Wait
     }
 
-    /// The group is claimed: `pending` entries are not in the kernel yet, `failed` are refused, and so many were, ever.
+    /// The group is claimed: `pending` entries are not in the kernel yet, `failed` are refused, and so many
+    /// were, ever.
     pub(super) fn close(
         self,
         pending: usize,
@@ -155,7 +157,8 @@ pub struct FenceReport {
     pub pending: usize,
     /// Entries the kernel refused at the fence.
     pub failed: usize,
-    /// Of these, and of what was installed without a part that this kernel does not take: how many for which reason.
+    /// Of these, and of what was installed without a part that this kernel does not take: how many for which
+    /// reason.
     #[serde(serialize_with = "by_reason")]
     pub failures: Vec<(&'static str, u64)>,
     /// From hearing "primary" to the last entry installed.

@@ -1,8 +1,8 @@
-//! How a backup stands in its owner's stream: what comes next, what was asked for again, and whether its digest equals the
-//! owner's there.
+//! How a backup stands in its owner's stream: what comes next, what was asked for again, and whether its
+//! digest equals the owner's there.
 //!
-//! Owned by the replica; `incoming` feeds it, `gate` and `view` read it. An owner follows nobody: it is at rest then. No table,
-//! no clock.
+//! Owned by the replica; `incoming` feeds it, `gate` and `view` read it. An owner follows nobody: it is at
+//! rest then. No table, no clock.
 
 use std::time::{Duration, Instant};
 
@@ -46,7 +46,8 @@ struct Nacked {
 }
 
 impl Nacked {
-    /// Everything that is missing is asked for again now: how much of it. Who gets nothing asks for less, and later.
+    /// Everything that is missing is asked for again now: how much of it. Who gets nothing asks for less, and
+    /// later.
     fn begin_again(&mut self, now: Instant) {
         self.vain = if std::mem::take(&mut self.heard) { 0 } else { self.vain.saturating_add(1) };
         self.until = 0;
@@ -54,7 +55,8 @@ impl Nacked {
         self.again = Some(now + pause.min(NACK_RARELY));
     }
 
-    /// Nothing has come for some time: one missing datagram at a time is asked for, to see whether anything gets through.
+    /// Nothing has come for some time: one missing datagram at a time is asked for, to see whether anything
+    /// gets through.
     fn in_vain(&self) -> bool {
         self.vain > PATIENT_NACKS
     }
@@ -137,8 +139,8 @@ impl Following {
         self.receiver.heard_of(last);
     }
 
-    /// Whether the owner has been saying for so long that it has not sent yet what has been applied here. One alive that is late
-    /// says so; one after another does not: a number was forged.
+    /// Whether the owner has been saying for so long that it has not sent yet what has been applied here. One
+    /// alive that is late says so; one after another does not: a number was forged.
     pub(super) fn is_beyond(&mut self, beyond: bool, now: Instant, limit: Duration) -> bool {
         let since = if beyond { Some(*self.nacked.beyond.get_or_insert(now)) } else { None };
         self.nacked.beyond = since;
@@ -174,8 +176,8 @@ impl Following {
         self.has_gap().then(|| self.nacked.again.unwrap_or(now))
     }
 
-    /// What is to be asked for now, a list for each nack, and how many datagrams are missed for the first time. Each is asked for
-    /// once, and all of them again while they stay missing.
+    /// What is to be asked for now, a list for each nack, and how many datagrams are missed for the first
+    /// time. Each is asked for once, and all of them again while they stay missing.
     pub(super) fn nacks(&mut self, now: Instant) -> (Vec<Vec<Hole>>, u64) {
         if !self.has_gap() {
             self.nacked =

@@ -1,5 +1,5 @@
-//! A kernel table that is nearly full: destroys go first, then assured entries; the others wait until there is room, or
-//! until this node owns the group and they are wanted whatever it costs.
+//! A kernel table that is nearly full: destroys go first, then assured entries; the others wait until there
+//! is room, or until this node owns the group and they are wanted whatever it costs.
 
 use super::Replica;
 use crate::failure::Failure;

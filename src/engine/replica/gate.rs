@@ -1,4 +1,5 @@
-//! Readiness, and the gate in front of an election: a node that is not ready is not elected while a better one is there.
+//! Readiness, and the gate in front of an election: a node that is not ready is not elected while a better
+//! one is there.
 
 use std::time::{Duration, Instant};
 
@@ -136,8 +137,8 @@ impl Replica {
         Readiness::Ready
     }
 
-    /// Whether this node holds what its owner holds, or did a moment ago: a datagram that was lost and is being sent again is
-    /// no more missing than one on its way.
+    /// Whether this node holds what its owner holds, or did a moment ago: a datagram that was lost and is
+    /// being sent again is no more missing than one on its way.
     pub(super) fn in_step(&self, now: Instant) -> bool {
         let readiness = self.readiness(now);
         let brief = matches!(readiness, Readiness::Behind | Readiness::Installing | Readiness::Differs);
@@ -154,11 +155,13 @@ impl Replica {
             self.gate.progress = progress;
             self.gate.progressed = now;
         }
-        // A peer that was heard a moment ago may only be slow: with nobody else there, a lowered priority is elected, too.
+        // A peer that was heard a moment ago may only be slow: with nobody else there, a lowered priority is
+        // elected, too.
         let just_lost = readiness == Readiness::Alone
             && !self.gate.open
             && self.peers.all().any(|peer| now < peer.heard + self.settings.tunables.lost_after + GATE_GRACE);
-        // At a boot the channel may come up later than VRRP does: a peer that lives would be heard in a moment.
+        // At a boot the channel may come up later than VRRP does: a peer that lives would be heard in a
+        // moment.
         let nobody_yet = readiness == Readiness::Alone
             && !self.gate.open
             && self.peers.is_empty()

@@ -1,5 +1,5 @@
-//! What keys and contents are hashed by, and the memory that hashing needs. One seed goes with a claim, so that digests of two
-//! nodes can be compared.
+//! What keys and contents are hashed by, and the memory that hashing needs. One seed goes with a claim, so
+//! that digests of two nodes can be compared.
 //!
 //! Owned by the replica. No clock.
 

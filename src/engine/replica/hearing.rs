@@ -1,16 +1,17 @@
 //! Whether the kernel's new entries are heard of.
 //!
-//! For every entry that a daemon creates the kernel builds an event, which costs it as much as the entry, as long as anybody listens
-//! for new ones (`netlink_has_listeners`); a socket's filter drops it only then. A backup installs by the thousand what its
-//! owner tells, so it does not listen: changes and ends it hears of all the same. What packets made meanwhile is found by a
-//! dump once this node owns the group: after the fence, which does not wait for it, and after what a cold standby installs at
-//! its fence has been installed as fast.
+//! For every entry that a daemon creates the kernel builds an event, which costs it as much as the entry, as
+//! long as anybody listens for new ones (`netlink_has_listeners`); a socket's filter drops it only then. A
+//! backup installs by the thousand what its owner tells, so it does not listen: changes and ends it hears of
+//! all the same. What packets made meanwhile is found by a dump once this node owns the group: after the
+//! fence, which does not wait for it, and after what a cold standby installs at its fence has been installed
+//! as fast.
 
 use super::{Replica, Role};
 
 impl Replica {
-    /// Whether events of new entries are wanted from now on. Asked after each turn; the caller sees to it, and tells what is so by
-    /// [`Replica::handle_hearing`].
+    /// Whether events of new entries are wanted from now on. Asked after each turn; the caller sees to it,
+    /// and tells what is so by [`Replica::handle_hearing`].
     pub fn wants_new_entries(&self) -> bool {
         if self.ownership.is_owner() {
             return !self.dumps.deaf() || !self.ownership.is_fencing();
@@ -20,7 +21,8 @@ impl Replica {
         if settled && self.peers.own() && self.group.role != Role::Primary {
             return false;
         }
-        // Before a claim it makes no difference: a dump follows the claim. With no owner to come the kernel is all there is.
+        // Before a claim it makes no difference: a dump follows the claim. With no owner to come the kernel
+        // is all there is.
         !self.dumps.deaf() || (self.trusts_kernel() && !self.believes())
     }
 

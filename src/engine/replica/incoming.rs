@@ -155,8 +155,8 @@ impl Replica {
             return;
         }
         self.give_refill_up();
-        // An owner that lost its kernel and came back must not purge the survivor's copies (18). One whose kernel
-        // survived is the truth and is offered nothing (19).
+        // An owner that lost its kernel and came back must not purge the survivor's copies (18). One whose
+        // kernel survived is the truth and is offered nothing (19).
         let may_offer = !self.ownership.is_starting() || self.worth.was_owner() || alive.fresh;
         if owner && !alive.survived && may_offer {
             self.worth.forget_last_run();
@@ -177,14 +177,16 @@ impl Replica {
             None => self.take_stream_up(alive),
         };
         self.following.heard_of(alive.last);
-        // An alive that is late says less than has been applied; one after another does not: a number was forged.
+        // An alive that is late says less than has been applied; one after another does not: a number was
+        // forged.
         let beyond = expected > alive.last + 1;
         if self.following.is_beyond(beyond, now, self.settings.tunables.lost_after) {
             self.following.reset();
             self.take_stream_up(alive);
         }
         if expected < alive.oldest && expected <= alive.last {
-            // The ring has moved on. What it still has would be told twice: the digest repairs all that is missing.
+            // The ring has moved on. What it still has would be told twice: the digest repairs all that is
+            // missing.
             self.counters.lost += alive.oldest - expected;
             self.take_stream_up(alive);
             self.apply_waiting(now);
@@ -202,7 +204,8 @@ impl Replica {
         }
     }
 
-    /// Go on behind what the owner has sent so far; the digest tells what is missing. The number that comes next.
+    /// Go on behind what the owner has sent so far; the digest tells what is missing. The number that comes
+    /// next.
     fn take_stream_up(&mut self, alive: &Alive) -> u64 {
         self.following.take_up(alive.last);
         self.gate.forget_step();
@@ -221,7 +224,8 @@ impl Replica {
         self.gate.forget_step();
     }
 
-    /// Nack what is missing, once, and all of it again while it stays missing; send the asks whose turn has come.
+    /// Nack what is missing, once, and all of it again while it stays missing; send the asks whose turn has
+    /// come.
     pub(super) fn chase_gap(&mut self, now: Instant) {
         self.chase_repair(now);
         let to = self.group.claim_incarnation;
@@ -261,7 +265,8 @@ impl Replica {
         let mut all = Vec::with_capacity(MESSAGES);
         for message in Messages::new(messages) {
             let Ok(message) = message else {
-                // Asking for it again would bring the same bytes: the stream goes on, and the digest tells what is missing.
+                // Asking for it again would bring the same bytes: the stream goes on, and the digest tells
+                // what is missing.
                 self.counters.unusable += 1;
                 all.clear();
                 break;
@@ -331,8 +336,8 @@ impl Replica {
         }
     }
 
-    /// Who has taken the stream up lately may not have the entry yet: what it asks for tells of the change, too. No owner changes an
-    /// expectation, whose own part is a part of its key.
+    /// Who has taken the stream up lately may not have the entry yet: what it asks for tells of the change,
+    /// too. No owner changes an expectation, whose own part is a part of its key.
     fn apply_change(&mut self, key: u64, birth: u16, changed: Changed) {
         let Some(id) = self.table.find_hash(key) else { return };
         let held = self
@@ -349,7 +354,8 @@ impl Replica {
     fn take_over(&mut self, id: SlotId, entry: Entry, birth: u16) {
         let Some(mut slot) = self.table.get_mut(id) else { return };
         if slot.has_any(Flags::REPLACE | Flags::STRAY | Flags::ASKED) {
-            // Whether the kernel's is another connection has to be seen (again), once what it is being asked is answered.
+            // Whether the kernel's is another connection has to be seen (again), once what it is being asked
+            // is answered.
             slot.clear(Flags::REPLACE);
             slot.set(Flags::READ_BACK);
         } else if slot.has(Flags::INSTALLED) && slot.entry().must_be_replaced_by(&entry) {
@@ -375,9 +381,9 @@ impl Replica {
             self.drop_forgotten(id);
             return;
         }
-        // The table held it on the owner's word: what the kernel has of it is ours to remove. A cold backup's has nothing; what
-        // is pending may be there, if an answer was lost. An offer that the owner refuses was held on our kernel's word: unless
-        // this node has owned it, it stays a stray there (11).
+        // The table held it on the owner's word: what the kernel has of it is ours to remove. A cold backup's
+        // has nothing; what is pending may be there, if an answer was lost. An offer that the owner refuses
+        // was held on our kernel's word: unless this node has owned it, it stays a stray there (11).
         let may_be_there = slot.has_any(Flags::INSTALLED | Flags::PENDING);
         if slot.has(Flags::PRESENT) && !slot.has(Flags::OFFER) && may_be_there {
             slot.set(Flags::MINE);
@@ -411,7 +417,8 @@ impl Replica {
         }
     }
 
-    /// Entries owed to the owner. An owner owes nothing; its slots' flags mean nothing until it yields, and are set anew then.
+    /// Entries owed to the owner. An owner owes nothing; its slots' flags mean nothing until it yields, and
+    /// are set anew then.
     pub(super) fn offers(&self) -> usize {
         if self.ownership.is_owner() { 0 } else { self.table.counts().offers }
     }
@@ -426,8 +433,8 @@ impl Replica {
         }
     }
 
-    /// Hash by another seed from now on: the owner's. Walks the whole table, so it happens when two tables that grew
-    /// apart meet, never at a takeover.
+    /// Hash by another seed from now on: the owner's. Walks the whole table, so it happens when two tables
+    /// that grew apart meet, never at a takeover.
     fn hash_by(&mut self, seed: u128) {
         if !self.hashing.adopt(seed) {
             return;

@@ -1,7 +1,8 @@
-//! What a run leaves to the next one, and what that is worth: whether this node's kernel may speak for the group (16 to 19).
+//! What a run leaves to the next one, and what that is worth: whether this node's kernel may speak for the
+//! group (16 to 19).
 //!
-//! [`Kept`] is written by the daemon into /run and given back at its next start. Owned by the replica; `takeover` and
-//! `incoming` tell what happens. Plain state.
+//! [`Kept`] is written by the daemon into /run and given back at its next start. Owned by the replica;
+//! `takeover` and `incoming` tell what happens. Plain state.
 
 use serde::{Deserialize, Serialize};
 
@@ -15,7 +16,8 @@ pub struct Kept {
     pub truth: bool,
     /// It owned the group, or still owed offers.
     pub was_owner: bool,
-    /// The kernel table was in step with a peer's once, in this boot and network namespace: it is not new (18).
+    /// The kernel table was in step with a peer's once, in this boot and network namespace: it is not new
+    /// (18).
     pub settled: bool,
     /// The last role it was told.
     pub role: Option<Role>,
@@ -28,7 +30,8 @@ enum Authority {
     None,
     /// It is since a fence of this run was closed.
     Fenced,
-    /// It was before this run began, and nobody has claimed since: whoever comes back offers nothing to it (19).
+    /// It was before this run began, and nobody has claimed since: whoever comes back offers nothing to it
+    /// (19).
     Survived,
 }
 

@@ -1,13 +1,15 @@
-//! The replica: this node's engine. It decides everything and touches nothing: events, answers, datagrams, roles
-//! and `now` come in by `handle_*`; requests, datagrams, deadlines and reports go out by `poll_*`.
+//! The replica: this node's engine. It decides everything and touches nothing: events, answers, datagrams,
+//! roles and `now` come in by `handle_*`; requests, datagrams, deadlines and reports go out by `poll_*`.
 //!
-//! The state is in structs, each of which its own file alone changes: they are the fields of [`Replica`]. The other rooms say
-//! what is to be done with them: `events` and `hearing` (this kernel speaks), `requests` (it is asked), `door` and `incoming`
-//! (a peer speaks), `outgoing` (it is answered), `takeover` and `gate` (the role), `operator` and `view` (people);
-//! `invariants` says what holds between any two inputs. `docs/architecture.md` has them all.
+//! The state is in structs, each of which its own file alone changes: they are the fields of [`Replica`]. The
+//! other rooms say what is to be done with them: `events` and `hearing` (this kernel speaks), `requests` (it
+//! is asked), `door` and `incoming` (a peer speaks), `outgoing` (it is answered), `takeover` and `gate` (the
+//! role), `operator` and `view` (people); `invariants` says what holds between any two inputs.
+//! `docs/architecture.md` has them all.
 //!
-//! Called by the daemon and, with a virtual clock and wire, by the simulation. No socket, no runtime, no clock.
-//! Numbers in brackets, (14), are the replication rules that a line implements; `docs/protocol.md` lists them.
+//! Called by the daemon and, with a virtual clock and wire, by the simulation. No socket, no runtime, no
+//! clock. Numbers in brackets, (14), are the replication rules that a line implements; `docs/protocol.md`
+//! lists them.
 
 mod alives;
 mod answers;
@@ -88,13 +90,15 @@ pub struct Replica {
     settings: Settings,
     /// The time, told by each input.
     life: life::Life,
-    /// Which entries are worth synchronising, and this router's own addresses. A reload and the daemon change it.
+    /// Which entries are worth synchronising, and this router's own addresses. A reload and the daemon change
+    /// it.
     filter: Filter,
     /// What keys and contents are hashed by. Another owner's claim changes it (`incoming`).
     hashing: hashing::Hashing,
     /// What is known of each key. All rooms that hear of an entry change it, by the slots' own methods.
     table: Table,
-    /// The group: who claims it, this node's role, the sums of what is counted. `takeover` and `incoming` change it.
+    /// The group: who claims it, this node's role, the sums of what is counted. `takeover` and `incoming`
+    /// change it.
     group: Group,
     /// How this node stands to the group. `takeover` and `trim` change it.
     ownership: Ownership,
@@ -116,7 +120,8 @@ pub struct Replica {
     /// What this node says of itself. The daemon changes it.
     presence: presence::Presence,
 
-    /// What waits for the kernel, and what it is being asked. Any room may want something; `requests` takes it out.
+    /// What waits for the kernel, and what it is being asked. Any room may want something; `requests` takes
+    /// it out.
     work: work::Work,
     /// What the kernel has and the table lacks. `events` notes it, `takeover` takes it.
     strays: strays::Strays,
@@ -162,7 +167,8 @@ impl Replica {
                 id: GroupId::default(),
                 claim: Claim::default(),
                 claim_incarnation: None,
-                // What a former run was told is a level, no news: nothing is claimed from a living primary by it.
+                // What a former run was told is a level, no news: nothing is claimed from a living primary by
+                // it.
                 role,
                 supposed: false,
                 sums: Sums::default(),
@@ -249,7 +255,8 @@ impl Replica {
         self.finish_refill();
     }
 
-    /// A turn ends in which more waits to be heard than was read. Silence is not judged, but a takeover goes on.
+    /// A turn ends in which more waits to be heard than was read. Silence is not judged, but a takeover goes
+    /// on.
     pub fn handle_busy_turn(&mut self, now: Instant) {
         self.life.at(now);
         self.step_takeover(now);

@@ -1,4 +1,5 @@
-//! What an operator asks for: resets, reloads, listings in slices, live changes, how old the oldest unsent change is.
+//! What an operator asks for: resets, reloads, listings in slices, live changes, how old the oldest unsent
+//! change is.
 
 use std::borrow::Cow;
 use std::collections::VecDeque;
@@ -109,8 +110,8 @@ impl Replica {
         self.out.unsent.take_longest()
     }
 
-    /// Up to `limit` entries of a cache from a place on, and where the next slice begins. A slice visits a bounded
-    /// number of slots, so it may be short.
+    /// Up to `limit` entries of a cache from a place on, and where the next slice begins. A slice visits a
+    /// bounded number of slots, so it may be short.
     pub fn list(&self, cache: Cache, from: SlotId, limit: SlotId) -> (Vec<Listing<'_>>, Option<SlotId>) {
         if cache != self.shown() {
             return (Vec::new(), None);
@@ -158,8 +159,8 @@ impl Replica {
         }
     }
 
-    /// Another filter, from now on: what it leaves out is no longer synchronised and stays in this kernel; what it
-    /// lets in is found by a dump.
+    /// Another filter, from now on: what it leaves out is no longer synchronised and stays in this kernel;
+    /// what it lets in is found by a dump.
     pub fn set_filter(&mut self, filter: Filter) {
         self.filter = filter;
         self.dumps.want(Purpose::Whole);
@@ -218,9 +219,9 @@ impl Replica {
         }
     }
 
-    /// Forget the owner's entries and have them sent again. Until that is done they are kept aside and in the kernel:
-    /// if the owner is lost or replaced meanwhile, they are all there is. False: there is no living owner to send them
-    /// again, and nothing was changed.
+    /// Forget the owner's entries and have them sent again. Until that is done they are kept aside and in the
+    /// kernel: if the owner is lost or replaced meanwhile, they are all there is. False: there is no living
+    /// owner to send them again, and nothing was changed.
     pub fn reset_external(&mut self) -> bool {
         if self.ownership.is_owner() || !self.peers.own() {
             if self.refill != Refill::Underway {

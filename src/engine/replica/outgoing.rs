@@ -14,10 +14,11 @@ use crate::stream::Sender;
 use crate::table::{Flags, SlotId};
 use crate::wire::{self, Alive, Body, Changed, HEADER, Header, Message, Messages, STREAM_HEAD, StreamHead};
 
-/// Datagrams of the stream that may be under way to a node that follows it. What a narrow channel, or a slow peer, cannot take
-/// waits here, where later changes of one entry become one: sent at full rate it would be lost on the way, three quarters of it
-/// in a channel of a quarter, and repairs with it. With datagrams so large that the ring could not send all of them again, half
-/// of what the ring holds, but never fewer than the least.
+/// Datagrams of the stream that may be under way to a node that follows it. What a narrow channel, or a slow
+/// peer, cannot take waits here, where later changes of one entry become one: sent at full rate it would be
+/// lost on the way, three quarters of it in a channel of a quarter, and repairs with it. With datagrams so
+/// large that the ring could not send all of them again, half of what the ring holds, but never fewer than
+/// the least.
 const WINDOW: usize = 256;
 const LEAST_WINDOW: usize = 128;
 /// Most control datagrams waiting.
@@ -73,7 +74,8 @@ impl Replica {
         let most = held.clamp(LEAST_WINDOW, WINDOW) as u64;
         let (mut followed, mut full) = (false, None);
         for (next, moved) in followers.filter_map(|peer| Some((peer.place.next?, peer.moved))) {
-            // What it waits for may have been sent long after it last moved; what the ring has dropped was sent long ago.
+            // What it waits for may have been sent long after it last moved; what the ring has dropped was
+            // sent long ago.
             let sent = self.out.sender.sent_at(next).filter(|_| next >= self.out.sender.oldest());
             let waits = sent.map_or(moved, |sent| sent.max(moved));
             let until = waits + self.settings.tunables.lost_after;
@@ -95,7 +97,8 @@ impl Replica {
             && self.out.unsent.oldest(now).is_some_and(|age| age >= self.settings.tunables.lost_after)
     }
 
-    /// The next datagram for the peer, most urgent first, sealed if there is a key. `None`: nothing to send now.
+    /// The next datagram for the peer, most urgent first, sealed if there is a key. `None`: nothing to send
+    /// now.
     pub fn poll_datagram(&mut self, now: Instant) -> Option<Vec<u8>> {
         let mut datagram = self.next_datagram(now)?;
         if self.out.seal.is_on() {
@@ -194,7 +197,8 @@ impl Replica {
         self.release(id);
     }
 
-    /// Put an entry into the stream, without its tuples where they have gone before; without need only when a repair asked for it.
+    /// Put an entry into the stream, without its tuples where they have gone before; without need only when a
+    /// repair asked for it.
     pub(super) fn emit_present(&mut self, id: SlotId, messages: &mut Vec<u8>, repair: bool) {
         let content = self.content_hash(id);
         let Some(mut slot) = self.table.get_mut(id) else { return };

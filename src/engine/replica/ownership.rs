@@ -1,7 +1,7 @@
 //! How this node stands to the group: whether it owns it, who it waits for, and the takeover under way.
 //!
-//! One state at a time, and every change of it has a name. Owned by the replica: `takeover` and `trim` say when. No table,
-//! no clock.
+//! One state at a time, and every change of it has a name. Owned by the replica: `takeover` and `trim` say
+//! when. No table, no clock.
 
 use super::fence::{Closing, Opening};
 
@@ -167,8 +167,8 @@ mod tests {
     use super::*;
     use crate::failure::Failure;
 
-    /// What each input makes of each state: its name, `!` where this node was told to take over, `+` with a fence under way. `-`:
-    /// nothing changes.
+    /// What each input makes of each state: its name, `!` where this node was told to take over, `+` with a
+    /// fence under way. `-`: nothing changes.
     const TABLE: &str = "
         state        | want       | open       | drop wish | stand down | become owner | follow | end start | abandon      | hope
         starting     | starting!  | starting+  | -         | -          | owner        | backup | backup    | abandoned    | -

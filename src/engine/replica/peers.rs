@@ -1,7 +1,7 @@
 //! The other nodes: who has proved to be there, who speaks, who is lost, and what each said last.
 //!
-//! Owned by the replica: `door` lets runs in, `incoming` tells what they say; everybody reads. A peer is changed here only.
-//! No table, no clock.
+//! Owned by the replica: `door` lets runs in, `incoming` tells what they say; everybody reads. A peer is
+//! changed here only. No table, no clock.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
@@ -274,8 +274,8 @@ impl Peers {
             return Ok(());
         }
         if now >= peer.spoke + lost_after {
-            // None that would have overtaken these has come for as long as a silent peer counts as alive: somebody else
-            // said it. The run has to prove itself again, and is heard from its next one on.
+            // None that would have overtaken these has come for as long as a silent peer counts as alive:
+            // somebody else said it. The run has to prove itself again, and is heard from its next one on.
             self.known.remove(&node);
             if self.known.is_empty() {
                 // It is not gone: it gets as long as after a start to prove itself.
@@ -286,7 +286,8 @@ impl Peers {
         Err(Overtaken)
     }
 
-    /// Where a peer is in this node's stream. `equal`: so is its digest, where digests are comparable: at the same place.
+    /// Where a peer is in this node's stream. `equal`: so is its digest, where digests are comparable: at the
+    /// same place.
     pub(super) fn note_place(
         &mut self,
         node: NodeId,

@@ -1,5 +1,5 @@
-//! What this node says of itself in its alives, beside its table: its seat, its kernel, and when the kernel's part goes
-//! along.
+//! What this node says of itself in its alives, beside its table: its seat, its kernel, and when the kernel's
+//! part goes along.
 //!
 //! Filled by the daemon, read by `outgoing` for each alive and by `view`. Decides nothing by it.
 

@@ -1,6 +1,7 @@
-//! Helpers and what they bring: masters go before their children, a child waits for its master, and entries that a
-//! helper watches are read again, because no event tells when NAT begins to adjust their sequence numbers. PPTP's calls are
-//! taken over under the keys that a kernel meets which has not seen them being set up.
+//! Helpers and what they bring: masters go before their children, a child waits for its master, and entries
+//! that a helper watches are read again, because no event tells when NAT begins to adjust their sequence
+//! numbers. PPTP's calls are taken over under the keys that a kernel meets which has not seen them being set
+//! up.
 
 use std::time::{Duration, Instant};
 
@@ -96,7 +97,8 @@ impl Replica {
         self.related.prune_at = PRUNE + 2 * (self.related.watched.len() + self.related.calls.len());
     }
 
-    /// A claim: this kernel has not seen the PPTP calls being set up, and will meet their packets under other keys.
+    /// A claim: this kernel has not seen the PPTP calls being set up, and will meet their packets under other
+    /// keys.
     pub(super) fn take_calls_over(&mut self) {
         for id in self.related.calls.take(&mut self.table) {
             let Some(slot) = self.table.get(id) else { continue };
@@ -184,7 +186,8 @@ impl Replica {
             .is_some_and(|slot| slot.has(Flags::PRESENT) && !slot.has_any(Flags::INSTALLED | Flags::ASKED));
         if waits && self.work.holds(&self.table, master) {
             self.request(master, generation + 1, send);
-            // Its place in the queue stays and finds nothing to do later: an answer that leaves something to do asks again.
+            // Its place in the queue stays and finds nothing to do later: an answer that leaves something to
+            // do asks again.
             if let Some(mut slot) = self.table.get_mut(master) {
                 slot.clear(Flags::PENDING);
             }
@@ -200,8 +203,9 @@ impl Replica {
         children.filter(|slot| slot.has(Flags::ASKED)).any(|slot| slot.master_key() == master)
     }
 
-    /// A master is replaced: the kernel forgets what its helper foresaw (`nf_ct_remove_expectations`), which is created again
-    /// in the same batch, as the master is: a daemon that dies in between would have removed the only copies.
+    /// A master is replaced: the kernel forgets what its helper foresaw (`nf_ct_remove_expectations`), which
+    /// is created again in the same batch, as the master is: a daemon that dies in between would have removed
+    /// the only copies.
     pub(super) fn foresee_again(&mut self, id: SlotId, send: &mut impl FnMut(Request<'_>)) {
         if !self.related.watched.contains(&self.table, id) {
             return;
@@ -275,8 +279,8 @@ impl Replica {
         self.related.orphans.besides().for_each(|since| *since = now);
     }
 
-    /// Masters that do not come. A connection whose master has ended everywhere lives without it. What a helper foresees
-    /// cannot; an owner's table is its kernel, so it is not there; a backup waits on.
+    /// Masters that do not come. A connection whose master has ended everywhere lives without it. What a
+    /// helper foresees cannot; an owner's table is its kernel, so it is not there; a backup waits on.
     fn give_orphans_up(&mut self, now: Instant) {
         for (id, since) in self.related.orphans.take_with(&mut self.table) {
             if now < since + PATIENCE {

@@ -1,8 +1,8 @@
-//! Repair on a backup: where the owner's digest differs from this table's, walk down the tree of sums to the buckets that differ,
-//! compare what the owner lists of them, and ask for what is missing.
+//! Repair on a backup: where the owner's digest differs from this table's, walk down the tree of sums to the
+//! buckets that differ, compare what the owner lists of them, and ask for what is missing.
 //!
-//! Called by `incoming`, at the owner's alives and by the repair messages in its stream; the owner's half is in `outgoing`. What is
-//! asked for comes through the stream, in its order (4).
+//! Called by `incoming`, at the owner's alives and by the repair messages in its stream; the owner's half is
+//! in `outgoing`. What is asked for comes through the stream, in its order (4).
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};

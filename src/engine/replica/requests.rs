@@ -51,8 +51,9 @@ pub struct Request<'a> {
 }
 
 impl Replica {
-    /// The sweep. An owner compares its table with a dump; a backup walks its table, paced, and sets each entry and its lease
-    /// again, which also tells whether the kernel still has it. Refused entries get another try.
+    /// The sweep. An owner compares its table with a dump; a backup walks its table, paced, and sets each
+    /// entry and its lease again, which also tells whether the kernel still has it. Refused entries get
+    /// another try.
     pub(super) fn run_sweep(&mut self, now: Instant) {
         if now < self.sweep.next_slice {
             return;
@@ -106,11 +107,11 @@ impl Replica {
         self.work.keys() + self.work.renewals()
     }
 
-    /// A batch of up to `limit` requests for the kernel, in order. Every batch that is not empty must be followed by its answers
-    /// ([`Replica::handle_answer`]) and then [`Replica::handle_answers_end`].
+    /// A batch of up to `limit` requests for the kernel, in order. Every batch that is not empty must be
+    /// followed by its answers ([`Replica::handle_answer`]) and then [`Replica::handle_answers_end`].
     ///
-    /// The next one may be asked for before, if the kernel is given them in this order. Meanwhile datagrams may go out, and come
-    /// in unless this node owns the group, and nothing else may happen.
+    /// The next one may be asked for before, if the kernel is given them in this order. Meanwhile datagrams
+    /// may go out, and come in unless this node owns the group, and nothing else may happen.
     pub fn poll_requests(&mut self, limit: usize, mut send: impl FnMut(Request<'_>)) -> usize {
         if !self.dumps.known() {
             // What the kernel holds is not known yet.
@@ -144,9 +145,9 @@ impl Replica {
         self.work.note_asked(&mut self.table, id, op);
     }
 
-    /// A new lease, unless this node owns the group: then timers are the packets' affair. Be-liberal in any case:
-    /// another node's packets have moved the windows on. A backup sets the rest of the entry, too: somebody may have changed
-    /// it, and the kernel tells nobody who does not ask (I1b).
+    /// A new lease, unless this node owns the group: then timers are the packets' affair. Be-liberal in any
+    /// case: another node's packets have moved the windows on. A backup sets the rest of the entry, too:
+    /// somebody may have changed it, and the kernel tells nobody who does not ask (I1b).
     fn request_renewal(&mut self, id: SlotId, send: &mut impl FnMut(Request<'_>)) {
         let (turn, dump, owner) = (self.dumps.turns.now(), self.dumps.number(), self.ownership.is_owner());
         let (lease, primary) = (self.settings.lease, self.standing().primary);
@@ -204,8 +205,8 @@ impl Replica {
             return;
         }
         if !standing.owner && !standing.primary && ends_here(&slot, &self.filter.local) {
-            // Somebody looks at this router through the active one: here it is a connection of the router's own, which has its
-            // tuples. Nothing could carry it on.
+            // Somebody looks at this router through the active one: here it is a connection of the router's
+            // own, which has its tuples. Nothing could carry it on.
             slot.clear(Flags::PENDING);
             self.release(id);
             return;
@@ -328,8 +329,8 @@ impl Replica {
         }
     }
 
-    /// The kernel will not hold this entry: it leaves the table, and whoever offered it is told so, by a destroy of
-    /// just this birth.
+    /// The kernel will not hold this entry: it leaves the table, and whoever offered it is told so, by a
+    /// destroy of just this birth.
     pub(super) fn refuse(&mut self, id: SlotId) {
         let Some(mut slot) = self.table.get_mut(id) else { return };
         slot.clear(Flags::PENDING | Flags::READ_BACK);
@@ -354,7 +355,8 @@ impl Replica {
         let present = slot.has(Flags::PRESENT);
         match &told {
             Told::Gone if owner && present && slot.tries > 0 => {
-                // It exists, said the create, and it does not, says the get: another connection has its reply tuple.
+                // It exists, said the create, and it does not, says the get: another connection has its reply
+                // tuple.
                 slot.tries = 0;
                 self.count_failure(Failure::NatClash);
                 self.refuse(id);

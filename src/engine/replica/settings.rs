@@ -18,7 +18,8 @@ pub struct Settings {
     pub node: NodeId,
     /// Nodes that belong together, and the failover group among theirs.
     pub node_group: u32,
-    /// The failover group by mechanism and name, as peers are told it: `vrrp SYNC`. Nodes of another one are refused.
+    /// The failover group by mechanism and name, as peers are told it: `vrrp SYNC`. Nodes of another one are
+    /// refused.
     pub told_group: String,
     /// Keys of the channel; the first one seals. None: anyone can write to both tables.
     pub keys: Vec<SealKey>,

@@ -1,9 +1,10 @@
-//! How long a datagram may be: as long as the interface carries, once a peer has said that such a one arrived; until then,
-//! and when none arrives any more, as long as every path carries.
+//! How long a datagram may be: as long as the interface carries, once a peer has said that such a one
+//! arrived; until then, and when none arrives any more, as long as every path carries.
 //!
-//! A switch or a tunnel may drop what its own MTU does not take and tell nobody: each datagram of a full stream would be lost,
-//! sent again and lost again. So some alives are filled up to the full length, and every alive says how long a datagram its
-//! sender has heard lately. Called by `outgoing` and `incoming`. No clock.
+//! A switch or a tunnel may drop what its own MTU does not take and tell nobody: each datagram of a full
+//! stream would be lost, sent again and lost again. So some alives are filled up to the full length, and
+//! every alive says how long a datagram its sender has heard lately. Called by `outgoing` and `incoming`. No
+//! clock.
 
 use std::time::{Duration, Instant};
 
@@ -76,7 +77,8 @@ impl Size {
         }
     }
 
-    /// Whether the next alive is to be filled up: to so many bytes. `heard`: somebody lives who could say that it came.
+    /// Whether the next alive is to be filled up: to so many bytes. `heard`: somebody lives who could say
+    /// that it came.
     pub(super) fn probe(&mut self, heard: bool, now: Instant) -> Option<usize> {
         if !heard || self.most <= SAFE {
             return None;
@@ -122,8 +124,8 @@ impl Size {
         length > SAFE
     }
 
-    /// A datagram of this length is asked for again. True: such a one does not get through any more, and what was sent in
-    /// that length is not worth sending again.
+    /// A datagram of this length is asked for again. True: such a one does not get through any more, and what
+    /// was sent in that length is not worth sending again.
     pub(super) fn doubts(&mut self, sequence: u64, length: usize, now: Instant) -> bool {
         self.asked = if self.asked.0 == sequence { (sequence, self.asked.1 + 1) } else { (sequence, 1) };
         let doubted = self.asked.1 >= DOUBT && Size::is_long(length);

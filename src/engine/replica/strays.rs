@@ -1,5 +1,5 @@
-//! Strays: entries of unknown origin that the kernel has and the table lacks or contradicts. They are left to their own timers,
-//! and what lives of them is taken into the table at a claim (11).
+//! Strays: entries of unknown origin that the kernel has and the table lacks or contradicts. They are left to
+//! their own timers, and what lives of them is taken into the table at a claim (11).
 //!
 //! Owned by the replica. The list grows with those that live, not with those that ever were. No clock.
 
@@ -21,7 +21,8 @@ impl Strays {
         Strays { listed: Queue::new(Lists::STRAYS), limit: LISTED }
     }
 
-    /// The kernel has one under this key. Keys that are none any more, now and then: nothing of them is listed from now on.
+    /// The kernel has one under this key. Keys that are none any more, now and then: nothing of them is
+    /// listed from now on.
     pub(super) fn note(&mut self, table: &mut Table, id: SlotId) -> Vec<SlotId> {
         let Some(mut slot) = table.get_mut(id) else { return Vec::new() };
         slot.set(Flags::STRAY);

@@ -44,8 +44,8 @@ impl Replica {
         self.step_takeover(now);
     }
 
-    /// Nobody tells the role, and the virtual addresses show it: as [`Replica::handle_role`], but that nothing is claimed
-    /// from a living primary.
+    /// Nobody tells the role, and the virtual addresses show it: as [`Replica::handle_role`], but that
+    /// nothing is claimed from a living primary.
     pub fn suppose_role(&mut self, role: Role, now: Instant) {
         self.group.supposed = true;
         self.ownership.drop_wish();
@@ -97,8 +97,9 @@ impl Replica {
         }
     }
 
-    /// Whatever of a takeover can happen now: when a role is told, at the end of a turn, and after a batch. Not after a datagram or
-    /// an event: others may wait that are to be read in the old role (9), or a role that makes the claim a mistake.
+    /// Whatever of a takeover can happen now: when a role is told, at the end of a turn, and after a batch.
+    /// Not after a datagram or an event: others may wait that are to be read in the old role (9), or a role
+    /// that makes the claim a mistake.
     pub(super) fn step_takeover(&mut self, now: Instant) {
         if !self.may_claim(now) {
             self.step_fence(now);
@@ -249,8 +250,8 @@ impl Replica {
         self.alive_now(now);
     }
 
-    /// What a former owner's kernel holds becomes a copy of the new owner's: ours to remove with it. Of any other backup's only
-    /// what it installed is (11).
+    /// What a former owner's kernel holds becomes a copy of the new owner's: ours to remove with it. Of any
+    /// other backup's only what it installed is (11).
     fn call_all_mine(&mut self) {
         for id in 0..self.table.end() {
             if let Some(mut slot) = self.table.get_mut(id)

@@ -1,8 +1,8 @@
-//! Leases go back to what their protocols allow: after a takeover, for entries that no packet resets, and on a backup whose
-//! owner is lost for good. Paced: it must not hold up the connections that it is about.
+//! Leases go back to what their protocols allow: after a takeover, for entries that no packet resets, and on
+//! a backup whose owner is lost for good. Paced: it must not hold up the connections that it is about.
 //!
-//! An entry whose own timeout is as long as the lease needs nothing. Where a packet has come meanwhile the timer is set to
-//! what the packet set it to, or a little less, and the next packet sets it again.
+//! An entry whose own timeout is as long as the lease needs nothing. Where a packet has come meanwhile the
+//! timer is set to what the packet set it to, or a little less, and the next packet sets it again.
 
 use std::time::{Duration, Instant};
 
@@ -44,8 +44,8 @@ impl Replica {
         self.trim.next_slice = None;
     }
 
-    /// Nobody has owned the group for long: what is here ends by its protocols' timeouts, and its end is believed. An owner
-    /// that comes back all the same finds a backup again.
+    /// Nobody has owned the group for long: what is here ends by its protocols' timeouts, and its end is
+    /// believed. An owner that comes back all the same finds a backup again.
     pub(super) fn judge_owner(&mut self, now: Instant) {
         if self.ownership.is_owner()
             || self.peers.own()

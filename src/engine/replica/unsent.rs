@@ -1,4 +1,5 @@
-//! What the owner has not told yet: changed entries, offers that it cannot take, and for how long the oldest has waited.
+//! What the owner has not told yet: changed entries, offers that it cannot take, and for how long the oldest
+//! has waited.
 //!
 //! Owned by the replica; `events` puts changes in, `outgoing` takes them out as they are then. No clock.
 

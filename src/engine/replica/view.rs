@@ -66,7 +66,8 @@ pub struct View {
     pub ready: bool,
     /// Ready, or why not.
     pub readiness: &'static str,
-    /// ... or was a moment ago: being behind for less than a silent peer counts as alive is what is on its way at any time.
+    /// ... or was a moment ago: being behind for less than a silent peer counts as alive is what is on its
+    /// way at any time.
     pub in_step: bool,
     /// A takeover is under way.
     pub fencing: bool,
@@ -98,10 +99,11 @@ pub struct View {
     pub offers: usize,
     /// Datagrams of the owner's stream not applied yet.
     pub behind: u64,
-    /// New entries of this kernel are heard of when they come, and those of before have been looked for. Not so on a backup, and
-    /// on an owner until some time after its claim.
+    /// New entries of this kernel are heard of when they come, and those of before have been looked for. Not
+    /// so on a backup, and on an owner until some time after its claim.
     pub hears_new_entries: bool,
-    /// Seconds for which the digests have been equal: a backup's and the owner's, an owner's and its backup's.
+    /// Seconds for which the digests have been equal: a backup's and the owner's, an owner's and its
+    /// backup's.
     pub equal_for: Option<f64>,
     /// Seconds since the last whole sweep, or since start.
     pub sweep_age: f64,

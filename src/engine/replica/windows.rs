@@ -1,8 +1,9 @@
-//! Window tracking comes back (`window-tracking`): after a takeover, for TCP entries that have been seen to carry packets
-//! both ways, never for silent ones.
+//! Window tracking comes back (`window-tracking`): after a takeover, for TCP entries that have been seen to
+//! carry packets both ways, never for silent ones.
 //!
-//! An installed entry is be-liberal, since ctnetlink carries no window edges. The kernel learns them from the packets that
-//! it then sees: when it has noted an acknowledgement of either side (MAXACK_SET, `tcp_in_window`), both edges are known.
+//! An installed entry is be-liberal, since ctnetlink carries no window edges. The kernel learns them from the
+//! packets that it then sees: when it has noted an acknowledgement of either side (MAXACK_SET,
+//! `tcp_in_window`), both edges are known.
 
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};

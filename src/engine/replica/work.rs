@@ -1,7 +1,8 @@
-//! What waits for the kernel: keys to be put right, leases to be renewed, and the batches of requests that are under way.
+//! What waits for the kernel: keys to be put right, leases to be renewed, and the batches of requests that
+//! are under way.
 //!
-//! Owned by the replica; anybody may want something of the kernel, `requests` takes it out, in this order, and tells the answers.
-//! What is asked for a key is `reconcile`'s affair. No clock.
+//! Owned by the replica; anybody may want something of the kernel, `requests` takes it out, in this order,
+//! and tells the answers. What is asked for a key is `reconcile`'s affair. No clock.
 
 use std::collections::VecDeque;
 
@@ -33,7 +34,8 @@ impl Work {
         }
     }
 
-    /// Queue a key; with `read_back` the kernel is asked before anything is decided. What it is being asked now is overtaken.
+    /// Queue a key; with `read_back` the kernel is asked before anything is decided. What it is being asked
+    /// now is overtaken.
     pub(super) fn want(&mut self, table: &mut Table, id: SlotId, read_back: bool) {
         let Some(mut slot) = table.get_mut(id) else { return };
         slot.set_failure(None);

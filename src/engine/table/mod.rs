@@ -1,9 +1,9 @@
-//! The one table: what this node knows of each key, and where each key stands on its way to the peer and to the
-//! kernel.
+//! The one table: what this node knows of each key, and where each key stands on its way to the peer and to
+//! the kernel.
 //!
-//! A slot lives as long as anything is known of its key: in the table, owed to the peer, pending in the kernel, or
-//! a stray. `slot` says what is known of it, `queue` lists slots. Called by the replica only. Pure storage: no decisions,
-//! no bytes, no clock.
+//! A slot lives as long as anything is known of its key: in the table, owed to the peer, pending in the
+//! kernel, or a stray. `slot` says what is known of it, `queue` lists slots. Called by the replica only. Pure
+//! storage: no decisions, no bytes, no clock.
 
 mod queue;
 mod slot;
@@ -87,8 +87,8 @@ impl Table {
         self.index.find(key_hash, same).copied()
     }
 
-    /// Read what changes of these keys will need. Several reads wait for the memory together; each change by itself would wait for
-    /// its own.
+    /// Read what changes of these keys will need. Several reads wait for the memory together; each change by
+    /// itself would wait for its own.
     pub fn prefetch(&self, hashes: &[u64]) {
         for some in hashes.chunks(TOGETHER) {
             let mut ids = [NONE; TOGETHER];
@@ -150,8 +150,8 @@ impl Table {
         id
     }
 
-    /// Forget a key of which nothing is known any more. `dump` is the one under way: what is newer than that is remembered
-    /// until it is complete.
+    /// Forget a key of which nothing is known any more. `dump` is the one under way: what is newer than that
+    /// is remembered until it is complete.
     pub fn release(&mut self, id: SlotId, dump: Option<u32>) {
         let forgettable = self.get(id).is_some_and(|slot| {
             let held = slot.has_any(Flags::HOLDING) || !slot.lists.is_empty() || slot.sent != 0;
@@ -196,7 +196,8 @@ impl Table {
 
     /// Room for so many more keys, without growing step by step.
     ///
-    /// The index grows in the order of the slots. By itself it would do so in its own, with a cache miss for each slot.
+    /// The index grows in the order of the slots. By itself it would do so in its own, with a cache miss for
+    /// each slot.
     pub fn make_room(&mut self, more: usize) {
         let keys = self.index.len() + more;
         if keys <= self.index.capacity() {

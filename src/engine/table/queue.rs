@@ -1,7 +1,8 @@
 //! Lists of slots: each holds a slot at most once, and marks those that it holds.
 //!
-//! A mark is set and cleared with the push and the pop, so that a slot always knows whether a list still names it, and
-//! [`super::Table::release`] need not know which lists there are. Each list has an owner elsewhere in the engine.
+//! A mark is set and cleared with the push and the pop, so that a slot always knows whether a list still
+//! names it, and [`super::Table::release`] need not know which lists there are. Each list has an owner
+//! elsewhere in the engine.
 
 use std::collections::VecDeque;
 

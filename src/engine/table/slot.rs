@@ -1,7 +1,7 @@
 //! A slot: what is known of one key, its flags, and the numbers that count them.
 //!
-//! Flags, the reason of a refusal and the lists that a slot is in change here only, and what counts them changes with them:
-//! the numbers cannot drift. Storage: no decisions.
+//! Flags, the reason of a refusal and the lists that a slot is in change here only, and what counts them
+//! changes with them: the numbers cannot drift. Storage: no decisions.
 
 use std::borrow::Cow;
 use std::ops::{Deref, DerefMut};
@@ -53,7 +53,8 @@ bitflags! {
         const TRIM = 1 << 16;
         /// The kernel's entry may be another connection than the table's: it was not given this birth.
         const REBORN = 1 << 17;
-        /// The kernel's entry has what an update cannot take away. Packets did that, unless it is still so at the next sweep.
+        /// The kernel's entry has what an update cannot take away. Packets did that, unless it is still so at
+        /// the next sweep.
         const AHEAD = 1 << 18;
         /// A request about it is under way.
         const ASKED = 1 << 19;
@@ -149,8 +150,8 @@ pub struct Slot {
     flags: Flags,
     /// The lists it is in.
     pub(super) lists: Lists,
-    /// Birth stamp of the entry: changes when the tuple is destroyed and created again. A hint, never a reason to
-    /// touch the kernel: a restarted daemon stamps anew.
+    /// Birth stamp of the entry: changes when the tuple is destroyed and created again. A hint, never a
+    /// reason to touch the kernel: a restarted daemon stamps anew.
     pub birth: u16,
     /// Birth stamp last sent.
     pub sent_birth: u16,

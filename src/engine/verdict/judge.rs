@@ -1,5 +1,5 @@
-//! From what is wrong at this moment to what is told: an alarm at once, what belongs to every handover after its patience, the
-//! all-clear with patience.
+//! From what is wrong at this moment to what is told: an alarm at once, what belongs to every handover after
+//! its patience, the all-clear with patience.
 //!
 //! Called by the daemon, a judge for each failover group. No clock: the moment comes in.
 
@@ -43,7 +43,8 @@ struct Seen {
     last: Instant,
 }
 
-/// Remembers findings: patient with what belongs to a handover, at once with an alarm, slow with the all-clear.
+/// Remembers findings: patient with what belongs to a handover, at once with an alarm, slow with the
+/// all-clear.
 #[derive(Default)]
 pub struct Judge {
     seen: BTreeMap<(&'static str, String), Seen>,
@@ -63,7 +64,8 @@ impl Judge {
             seen.last = now;
             seen.finding = finding;
         }
-        // What has not come of age yet is forgotten when it goes; an alarm stays until it has been over for a while.
+        // What has not come of age yet is forgotten when it goes; an alarm stays until it has been over for a
+        // while.
         self.seen.retain(|_, seen| {
             let alarmed = seen.last >= seen.first + seen.finding.patience;
             seen.last == now || (alarmed && now < seen.last + ALL_CLEAR)

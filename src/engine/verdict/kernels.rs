@@ -1,4 +1,5 @@
-//! An owner's kernel beside its standby's: what lives on the one and would die on the other, by their rules or their settings.
+//! An owner's kernel beside its standby's: what lives on the one and would die on the other, by their rules
+//! or their settings.
 //!
 //! Called for the findings between two nodes.
 

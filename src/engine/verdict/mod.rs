@@ -1,9 +1,10 @@
-//! Would a failover this moment lose something? A pure function of what this node knows of itself and of what its peers
-//! have told, in sentences with their cures.
+//! Would a failover this moment lose something? A pure function of what this node knows of itself and of what
+//! its peers have told, in sentences with their cures.
 //!
-//! Called by the daemon for `status`, its log and its metrics. [`findings`] says what is wrong now; [`Judge`] gives what
-//! belongs to every handover a moment, and takes the last alarm back only when it has been over for a while. `docs/verdict.md` has
-//! the table, and `tests/verdict.rs` a case for each of its rows. No socket, no clock.
+//! Called by the daemon for `status`, its log and its metrics. [`findings`] says what is wrong now; [`Judge`]
+//! gives what belongs to every handover a moment, and takes the last alarm back only when it has been over
+//! for a while. `docs/verdict.md` has the table, and `tests/verdict.rs` a case for each of its rows. No
+//! socket, no clock.
 
 mod judge;
 mod kernels;
@@ -21,8 +22,8 @@ use crate::wire::KernelTold;
 pub use judge::{Judge, Reason, Verdict};
 use kernels::{rules, settings};
 
-/// A role, its addresses and the ownership of a group change one after the other: that they disagree for so long is a
-/// handover.
+/// A role, its addresses and the ownership of a group change one after the other: that they disagree for so
+/// long is a handover.
 const HANDOVER: Duration = Duration::from_secs(3);
 /// A peer that has just been heard tells of its kernel within so long.
 const INTRODUCTION: Duration = Duration::from_secs(2);

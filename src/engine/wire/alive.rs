@@ -1,7 +1,8 @@
-//! "I am here": what a node says of itself every alive interval, and when something changed that its peers should know.
+//! "I am here": what a node says of itself every alive interval, and when something changed that its peers
+//! should know.
 //!
-//! Written and read by [`super::emit_body`] and [`super::parse`]. What follows it in a datagram is padding, which shows whether a
-//! path carries as much. Never decides what any of it means.
+//! Written and read by [`super::emit_body`] and [`super::parse`]. What follows it in a datagram is padding,
+//! which shows whether a path carries as much. Never decides what any of it means.
 
 use super::{Claim, GroupId, NodeId, Reader, WireError, parse_count};
 use crate::facts::{Asked, Build, Evidence, KernelSettings, Mover, Role, Rules, Seat, TIMEOUTS};
@@ -14,7 +15,8 @@ const NAME: usize = 64;
 pub struct Alive {
     /// The node's configured name, for people.
     pub name: String,
-    /// The failover group by its mechanism and name, `vrrp SYNC`: nodes that differ in it do not belong together.
+    /// The failover group by its mechanism and name, `vrrp SYNC`: nodes that differ in it do not belong
+    /// together.
     pub told_group: String,
     /// Last sequence number used in the stream, 0 for none.
     pub last: u64,
@@ -40,7 +42,8 @@ pub struct Alive {
     pub role: Role,
     /// How the sender knows it, and its virtual addresses.
     pub seat: Seat,
-    /// Bytes of the longest datagram that the sender has heard lately of each of its living peers; 0: there is none.
+    /// Bytes of the longest datagram that the sender has heard lately of each of its living peers; 0: there
+    /// is none.
     pub longest: u16,
     /// What the sender's keys and contents are hashed by.
     pub seed: u128,

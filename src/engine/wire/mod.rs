@@ -1,10 +1,11 @@
 //! Datagram <-> messages: the native protocol, version 1. `docs/protocol.md` has the layout.
 //!
-//! `alive` has the signs of life, `message` what other bodies are made of, [`packed`] the entries in it, [`reader`] the checked reads. Called by the replica;
-//! never touches a socket, never decides what a message means. Received bytes never panic: what does not parse is an error with its reason.
+//! `alive` has the signs of life, `message` what other bodies are made of, [`packed`] the entries in it,
+//! [`reader`] the checked reads. Called by the replica; never touches a socket, never decides what a message
+//! means. Received bytes never panic: what does not parse is an error with its reason.
 //!
-//! With a key everything behind the header is sealed ([`crate::seal`]); every answer names the incarnation that it is
-//! for.
+//! With a key everything behind the header is sealed ([`crate::seal`]); every answer names the incarnation
+//! that it is for.
 
 mod alive;
 mod message;
@@ -54,7 +55,8 @@ pub struct Claim {
 /// What opens every datagram.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Header {
-    /// Nodes that belong together, and the failover group among theirs; datagrams of another number are ignored.
+    /// Nodes that belong together, and the failover group among theirs; datagrams of another number are
+    /// ignored.
     pub node_group: u32,
     /// The sending node.
     pub sender: NodeId,
@@ -146,7 +148,8 @@ pub enum Body<'a> {
         /// Its nonce.
         nonce: u64,
     },
-    /// For an operator who compares two tables: what do you hold there? Answered by every node, outside the stream.
+    /// For an operator who compares two tables: what do you hold there? Answered by every node, outside the
+    /// stream.
     Look {
         /// Whose answer is wanted.
         to: Incarnation,
@@ -177,7 +180,8 @@ pub enum Body<'a> {
 const SEALED: u8 = 0x80;
 /// Where the kind stands.
 const KIND_AT: usize = 3;
-/// No count of datagrams or claims gets here: whoever tells one is broken, and what follows it must not overflow.
+/// No count of datagrams or claims gets here: whoever tells one is broken, and what follows it must not
+/// overflow.
 const UNCOUNTED: u64 = 1 << 63;
 
 const KIND_STREAM: u8 = 1;
@@ -344,7 +348,8 @@ pub fn parse(bytes: &[u8]) -> Result<(Header, Body<'_>), WireError> {
     Ok((header, parse_body(bytes)?))
 }
 
-/// Read the body of a datagram whose header has been read already. One that is sealed has none that can be read.
+/// Read the body of a datagram whose header has been read already. One that is sealed has none that can be
+/// read.
 pub fn parse_body(bytes: &[u8]) -> Result<Body<'_>, WireError> {
     let kind = *bytes.get(KIND_AT).ok_or(WireError::Truncated)?;
     let mut reader = Reader::new(bytes.get(HEADER..).ok_or(WireError::Truncated)?);

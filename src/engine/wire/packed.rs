@@ -1,11 +1,11 @@
 //! An entry packed for the wire: absent fields cost nothing.
 //!
-//! The first part is *canonical*: the same connection state gives the same bytes on every node, and the digest is
-//! a hash of exactly these bytes. Timeout and birth stamp follow it and are not part of it.
+//! The first part is *canonical*: the same connection state gives the same bytes on every node, and the
+//! digest is a hash of exactly these bytes. Timeout and birth stamp follow it and are not part of it.
 //!
-//! Layout: presence bits (u16), protocol (u8), original source and destination address, layer 4, then each field
-//! whose bit is set, in the order of the bits. The reply tuple is told by what differs from the plain inverse. What few
-//! entries have is a second such layout within the first.
+//! Layout: presence bits (u16), protocol (u8), original source and destination address, layer 4, then each
+//! field whose bit is set, in the order of the bits. The reply tuple is told by what differs from the plain
+//! inverse. What few entries have is a second such layout within the first.
 
 use std::net::IpAddr;
 

@@ -1,4 +1,5 @@
-//! Checked reads from received bytes, and their writing twins. Big endian throughout. Nothing of the protocol.
+//! Checked reads from received bytes, and their writing twins. Big endian throughout. Nothing of the
+//! protocol.
 
 use thiserror::Error;
 

@@ -1,7 +1,8 @@
-//! Layouts of what the commands print: here those that VyOS 1.2 users know, to the byte; `wide` has what these leave
-//! out, `verdict` our own status.
+//! Layouts of what the commands print: here those that VyOS 1.2 users know, to the byte; `wide` has what
+//! these leave out, `verdict` our own status.
 //!
-//! Values in, text out; called by the command line. A lab test holds the statistics against conntrackd's own output.
+//! Values in, text out; called by the command line. A lab test holds the statistics against conntrackd's own
+//! output.
 
 mod verdict;
 mod wide;
@@ -66,8 +67,8 @@ pub struct Statistics {
     pub counters: Vec<(String, u64)>,
 }
 
-/// `show conntrack-sync statistics`: the frame that VyOS puts around conntrackd's `-s`. `expect`: also the section
-/// on expectations.
+/// `show conntrack-sync statistics`: the frame that VyOS puts around conntrackd's `-s`. `expect`: also the
+/// section on expectations.
 pub fn statistics(shown: &Statistics, expect: bool) -> String {
     let mut out = format!("\nMain Table Statistics:\n\n{}\n", plain_statistics(shown));
     if expect {

@@ -2,8 +2,8 @@ use super::*;
 use crate::ctnetlink::entry::{Entry, L4, Status, TcpInfo, Tuple};
 use crate::faces::rows::Expected;
 
-/// The outputs of the documentation's example, tabs as conntrackd writes them, the table's last column padded as the
-/// original pads it.
+/// The outputs of the documentation's example, tabs as conntrackd writes them, the table's last column padded
+/// as the original pads it.
 const TABLE: &str = include_str!("seed/table.txt");
 const ACTIVE: &str = include_str!("seed/statistics-active.txt");
 const STANDBY: &str = include_str!("seed/statistics-standby.txt");
@@ -147,7 +147,8 @@ fn status_is_the_documented_one() {
     assert!(text.ends_with("ExpectationSync       : enabled for all: ftp, sip, h323, nfs, sqlnet\n"));
 }
 
-/// Wherever the terminal ends, an address is whole; the longest ones fit into 160 columns, IPv4 ones into 120.
+/// Wherever the terminal ends, an address is whole; the longest ones fit into 160 columns, IPv4 ones into
+/// 120.
 #[test]
 fn wide_rows_fit_and_are_whole() {
     use crate::faces::rows::Held;

@@ -15,8 +15,8 @@ const TRANSITIONS: usize = 3;
 /// Where values begin.
 const INDENT: &str = "                        ";
 
-/// `status`: the verdict first, why and what to do, then what it rests on; further groups after the first. `width`: that of a
-/// terminal, at whose edge no word is to be broken.
+/// `status`: the verdict first, why and what to do, then what it rests on; further groups after the first.
+/// `width`: that of a terminal, at whose edge no word is to be broken.
 pub fn status(value: &Value, width: Option<usize>) -> String {
     let mut out = String::new();
     let mut line = |name: &str, value: String| {

@@ -6,9 +6,9 @@ use super::ends;
 use crate::engine::replica::{Cache, Verb};
 use crate::faces::rows::Row;
 
-/// Entries of the kernel's table, or of a cache (`held`: with age, owner and whether they are installed). The reply direction
-/// stands below the original one where it is not simply its reverse. Nothing is folded or cut: four whole IPv6 addresses with
-/// ports fit into 160 columns, IPv4 into 120.
+/// Entries of the kernel's table, or of a cache (`held`: with age, owner and whether they are installed). The
+/// reply direction stands below the original one where it is not simply its reverse. Nothing is folded or
+/// cut: four whole IPv6 addresses with ports fit into 160 columns, IPv4 into 120.
 pub fn wide(rows: &[Row], held: bool) -> String {
     let mut table = Table::new();
     table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);

@@ -87,7 +87,8 @@ impl Router {
         self.node.start("ctsync", program, &arguments)
     }
 
-    /// What systemd and a boot do for an unprivileged daemon: a directory in `/run`, its key, the setting that it may not write.
+    /// What systemd and a boot do for an unprivileged daemon: a directory in `/run`, its key, the setting
+    /// that it may not write.
     fn give_away(&self) -> Result<()> {
         ensure!(!sandbox::is_rootless(), "a daemon without privileges is another user, which needs root");
         let own = |path: &Path| {

@@ -12,8 +12,8 @@ impl Router {
         self.node.feed("nft", &["-f", "-"], &rules).map(|_| ())
     }
 
-    /// Ports and ICMP ids are translated at random: a connection whose entry is missed cannot get its old port back
-    /// by luck, so that UDP and ping need their entries as much as TCP does.
+    /// Ports and ICMP ids are translated at random: a connection whose entry is missed cannot get its old
+    /// port back by luck, so that UDP and ping need their entries as much as TCP does.
     fn ruleset(&self) -> String {
         let translations: String = self
             .told

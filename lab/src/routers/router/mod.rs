@@ -1,8 +1,8 @@
 //! A router: a node with the documented addresses, a firewall that makes a missed entry fatal, keepalived and
 //! ctsync. All written from its [`Description`].
 //!
-//! Here: its addresses, and what can be seen of it. What runs on it has a file each, and conntrackd, which may stand in
-//! ctsync's place, is in `incumbent`.
+//! Here: its addresses, and what can be seen of it. What runs on it has a file each, and conntrackd, which
+//! may stand in ctsync's place, is in `incumbent`.
 
 mod daemon;
 mod firewall;

@@ -1,5 +1,6 @@
-//! FTP through source NAT: vsftpd on the server, a client of ours on the LAN. The address in PORT has another length than
-//! the one it is translated to, so that the control connection's sequence numbers are adjusted from then on.
+//! FTP through source NAT: vsftpd on the server, a client of ours on the LAN. The address in PORT has another
+//! length than the one it is translated to, so that the control connection's sequence numbers are adjusted
+//! from then on.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};

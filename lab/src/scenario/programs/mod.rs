@@ -1,6 +1,6 @@
-//! Real programs and protocols across one takeover: each speaks before, and must speak on afterwards; and the same
-//! without ctsync, where each must fail. Where after a takeover the far end speaks first, it is because a packet from the
-//! LAN would be tracked and translated anew, and prove nothing.
+//! Real programs and protocols across one takeover: each speaks before, and must speak on afterwards; and the
+//! same without ctsync, where each must fail. Where after a takeover the far end speaks first, it is because
+//! a packet from the LAN would be tracked and translated anew, and prove nothing.
 //!
 //! - `ftp`: vsftpd, passive, active, and a data connection foreseen before the takeover.
 //! - `sip`: a call of sipp, its media and its end.
@@ -101,7 +101,8 @@ type Seen = Vec<(&'static str, Result<String>)>;
 async fn across(pair: &mut Pair, checks: &mut Checks<'_>) -> Result<Seen> {
     for number in [1, 2] {
         let net = &pair.topology.router(number)?.node.net;
-        // The kernel sums UDP-Lite up as UDP and finds it wrong (`udplite_error`); nobody else is checked then either.
+        // The kernel sums UDP-Lite up as UDP and finds it wrong (`udplite_error`); nobody else is checked
+        // then either.
         net.sysctl("net/netfilter/nf_conntrack_checksum", "0")?;
         // A marked connection goes to an address that is routed for marked packets only.
         let links = Links::open(net)?;

@@ -1,4 +1,5 @@
-//! TCP and UDP with what rules give them. A TCP connection must answer a line; a UDP exchange is spoken to by its far end.
+//! TCP and UDP with what rules give them. A TCP connection must answer a line; a UDP exchange is spoken to by
+//! its far end.
 
 use std::io::{BufRead, BufReader, Write};
 use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};

@@ -1,5 +1,5 @@
-//! Protocols without sockets of their own, packet by packet: ESP, UDP-Lite, SCTP and the GRE of a PPTP call. They speak both
-//! ways before; after the takeover the far end speaks first.
+//! Protocols without sockets of their own, packet by packet: ESP, UDP-Lite, SCTP and the GRE of a PPTP call.
+//! They speak both ways before; after the takeover the far end speaks first.
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, SocketAddrV4, TcpListener, TcpStream, UdpSocket};
@@ -217,7 +217,8 @@ fn sctp(ends: &Ends<'_>) -> Result<Spoken> {
     Ok(Spoken { name: "SCTP", near, far, said, heard: data, _control: None })
 }
 
-/// RFC 2637: a call is set up over TCP, which names the GRE packets of both directions; then the far end sends one.
+/// RFC 2637: a call is set up over TCP, which names the GRE packets of both directions; then the far end
+/// sends one.
 fn pptp(ends: &Ends<'_>) -> Result<Spoken> {
     const CALLS: [u16; 2] = [0x0101, 0x0202];
     let listener = ends.server.net.run(|| Ok(TcpListener::bind((SERVER, 1723))?))?;

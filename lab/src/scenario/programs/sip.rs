@@ -1,5 +1,5 @@
-//! A call of sipp through source NAT: set up before the takeover; afterwards its media, on the port that the far end was
-//! told in the invitation, and its end.
+//! A call of sipp through source NAT: set up before the takeover; afterwards its media, on the port that the
+//! far end was told in the invitation, and its end.
 
 use std::net::UdpSocket;
 use std::process::{Child, Stdio};
