@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use ctsync_ctnetlink::codec::Incoming;
 use ctsync_ctnetlink::entry::{Entry, Expectation, Rare};
 use ctsync_engine::reconcile::Op;
-use ctsync_engine::replica::{Kept, Refill, Replica, Role};
+use ctsync_engine::replica::{Replica, Role};
 use nix::errno::Errno;
 
 #[path = "common/mod.rs"]
@@ -149,57 +149,6 @@ fn what_a_dump_lists_otherwise_is_read_back() {
         asked.iter().map(|(op, entry)| (*op, entry.key())).collect::<Vec<_>>(),
         [(Op::Get, entry(1, 0).key())]
     );
-}
-
-/// A reset forgets, and the owner dies before it could send anything again: everything is as it was, and
-/// nothing was removed from the kernel.
-#[test]
-fn a_reset_is_given_up_when_the_owner_dies() {
-    let mut pair = Pair::start(50);
-    assert!(pair.backup.reset_external());
-    assert_eq!(pair.backup.entries().count(), 0);
-    for _ in 0..150 {
-        pair.now += Duration::from_millis(10);
-        pair.backup.handle_events_empty();
-        pair.backup.handle_timeout(pair.now);
-        assert_eq!(pair.batches(), Vec::<Vec<Op>>::new());
-    }
-    assert_eq!(pair.backup.refill(), Refill::GivenUp);
-    assert_eq!(pair.backup.entries().filter(|(_, installed)| *installed).count(), 50);
-}
-
-/// A reset with a living owner: the owner's entries come back, what it no longer has goes from the kernel.
-#[test]
-fn a_reset_fetches_everything_again() {
-    let mut pair = Pair::start(50);
-    assert!(pair.backup.reset_external());
-    assert!(!pair.owner.reset_external(), "an owner has no external entries");
-    pair.run(2000);
-    assert_eq!(pair.backup.refill(), Refill::Done);
-    assert_eq!(pair.backup.entries().filter(|(_, installed)| *installed).count(), 50);
-    assert!(pair.backup.readiness(pair.now).is_ready());
-}
-
-/// A destroy that comes during a reset counts: what the owner ended does not rise again when the owner is
-/// lost.
-#[test]
-fn what_ends_during_a_reset_stays_ended() {
-    let mut pair = Pair::start(50);
-    assert!(pair.backup.reset_external());
-    for number in 0..10 {
-        pair.owner.handle_event(Incoming::Destroy(entry(number, 1)), pair.now);
-    }
-    // Live changes go before the repair: they arrive, the repair does not.
-    let destroys = pair.owner.poll_datagram(pair.now).unwrap();
-    pair.backup.handle_datagram(&destroys, pair.now);
-    for _ in 0..150 {
-        pair.now += Duration::from_millis(10);
-        pair.backup.handle_events_empty();
-        pair.backup.handle_timeout(pair.now);
-        pair.answer_all();
-    }
-    assert_eq!(pair.backup.refill(), Refill::GivenUp);
-    assert_eq!(pair.backup.entries().count(), 40);
 }
 
 /// A backup that hears nothing is not ready, whatever it thinks of being alone, and the owner does not say
@@ -506,45 +455,4 @@ fn a_look_at_the_standby_is_no_failure() {
     let view = pair.backup.view(pair.now);
     assert_eq!((view.external, view.failed), (4, 0));
     assert!(common::protected(&pair.owner, pair.now) && common::protected(&pair.backup, pair.now));
-}
-
-/// A daemon that was dead while its peer was told MASTER remembers that it was primary, too: it claims
-/// nothing from the living primary, and neither takes the group from the other by a wish of long ago.
-#[test]
-fn a_remembered_role_claims_nothing_from_a_living_primary() {
-    let mut pair = Pair::start(5);
-    // Demoted and promoted again while it owns: it has nothing to wish for.
-    pair.owner.handle_role(Role::Backup, pair.now);
-    pair.owner.handle_role(Role::Primary, pair.now);
-    pair.run(500);
-    let claims = |pair: &Pair| (pair.owner.counters().claims, pair.owner.counters().yields);
-    let before = claims(&pair);
-    let kept = Kept { settled: true, truth: false, was_owner: false, role: Some(Role::Primary) };
-    pair.backup = common::remembering(2, 9, kept, pair.now);
-    pair.run(5000);
-    assert!(pair.owner.owner() && !pair.backup.owner());
-    assert_eq!(claims(&pair), before, "nothing was taken and taken back");
-    // Told so, it claims, and keeps it, although the other one has not heard yet that it is backup.
-    pair.backup.handle_role(Role::Primary, pair.now);
-    pair.backup.handle_role(Role::Backup, pair.now);
-    pair.backup.handle_role(Role::Primary, pair.now);
-    pair.run(2000);
-    assert!(pair.backup.owner() && !pair.owner.owner());
-    assert_eq!(claims(&pair), (before.0, before.1 + 1));
-}
-
-/// Nobody lives who is primary: what is remembered is enough.
-#[test]
-fn a_remembered_role_claims_when_its_peer_is_lost() {
-    let mut pair = Pair::start(5);
-    let kept = Kept { settled: true, truth: false, was_owner: false, role: Some(Role::Primary) };
-    pair.backup = common::remembering(2, 9, kept, pair.now);
-    for _ in 0..200 {
-        pair.now += Duration::from_millis(10);
-        let now = pair.now;
-        pair.backup.handle_events_empty();
-        pair.backup.handle_timeout(now);
-        pair.answer_all();
-    }
-    assert!(pair.backup.owner());
 }

@@ -33,15 +33,21 @@ fn told(path: &Path, refused: &config::Refused) -> (String, Vec<String>) {
     (refused.to_string().replace(&directory, ""), words)
 }
 
-/// Every variant of [`config::Mistake`], from its source: a new one needs a fixture here.
+/// Every variant of the enums below [`config::Mistake`], from their sources: a new one needs a fixture here.
 fn variants() -> BTreeSet<String> {
-    let source = include_str!("../src/config/mistake.rs");
-    let body = source.split("pub enum Mistake {").nth(1).unwrap().split("\n}\n").next().unwrap();
-    body.lines()
-        .filter_map(|line| line.strip_prefix("    "))
-        .filter(|line| line.starts_with(|letter: char| letter.is_ascii_uppercase()))
-        .map(|line| line.split([' ', '(', '{', ',']).next().unwrap().to_owned())
-        .collect()
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/config/mistake");
+    let sources =
+        std::fs::read_dir(folder).unwrap().map(|file| std::fs::read_to_string(file.unwrap().path()));
+    let enums = |source: String| -> Vec<String> {
+        let bodies = source.split("Mistake {\n").skip(1).filter_map(|rest| rest.split("\n}\n").next());
+        let lines = bodies.flat_map(str::lines).filter_map(|line| line.strip_prefix("    "));
+        let variants = lines.filter(|line| line.starts_with(|letter: char| letter.is_ascii_uppercase()));
+        variants.map(|line| line.split([' ', '(', '{', ',']).next().unwrap().to_owned()).collect()
+    };
+    let mut all: BTreeSet<String> = sources.flat_map(|source| enums(source.unwrap())).collect();
+    // Those that hold the others.
+    all.retain(|word| !["File", "Json", "Value", "Combination", "Line", "Machine"].contains(&word.as_str()));
+    all
 }
 
 #[test]

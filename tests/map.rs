@@ -80,17 +80,24 @@ fn paths(source: &str) -> Vec<Vec<String>> {
     paths.0
 }
 
-/// The Rust files below a folder, tests apart.
-fn files(folder: &Path) -> Vec<PathBuf> {
+/// The Rust files below a folder.
+fn all_files(folder: &Path) -> Vec<PathBuf> {
     let mut found = Vec::new();
     for entry in std::fs::read_dir(folder).unwrap() {
         let path = entry.unwrap().path();
         if path.is_dir() {
-            found.extend(files(&path));
-        } else if path.extension().is_some_and(|extension| extension == "rs") && !path.ends_with("tests.rs") {
+            found.extend(all_files(&path));
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
             found.push(path);
         }
     }
+    found
+}
+
+/// ... tests apart.
+fn files(folder: &Path) -> Vec<PathBuf> {
+    let mut found = all_files(folder);
+    found.retain(|path| !path.ends_with("tests.rs"));
     found
 }
 
@@ -233,4 +240,30 @@ fn an_arrow_is_seen_however_it_is_written() {
     let arrows: Arrows =
         circular.iter().map(|(from, to)| ((*from).to_owned(), BTreeSet::from([(*to).to_owned()]))).collect();
     assert_eq!(circle(&arrows).unwrap(), ["b", "c", "b"]);
+}
+
+/// A room that one can take in: no file is longer than this, no comment wider than code may be
+/// (`rustfmt.toml`). The length of functions is clippy's affair.
+#[test]
+fn files_and_comments_have_an_end() {
+    const LINES: usize = 500;
+    const COLUMNS: usize = 110;
+    let mut beyond = Vec::new();
+    let mut seen = 0;
+    for folder in ["src", "lab/src", "tests", "fuzz/src", "fuzz/fuzz_targets"] {
+        for path in all_files(&root().join(folder)) {
+            let text = std::fs::read_to_string(&path).unwrap();
+            seen += 1;
+            if text.lines().count() > LINES {
+                beyond.push(format!("{}: {} lines", path.display(), text.lines().count()));
+            }
+            for (at, line) in text.lines().enumerate() {
+                if line.trim_start().starts_with("//") && line.chars().count() > COLUMNS {
+                    beyond.push(format!("{}:{}: {} columns", path.display(), at + 1, line.chars().count()));
+                }
+            }
+        }
+    }
+    assert!(seen > 200, "{seen} files were looked at");
+    assert!(beyond.is_empty(), "{beyond:#?}");
 }

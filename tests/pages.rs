@@ -40,7 +40,7 @@ fn check(name: &str) -> Result<(), String> {
         return check_scenario(scenario, line);
     }
     if let Some(fault) = name.strip_prefix("demo --fault ") {
-        let known = read("lab/src/scenario/demo.rs")?.contains(&format!("=> \"{fault}\","));
+        let known = read("lab/src/scenario/demo/mod.rs")?.contains(&format!("=> \"{fault}\","));
         return known.then_some(()).ok_or_else(|| "the demo knows no such fault".into());
     }
     if let Some(invariant) = name.strip_prefix("simulation: ") {

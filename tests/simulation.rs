@@ -17,13 +17,18 @@ mod daemon;
 mod judge;
 #[path = "simulation/kernel.rs"]
 mod kernel;
+#[path = "simulation/node.rs"]
+mod node;
+#[path = "simulation/totals.rs"]
+mod totals;
 #[path = "simulation/world.rs"]
 mod world;
 
 use std::time::Instant;
 
 use ctsync_ctnetlink::entry::Entry;
-use world::{Totals, Violation, World};
+use totals::Totals;
+use world::{Violation, World};
 
 /// Seeds in an ordinary test run.
 const SEEDS: u64 = 5_000;

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use common::entry;
 use common::pair::Pair;
-use ctsync_engine::replica::Role;
+use ctsync_engine::replica::{Kept, Role};
 
 /// The peer talks and never answers the flush: its sign of life has only just been heard.
 fn told_primary() -> Pair {
@@ -70,4 +70,45 @@ fn an_owner_whose_kernel_survived_is_offered_nothing() {
         (4, 4),
         "the fifth stays ended"
     );
+}
+
+/// A daemon that was dead while its peer was told MASTER remembers that it was primary, too: it claims
+/// nothing from the living primary, and neither takes the group from the other by a wish of long ago.
+#[test]
+fn a_remembered_role_claims_nothing_from_a_living_primary() {
+    let mut pair = Pair::start(5);
+    // Demoted and promoted again while it owns: it has nothing to wish for.
+    pair.owner.handle_role(Role::Backup, pair.now);
+    pair.owner.handle_role(Role::Primary, pair.now);
+    pair.run(500);
+    let claims = |pair: &Pair| (pair.owner.counters().claims, pair.owner.counters().yields);
+    let before = claims(&pair);
+    let kept = Kept { settled: true, truth: false, was_owner: false, role: Some(Role::Primary) };
+    pair.backup = common::remembering(2, 9, kept, pair.now);
+    pair.run(5000);
+    assert!(pair.owner.owner() && !pair.backup.owner());
+    assert_eq!(claims(&pair), before, "nothing was taken and taken back");
+    // Told so, it claims, and keeps it, although the other one has not heard yet that it is backup.
+    pair.backup.handle_role(Role::Primary, pair.now);
+    pair.backup.handle_role(Role::Backup, pair.now);
+    pair.backup.handle_role(Role::Primary, pair.now);
+    pair.run(2000);
+    assert!(pair.backup.owner() && !pair.owner.owner());
+    assert_eq!(claims(&pair), (before.0, before.1 + 1));
+}
+
+/// Nobody lives who is primary: what is remembered is enough.
+#[test]
+fn a_remembered_role_claims_when_its_peer_is_lost() {
+    let mut pair = Pair::start(5);
+    let kept = Kept { settled: true, truth: false, was_owner: false, role: Some(Role::Primary) };
+    pair.backup = common::remembering(2, 9, kept, pair.now);
+    for _ in 0..200 {
+        pair.now += Duration::from_millis(10);
+        let now = pair.now;
+        pair.backup.handle_events_empty();
+        pair.backup.handle_timeout(now);
+        pair.answer_all();
+    }
+    assert!(pair.backup.owner());
 }

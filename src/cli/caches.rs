@@ -10,10 +10,12 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::ends::{End, Ends};
-use super::{Daemon, Form, Section, WORK, kernel, pretty, print};
+use super::words::{Form, Section};
+use super::{Daemon, WORK, kernel, pretty, print};
 use crate::control::{Asked, ControlError, Request};
 use crate::ctnetlink::codec::KernelTable;
-use crate::ctnetlink::entry::{proto, protocol_name};
+use crate::ctnetlink::entry::proto;
+use crate::ctnetlink::names::protocol_name;
 use crate::engine::filter::Filter;
 use crate::engine::replica::{Cache, Verb};
 use crate::faces::rows::{Row, VERSION};

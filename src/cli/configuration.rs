@@ -13,7 +13,8 @@ use netlink_packet_netfilter::NetfilterProtoFamily;
 use serde_json::json;
 
 use super::kernel::dump;
-use super::{Cli, ConfigVerb, To, pretty, print};
+use super::words::{ConfigVerb, To};
+use super::{Cli, pretty, print};
 use crate::config::{self, Config, Loaded, Machine, Refused};
 use crate::ctnetlink::codec::KernelTable;
 use crate::engine::replica::bound_to;
@@ -57,7 +58,7 @@ fn checked(file: &Path, system: bool, keepalived: Option<&Path>) -> Result<Loade
     let mut loaded = config::read(file)?;
     let machine = if system {
         let looked = Machine::look_closely(keepalived.unwrap_or(Path::new(config::KEEPALIVED_CONF)));
-        Some(looked.map_err(|error| Refused::whole(file, config::Mistake::Unreadable(error)))?)
+        Some(looked.map_err(|error| Refused::whole(file, config::FileMistake::Unreadable(error)))?)
     } else {
         keepalived.map(Machine::with_keepalived)
     };

@@ -8,7 +8,8 @@ use netlink_packet_netfilter::NetfilterProtoFamily;
 use serde_json::json;
 
 use super::ends::Ends;
-use super::{Family, Form, pretty, print};
+use super::words::{Family, Form};
+use super::{pretty, print};
 use crate::ctnetlink::codec::{self, Incoming, KernelTable};
 use crate::ctnetlink::entry::{Entry, L4};
 use crate::faces::rows::{Row, VERSION};

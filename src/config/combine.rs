@@ -12,7 +12,7 @@ use serde_json::{Map, Value as Json};
 use crate::engine::replica::Tunables;
 
 use super::mechanism::{self, GivenFurther, GivenMechanism};
-use super::mistake::{ConfigError, Mistake};
+use super::mistake::{CombinationMistake, ConfigError, JsonMistake, Mistake, ValueMistake};
 use super::text::network;
 use super::{Config, FurtherGroup, Mechanism, MetricsAddress, Source};
 use crate::ctnetlink::entry::proto;
@@ -39,7 +39,7 @@ struct Judge<'a> {
 impl Judge<'_> {
     /// `on`: what the mistake rests on beside values that are there and good. Where that is in doubt, it is
     /// not told.
-    fn wrong(&mut self, pointer: &str, mistake: Mistake, on: &[&str]) {
+    fn wrong(&mut self, pointer: &str, mistake: impl Into<Mistake>, on: &[&str]) {
         let within = |inner: &str, outer: &str| {
             inner.strip_prefix(outer).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
         };
@@ -103,7 +103,7 @@ pub(super) fn combine(values: Map<String, Json>, source: &Source, doubtful: &[St
         Ok(given) => given,
         Err(error) => {
             // `shape` lets nothing through that does not fit; if it did, the file is refused all the same.
-            judge.wrong("", Mistake::Syntax { complaint: error.to_string() }, &[]);
+            judge.wrong("", JsonMistake::Syntax { complaint: error.to_string() }, &[]);
             return Combined { config: None, errors: judge.errors, remarks: Vec::new() };
         }
     };
@@ -118,24 +118,25 @@ impl Judge<'_> {
         let (interface, (peer, port)) = match given.interface.first() {
             Some((name, options)) => (name.clone(), (options.peer, options.port)),
             None => {
-                self.wrong("/interface", Mistake::NoInterface, &["/interface"]);
+                self.wrong("/interface", CombinationMistake::NoInterface, &["/interface"]);
                 (String::new(), (None, None))
             }
         };
         let with = given.interface.iter().find(|(_, options)| options.peer.is_some());
         let without = given.interface.iter().find(|(_, options)| options.peer.is_none());
         if let (Some((with, _)), Some((without, _))) = (with, without) {
-            let mistake = Mistake::MixedModes { with: with.clone(), without: without.clone() };
+            let mistake = CombinationMistake::MixedModes { with: with.clone(), without: without.clone() };
             self.wrong("/interface", mistake, &["/interface"]);
         }
         let listen = given.listen_address.first().copied();
         match (listen, peer) {
             (Some(_), None) if !interface.is_empty() => {
-                let mistake = Mistake::ListenWithoutPeer { interface: interface.clone() };
+                let mistake = CombinationMistake::ListenWithoutPeer { interface: interface.clone() };
                 self.wrong("/listen-address", mistake, &["/interface"]);
             }
             (Some(listen), Some(peer)) if listen.is_ipv4() != peer.is_ipv4() => {
-                let mistake = Mistake::FamiliesDiffer { listen: listen.to_string(), peer: peer.to_string() };
+                let mistake =
+                    CombinationMistake::FamiliesDiffer { listen: listen.to_string(), peer: peer.to_string() };
                 self.wrong("/listen-address", mistake, &["/listen-address"]);
             }
             _ => {}
@@ -148,16 +149,19 @@ impl Judge<'_> {
         if given.expect_sync.len() > 1 && given.expect_sync.iter().any(|word| word == "all") {
             let others: Vec<&str> =
                 given.expect_sync.iter().map(String::as_str).filter(|word| *word != "all").collect();
-            self.wrong("/expect-sync", Mistake::AllWithOthers { others: others.join(", ") }, &[]);
+            self.wrong("/expect-sync", ValueMistake::AllWithOthers { others: others.join(", ") }, &[]);
         }
         if given.peer_timeout < 2 * given.alive_interval {
-            let mistake = Mistake::PeerTimeout { found: given.peer_timeout, least: 2 * given.alive_interval };
+            let mistake = CombinationMistake::PeerTimeout {
+                found: given.peer_timeout,
+                least: 2 * given.alive_interval,
+            };
             self.wrong("/peer-timeout", mistake, &["/peer-timeout", "/alive-interval"]);
         }
         let host_name = || nix::unistd::gethostname().ok().and_then(|name| name.into_string().ok());
         let node = given.node.or_else(host_name).unwrap_or_default();
         if node.is_empty() {
-            self.wrong("/node", Mistake::NoNodeName, &["/node"]);
+            self.wrong("/node", CombinationMistake::NoNodeName, &["/node"]);
         }
         let (mechanism, further) =
             self.groups(given.failover_mechanism, given.group, &given.state_directory, given.hold);
@@ -217,20 +221,20 @@ impl Judge<'_> {
             Vec::new()
         });
         if hold && several {
-            self.wrong("/hold", Mistake::HoldWithGroups, &[]);
+            self.wrong("/hold", CombinationMistake::HoldWithGroups, &[]);
         } else if hold && first.as_ref().is_some_and(|mechanism| mechanism.addresses().is_empty()) {
-            self.wrong("/hold", Mistake::HoldWithoutAddress, &["/failover-mechanism"]);
+            self.wrong("/hold", CombinationMistake::HoldWithoutAddress, &["/failover-mechanism"]);
         }
         (first, further)
     }
 
-    fn wrong_mechanism(&mut self, pointer: &str, mistake: Mistake) {
+    fn wrong_mechanism(&mut self, pointer: &str, mistake: CombinationMistake) {
         let on: &[&str] = match mistake {
-            Mistake::SeveralMechanisms { .. } | Mistake::GroupAndInstance => &[],
+            CombinationMistake::SeveralMechanisms { .. } | CombinationMistake::GroupAndInstance => &[],
             // Names and files that are not given have defaults.
-            Mistake::GroupTwice { .. } | Mistake::GroupFiles { .. } | Mistake::AnotherFifo { .. } => {
-                &["/failover-mechanism", "/group"]
-            }
+            CombinationMistake::GroupTwice { .. }
+            | CombinationMistake::GroupFiles { .. }
+            | CombinationMistake::AnotherFifo { .. } => &["/failover-mechanism", "/group"],
             _ => &[pointer],
         };
         self.wrong(pointer, mistake, on);

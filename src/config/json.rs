@@ -6,7 +6,7 @@ use jsonc_parser::common::Ranged;
 use jsonc_parser::errors::ParseErrorKind;
 use jsonc_parser::{CollectOptions, ParseOptions, parse_to_ast};
 
-use super::mistake::{Mistake, Place};
+use super::mistake::{FileMistake, JsonMistake, Mistake, Place};
 use super::tree::{Field, Node, Places, Value};
 
 /// JSON as RFC 8259 has it, nothing looser.
@@ -53,7 +53,8 @@ pub(super) fn read(text: &str) -> Read {
         count += 1;
         // The last one that is told may be the one that nothing was read behind.
         if count <= TOLD || over.is_none() {
-            found.errors.push((Some(places.at(at)), if comment { Mistake::Comment } else { mistake(kind) }));
+            let mistake = if comment { JsonMistake::Comment } else { mistake(kind) };
+            found.errors.push((Some(places.at(at)), mistake.into()));
         }
         match over {
             Some(text) => mended = text,
@@ -63,24 +64,24 @@ pub(super) fn read(text: &str) -> Read {
     match outermost {
         Some(Node { value: Value::Table(fields), .. }) => found.fields = Some(fields),
         Some(Node { place, value }) => {
-            found.errors.push((Some(place), Mistake::NotAnObject { found: value.describe() }));
+            found.errors.push((Some(place), JsonMistake::NotAnObject { found: value.describe() }.into()));
         }
-        None => found.errors.push((None, Mistake::Empty)),
+        None => found.errors.push((None, FileMistake::Empty.into())),
     }
     found
 }
 
-fn mistake(kind: &ParseErrorKind) -> Mistake {
+fn mistake(kind: &ParseErrorKind) -> JsonMistake {
     match kind {
-        ParseErrorKind::CommentsNotAllowed | ParseErrorKind::UnterminatedCommentBlock => Mistake::Comment,
-        ParseErrorKind::TrailingCommasNotAllowed => Mistake::TrailingComma,
-        ParseErrorKind::ExpectedComma => Mistake::MissingComma,
-        ParseErrorKind::SingleQuotedStringsNotAllowed => Mistake::SingleQuotes,
-        ParseErrorKind::MultipleRootJsonValues => Mistake::BehindTheEnd,
-        ParseErrorKind::NestingDepthExceeded => Mistake::TooDeep,
-        ParseErrorKind::UnterminatedObject => Mistake::Unclosed { bracket: "{" },
-        ParseErrorKind::UnterminatedArray => Mistake::Unclosed { bracket: "[" },
-        other => Mistake::Syntax { complaint: other.to_string() },
+        ParseErrorKind::CommentsNotAllowed | ParseErrorKind::UnterminatedCommentBlock => JsonMistake::Comment,
+        ParseErrorKind::TrailingCommasNotAllowed => JsonMistake::TrailingComma,
+        ParseErrorKind::ExpectedComma => JsonMistake::MissingComma,
+        ParseErrorKind::SingleQuotedStringsNotAllowed => JsonMistake::SingleQuotes,
+        ParseErrorKind::MultipleRootJsonValues => JsonMistake::BehindTheEnd,
+        ParseErrorKind::NestingDepthExceeded => JsonMistake::TooDeep,
+        ParseErrorKind::UnterminatedObject => JsonMistake::Unclosed { bracket: "{" },
+        ParseErrorKind::UnterminatedArray => JsonMistake::Unclosed { bracket: "[" },
+        other => JsonMistake::Syntax { complaint: other.to_string() },
     }
 }
 

@@ -4,7 +4,7 @@ use std::fmt::Write;
 use std::net::IpAddr;
 use std::path::Path;
 
-use super::mistake::{Mistake, nearest};
+use super::mistake::{MachineMistake, nearest};
 use super::{Config, Mechanism, Subject};
 
 /// The fragments that keepalived.conf needs, or `None` when no group's mechanism is `vrrp`.
@@ -86,7 +86,7 @@ pub fn keepalived_remarks(mechanism: &Mechanism, file: &Path, text: &str) -> Vec
 }
 
 /// What is missing in a keepalived configuration, and where below the mechanism's place that is written.
-pub(super) fn check(mechanism: &Mechanism, file: &Path, text: &str) -> Vec<(&'static str, Mistake)> {
+pub(super) fn check(mechanism: &Mechanism, file: &Path, text: &str) -> Vec<(&'static str, MachineMistake)> {
     let Mechanism::Vrrp { subject, notify_fifo, track_file, .. } = mechanism else { return Vec::new() };
     let statements = parse(text);
     let named = |name: &'static str| statements.iter().filter(move |statement| word(statement, 0) == name);
@@ -99,7 +99,10 @@ pub(super) fn check(mechanism: &Mechanism, file: &Path, text: &str) -> Vec<(&'st
     let Some(statement) = found.iter().find(|statement| word(statement, 1) == name) else {
         let nearest = nearest(name, found.iter().map(|statement| word(statement, 1)));
         let file = file.to_owned();
-        return vec![(at, Mistake::SyncGroupMissing { group: format!("{kind} {name}"), file, nearest })];
+        return vec![(
+            at,
+            MachineMistake::SyncGroupMissing { group: format!("{kind} {name}"), file, nearest },
+        )];
     };
     let mut missing = Vec::new();
     let fifos: Vec<&str> = named("global_defs")
@@ -111,14 +114,15 @@ pub(super) fn check(mechanism: &Mechanism, file: &Path, text: &str) -> Vec<(&'st
         let found = fifos
             .first()
             .map_or("no vrrp_notify_fifo".to_owned(), |fifo| format!("`vrrp_notify_fifo {fifo}`"));
-        let mistake = Mistake::NotifyFifo { file: file.to_owned(), found, expected: notify_fifo.clone() };
+        let mistake =
+            MachineMistake::NotifyFifo { file: file.to_owned(), found, expected: notify_fifo.clone() };
         missing.push(("/vrrp/notify-fifo", mistake));
     }
     let tells_on_reload = named("global_defs")
         .flat_map(|defs| &defs.below)
         .any(|line| word(line, 0) == "fifo_write_vrrp_states_on_reload");
     if !tells_on_reload {
-        missing.push(("/vrrp", Mistake::StatesOnReload { file: file.to_owned() }));
+        missing.push(("/vrrp", MachineMistake::StatesOnReload { file: file.to_owned() }));
     }
     let member = |instance: &Statement| match subject {
         Subject::Instance(name) => word(instance, 1) == name,
@@ -134,18 +138,18 @@ pub(super) fn check(mechanism: &Mechanism, file: &Path, text: &str) -> Vec<(&'st
     };
     for instance in named("vrrp_instance").filter(|instance| member(instance)).filter(highest) {
         let (file, instance) = (file.to_owned(), word(instance, 1).to_owned());
-        missing.push(("/vrrp", Mistake::HighestPriority { file, instance }));
+        missing.push(("/vrrp", MachineMistake::HighestPriority { file, instance }));
     }
     // What it was called before 2.0.20.
     let trackers = named("track_file").chain(named("vrrp_track_file"));
     if !tracks(statement, trackers, track_file) {
         let (file, group, expected) = (file.to_owned(), format!("{kind} {name}"), track_file.clone());
-        missing.push(("/vrrp/track-file", Mistake::TrackFile { file, group, expected }));
+        missing.push(("/vrrp/track-file", MachineMistake::TrackFile { file, group, expected }));
     }
     let weighs = statement.below.iter().any(|line| word(line, 0) == "sync_group_tracking_weight");
     if matches!(subject, Subject::SyncGroup(_)) && !weighs {
         let (file, group) = (file.to_owned(), name.to_owned());
-        missing.push((at, Mistake::TrackingWeight { file, group }));
+        missing.push((at, MachineMistake::TrackingWeight { file, group }));
     }
     missing
 }

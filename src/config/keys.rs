@@ -4,7 +4,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use super::Loaded;
-use super::mistake::{Mistake, Refused};
+use super::mistake::{MachineMistake, Refused};
 use crate::engine::seal::Key;
 
 /// The keys that a configuration names, in their order; none without a `key-file`.
@@ -17,24 +17,25 @@ pub fn read_keys(loaded: &Loaded) -> Result<Vec<Key>, Refused> {
     read(file).map_err(|mistake| Refused { errors: wrong(mistake), remarks: Vec::new() })
 }
 
-fn read(file: &Path) -> Result<Vec<Key>, Mistake> {
-    let unreadable = |source| Mistake::KeyUnreadable { file: file.to_owned(), source };
+fn read(file: &Path) -> Result<Vec<Key>, MachineMistake> {
+    let unreadable = |source| MachineMistake::KeyUnreadable { file: file.to_owned(), source };
     let mode = std::fs::metadata(file).map_err(unreadable)?.mode();
     let credentials = std::env::var_os("CREDENTIALS_DIRECTORY").map(PathBuf::from);
     if !is_private(file, mode, credentials.as_deref()) {
-        return Err(Mistake::KeyPermissions { file: file.to_owned(), mode: mode & 0o777 });
+        return Err(MachineMistake::KeyPermissions { file: file.to_owned(), mode: mode & 0o777 });
     }
     let text = std::fs::read_to_string(file).map_err(unreadable)?;
     let mut keys = Vec::new();
     for (number, line) in text.lines().enumerate() {
         let line = line.split('#').next().unwrap_or_default().trim();
         if !line.is_empty() {
-            let key = parse(line).ok_or(Mistake::NotAKey { file: file.to_owned(), line: number + 1 })?;
+            let key =
+                parse(line).ok_or(MachineMistake::NotAKey { file: file.to_owned(), line: number + 1 })?;
             keys.push(key);
         }
     }
     if keys.is_empty() {
-        return Err(Mistake::NoKey { file: file.to_owned() });
+        return Err(MachineMistake::NoKey { file: file.to_owned() });
     }
     Ok(keys)
 }

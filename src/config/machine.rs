@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, HashSet};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
-use super::mistake::{ConfigError, Mistake, Refused, nearest};
+use super::mistake::{ConfigError, MachineMistake, Mistake, Refused, nearest};
 use super::{Config, Loaded, Mechanism, keepalived};
 
 /// What there is on a machine.
@@ -131,9 +131,11 @@ pub fn may_come_late(checked: Result<Vec<String>, Refused>) -> Result<Vec<String
     let Err(Refused { errors, remarks }) = checked else { return Ok(Vec::new()) };
     let late = |error: &ConfigError| {
         let channel = error.option.starts_with("/interface") || error.option.starts_with("interface");
-        match error.mistake {
-            Mistake::InterfaceMissing { .. } => channel,
-            Mistake::InterfaceWithoutAddress { .. } | Mistake::ListenNotLocal { .. } => true,
+        match &error.mistake {
+            Mistake::Machine(MachineMistake::InterfaceMissing { .. }) => channel,
+            Mistake::Machine(
+                MachineMistake::InterfaceWithoutAddress { .. } | MachineMistake::ListenNotLocal { .. },
+            ) => true,
             _ => false,
         }
     };
@@ -145,32 +147,35 @@ pub fn may_come_late(checked: Result<Vec<String>, Refused>) -> Result<Vec<String
     }
 }
 
-fn check_interfaces(config: &Config, machine: &Machine) -> Vec<(String, Mistake)> {
+fn check_interfaces(config: &Config, machine: &Machine) -> Vec<(String, MachineMistake)> {
     let Some(interfaces) = &machine.interfaces else { return Vec::new() };
     let mut wrong = Vec::new();
     let at = format!("/interface/{}", config.interface);
     match interfaces.get(&config.interface) {
         None => {
             let nearest = nearest(&config.interface, interfaces.keys().map(String::as_str));
-            wrong.push((at.clone(), Mistake::InterfaceMissing { found: config.interface.clone(), nearest }));
+            wrong.push((
+                at.clone(),
+                MachineMistake::InterfaceMissing { found: config.interface.clone(), nearest },
+            ));
         }
         Some(addresses) if config.peer.is_none() && !addresses.iter().any(IpAddr::is_ipv4) => {
             let interface = config.interface.clone();
-            wrong.push((at.clone(), Mistake::InterfaceWithoutAddress { interface }));
+            wrong.push((at.clone(), MachineMistake::InterfaceWithoutAddress { interface }));
         }
         Some(_) => {}
     }
     if let Some(listen) = config.listen_address.filter(|listen| !machine.has(*listen)) {
-        wrong.push(("/listen-address".into(), Mistake::ListenNotLocal { found: listen.to_string() }));
+        wrong.push(("/listen-address".into(), MachineMistake::ListenNotLocal { found: listen.to_string() }));
     }
     if let Some(peer) = config.peer.filter(|peer| machine.has(*peer)) {
-        wrong.push((format!("{at}/peer"), Mistake::PeerIsSelf { found: peer.to_string() }));
+        wrong.push((format!("{at}/peer"), MachineMistake::PeerIsSelf { found: peer.to_string() }));
     }
     wrong
 }
 
 /// Where below the mechanism's place, and what is missing.
-fn check_mechanism(mechanism: &Mechanism, machine: &Machine) -> Vec<(&'static str, Mistake)> {
+fn check_mechanism(mechanism: &Mechanism, machine: &Machine) -> Vec<(&'static str, MachineMistake)> {
     let mut wrong = Vec::new();
     match mechanism {
         Mechanism::Vrrp { .. } => match &machine.keepalived {
@@ -178,7 +183,7 @@ fn check_mechanism(mechanism: &Mechanism, machine: &Machine) -> Vec<(&'static st
             Some((file, Err(error))) => {
                 let source = std::io::Error::new(error.kind(), error.to_string());
                 let file = file.clone();
-                wrong.push(("/vrrp", Mistake::KeepalivedUnreadable { file, source }));
+                wrong.push(("/vrrp", MachineMistake::KeepalivedUnreadable { file, source }));
             }
             None => {}
         },
@@ -188,7 +193,8 @@ fn check_mechanism(mechanism: &Mechanism, machine: &Machine) -> Vec<(&'static st
                     .split(|letter: char| letter.is_whitespace() || letter == ':')
                     .any(|word| word == group)
             {
-                let mistake = Mistake::ClusterGroupMissing { group: group.clone(), file: file.clone() };
+                let mistake =
+                    MachineMistake::ClusterGroupMissing { group: group.clone(), file: file.clone() };
                 wrong.push(("/cluster/group", mistake));
             }
         }
@@ -197,7 +203,7 @@ fn check_mechanism(mechanism: &Mechanism, machine: &Machine) -> Vec<(&'static st
                 && !interfaces.contains_key(interface)
             {
                 let nearest = nearest(interface, interfaces.keys().map(String::as_str));
-                let mistake = Mistake::InterfaceMissing { found: interface.clone(), nearest };
+                let mistake = MachineMistake::InterfaceMissing { found: interface.clone(), nearest };
                 wrong.push(("/vip/interface", mistake));
             }
         }

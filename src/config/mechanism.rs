@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use indexmap::IndexMap;
 use serde::Deserialize;
 
-use super::mistake::Mistake;
+use super::mistake::CombinationMistake;
 use super::text::{below, network, parse_mark};
 use crate::engine::groups::Rule;
 
@@ -217,7 +217,7 @@ pub(super) fn mechanism(
     given: GivenMechanism,
     state: &Path,
     name: Option<&str>,
-) -> Result<Mechanism, (&'static str, Mistake)> {
+) -> Result<Mechanism, (&'static str, CombinationMistake)> {
     let set: Vec<&str> = [
         given.vrrp.as_ref().map(|_| "vrrp"),
         given.cluster.as_ref().map(|_| "cluster"),
@@ -232,15 +232,17 @@ pub(super) fn mechanism(
             [one, other] => format!("both {one} and {other}"),
             all => all.join(", "),
         };
-        return Err(("", Mistake::SeveralMechanisms { found }));
+        return Err(("", CombinationMistake::SeveralMechanisms { found }));
     }
     let GivenMechanism { vrrp, cluster, vip, manual } = given;
     if let Some(vrrp) = vrrp {
         let subject = match (vrrp.sync_group, vrrp.instance) {
             (Some(name), None) => Subject::SyncGroup(name),
             (None, Some(name)) => Subject::Instance(name),
-            (Some(_), Some(_)) => return Err(("/vrrp", Mistake::GroupAndInstance)),
-            (None, None) => return Err(("/vrrp", Mistake::NoSyncGroup)),
+            (Some(_), Some(_)) => {
+                return Err(("/vrrp", CombinationMistake::GroupAndInstance));
+            }
+            (None, None) => return Err(("/vrrp", CombinationMistake::NoSyncGroup)),
         };
         let track = name.map_or("vrrp.track".to_owned(), |name| format!("vrrp-{}.track", file_name(name)));
         return Ok(Mechanism::Vrrp {
@@ -252,16 +254,16 @@ pub(super) fn mechanism(
         });
     }
     if let Some(GivenGroup { group, virtual_address }) = cluster {
-        let group = group.ok_or(("/cluster", Mistake::NoClusterGroup))?;
+        let group = group.ok_or(("/cluster", CombinationMistake::NoClusterGroup))?;
         return Ok(Mechanism::Cluster { group, virtual_address });
     }
     if let Some(GivenGroup { group, virtual_address }) = manual {
-        let group = group.ok_or(("/manual", Mistake::NoManualGroup))?;
+        let group = group.ok_or(("/manual", CombinationMistake::NoManualGroup))?;
         return Ok(Mechanism::Manual { group, virtual_address });
     }
-    let Some(vip) = vip else { return Err(("", Mistake::NoMechanism)) };
+    let Some(vip) = vip else { return Err(("", CombinationMistake::NoMechanism)) };
     if vip.address.is_empty() {
-        return Err(("/vip", Mistake::NoVirtualAddress));
+        return Err(("/vip", CombinationMistake::NoVirtualAddress));
     }
     Ok(Mechanism::Vip {
         group: vip.group.unwrap_or_else(|| name.unwrap_or("vip").to_owned()),
@@ -279,7 +281,7 @@ pub(super) fn further(
     given: IndexMap<String, GivenFurther>,
     state: &Path,
     first: Option<&Mechanism>,
-) -> Result<Vec<FurtherGroup>, Vec<(String, Mistake)>> {
+) -> Result<Vec<FurtherGroup>, Vec<(String, CombinationMistake)>> {
     let mut groups: Vec<FurtherGroup> = Vec::new();
     let mut wrong = Vec::new();
     for (name, given) in given {
@@ -298,7 +300,7 @@ pub(super) fn further(
             others.chain(groups.iter().map(|group| (group.name.as_str(), &group.mechanism))).collect();
         let clashes = |new: &str| others.iter().any(|(name, other)| [*name, other.group()].contains(&new));
         if let Some(found) = [name.as_str(), mechanism.group()].into_iter().find(|new| clashes(new)) {
-            wrong.push((at, Mistake::GroupTwice { found: found.to_owned() }));
+            wrong.push((at, CombinationMistake::GroupTwice { found: found.to_owned() }));
             continue;
         }
         let track = |mechanism: &Mechanism| match mechanism {
@@ -308,7 +310,7 @@ pub(super) fn further(
         let file = |other: &str| file_name(other) == file_name(&name);
         let same_track = |other: &Mechanism| track(other).is_some_and(|file| Some(file) == track(&mechanism));
         if let Some((found, _)) = others.iter().find(|(other, known)| file(other) || same_track(known)) {
-            wrong.push((at, Mistake::GroupFiles { found: (*found).to_owned() }));
+            wrong.push((at, CombinationMistake::GroupFiles { found: (*found).to_owned() }));
             continue;
         }
         let fifo = others.iter().find_map(|(_, other)| other.notify_fifo());
@@ -316,7 +318,7 @@ pub(super) fn further(
             && expected != found
         {
             let (found, expected) = (found.to_owned(), expected.to_owned());
-            wrong.push((at, Mistake::AnotherFifo { found, expected }));
+            wrong.push((at, CombinationMistake::AnotherFifo { found, expected }));
             continue;
         }
         let mut rules: Vec<Rule> =
@@ -325,7 +327,7 @@ pub(super) fn further(
         rules.extend(given.zone.iter().filter_map(|zone| zone.parse().ok()).map(Rule::Zone));
         rules.extend(given.mark.as_deref().and_then(parse_mark).map(|(value, mask)| Rule::Mark(value, mask)));
         if rules.is_empty() {
-            wrong.push((pointer, Mistake::GroupWithoutEntries { found: name }));
+            wrong.push((pointer, CombinationMistake::GroupWithoutEntries { found: name }));
             continue;
         }
         groups.push(FurtherGroup { name, mechanism, rules });

@@ -33,7 +33,10 @@ pub use keepalived::{
 pub use keys::read_keys;
 pub use machine::{Machine, check_machine, may_come_late};
 pub use mechanism::{FurtherGroup, Mechanism, Subject};
-pub use mistake::{ConfigError, Mistake, Nearest, Place, Refused};
+pub use mistake::{
+    CombinationMistake, ConfigError, FileMistake, JsonMistake, LineMistake, MachineMistake, Mistake, Nearest,
+    Place, Refused, ValueMistake,
+};
 pub use schema::schema;
 pub use write::{EXAMPLE, reference_roff, reference_table, to_json, to_set_lines};
 
@@ -151,7 +154,7 @@ struct Source {
 
 impl Source {
     /// A mistake at a JSON pointer, at the nearest place above it that the file has.
-    fn wrong(&self, pointer: &str, mistake: Mistake) -> ConfigError {
+    fn wrong(&self, pointer: &str, mistake: impl Into<Mistake>) -> ConfigError {
         let mut at = pointer;
         while !at.is_empty() && !self.places.contains_key(at) {
             at = at.rsplit_once('/').map_or("", |(above, _)| above);
@@ -159,8 +162,8 @@ impl Source {
         self.at(self.places.get(at).copied(), self.option(pointer), mistake)
     }
 
-    fn at(&self, place: Option<Place>, option: String, mistake: Mistake) -> ConfigError {
-        ConfigError { path: self.path.clone(), place, option, mistake }
+    fn at(&self, place: Option<Place>, option: String, mistake: impl Into<Mistake>) -> ConfigError {
+        ConfigError { path: self.path.clone(), place, option, mistake: mistake.into() }
     }
 
     /// A JSON pointer as it is, or as the words of a `set` line.
@@ -179,15 +182,15 @@ impl Source {
 /// Everything that is wrong with it.
 pub fn read(path: &Path) -> Result<Loaded, Refused> {
     let refused = |mistake| Refused::whole(path, mistake);
-    let unreadable = |error| refused(Mistake::Unreadable(error));
+    let unreadable = |error| refused(FileMistake::Unreadable(error));
     let length = std::fs::metadata(path).map_err(unreadable)?.len();
     if length > LARGEST {
-        return Err(refused(Mistake::TooLarge { found: length, most: LARGEST }));
+        return Err(refused(FileMistake::TooLarge { found: length, most: LARGEST }));
     }
     let bytes = std::fs::read(path).map_err(unreadable)?;
     match std::str::from_utf8(&bytes) {
         Ok(text) => parse(path, text),
-        Err(error) => Err(refused(Mistake::NotText { at: error.valid_up_to() })),
+        Err(error) => Err(refused(FileMistake::NotText { at: error.valid_up_to() })),
     }
 }
 
@@ -201,7 +204,7 @@ pub fn read(path: &Path) -> Result<Loaded, Refused> {
 pub fn parse(path: &Path, text: &str) -> Result<Loaded, Refused> {
     let mut errors = Vec::new();
     let text = text.strip_prefix('\u{feff}').map_or(text, |rest| {
-        errors.push(ConfigError::whole(path, Mistake::ByteOrderMark));
+        errors.push(ConfigError::whole(path, FileMistake::ByteOrderMark));
         rest
     });
     let form = form(text);
@@ -210,9 +213,9 @@ pub fn parse(path: &Path, text: &str) -> Result<Loaded, Refused> {
     let mut doubtful = Vec::new();
     let mut remarks = Vec::new();
     let fields = match form {
-        Form::Empty => Err(Mistake::Empty),
-        Form::Braces(found) => Err(Mistake::Braces { found }),
-        Form::Neither(found) => Err(Mistake::NeitherForm { found }),
+        Form::Empty => Err(Mistake::from(FileMistake::Empty)),
+        Form::Braces(found) => Err(FileMistake::Braces { found }.into()),
+        Form::Neither(found) => Err(FileMistake::NeitherForm { found }.into()),
         Form::Json => {
             let found = json::read(text);
             let told =
@@ -234,7 +237,7 @@ pub fn parse(path: &Path, text: &str) -> Result<Loaded, Refused> {
             let elsewhere = set_lines::tell_elsewhere(&lines.elsewhere);
             if lines.fields.is_empty() && errors.is_empty() {
                 let elsewhere = elsewhere.map_or(String::new(), |text| format!("; {text}"));
-                Err(Mistake::NothingOfOurs { elsewhere })
+                Err(LineMistake::NothingOfOurs { elsewhere }.into())
             } else {
                 remarks.extend(elsewhere);
                 Ok(Some(lines.fields))

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 
-use super::mistake::{Mistake, Place, nearest};
+use super::mistake::{LineMistake, Mistake, Place, ValueMistake, nearest};
 use super::options::{Kind, OPTIONS, Opt, Shape};
 use super::tree::{Field, Node, Value};
 
@@ -35,14 +35,14 @@ pub(super) fn read(text: &str) -> SetLines {
         match split(line, number + 1) {
             Ok(words) if words.is_empty() => {}
             Ok(words) => found.take_line(&words),
-            Err((place, mistake)) => found.errors.push((place, String::new(), mistake)),
+            Err((place, mistake)) => found.errors.push((place, String::new(), mistake.into())),
         }
     }
     found
 }
 
 /// Words, quotes taken off; a `#` outside of quotes begins a comment.
-fn split(line: &str, number: usize) -> Result<Vec<Word>, (Place, Mistake)> {
+fn split(line: &str, number: usize) -> Result<Vec<Word>, (Place, LineMistake)> {
     let mut words: Vec<Word> = Vec::new();
     let mut quote: Option<(char, Place)> = None;
     let mut inside = false;
@@ -69,7 +69,7 @@ fn split(line: &str, number: usize) -> Result<Vec<Word>, (Place, Mistake)> {
         }
     }
     match quote {
-        Some((mark, place)) => Err((place, Mistake::Quote { mark })),
+        Some((mark, place)) => Err((place, LineMistake::Quote { mark })),
         None => Ok(words),
     }
 }
@@ -89,7 +89,7 @@ impl SetLines {
             ["set", rest @ ..] if misspelt(rest) => {
                 let found = rest.iter().take(2).copied().collect::<Vec<_>>().join(" ");
                 let place = words.get(1).map_or(first.place, |word| word.place);
-                self.errors.push((place, String::new(), Mistake::MisspeltService { found }));
+                self.errors.push((place, String::new(), LineMistake::MisspeltService { found }.into()));
             }
             ["set", rest @ ..] => {
                 let name = match rest {
@@ -99,11 +99,11 @@ impl SetLines {
                 };
                 *self.elsewhere.entry(name).or_default() += 1;
             }
-            ["delete", ..] => self.errors.push((first.place, String::new(), Mistake::DeleteLine)),
+            ["delete", ..] => self.errors.push((first.place, String::new(), LineMistake::DeleteLine.into())),
             _ => {
                 let found = first.text.clone();
-                let mistake = Mistake::NotASetLine { nearest: nearest(&found, ["set"]), found };
-                self.errors.push((first.place, String::new(), mistake));
+                let mistake = LineMistake::NotASetLine { nearest: nearest(&found, ["set"]), found };
+                self.errors.push((first.place, String::new(), mistake.into()));
             }
         }
     }
@@ -172,22 +172,23 @@ fn insert(
         return Err((
             end,
             above.to_owned(),
-            Mistake::MissingValue { expected: format!("one of {expected}") },
+            LineMistake::MissingValue { expected: format!("one of {expected}") }.into(),
         ));
     };
     let Some(option) = options.iter().find(|option| option.name == name.text) else {
         let nearest = nearest(&name.text, options.iter().map(|option| option.name));
-        let mistake = Mistake::UnknownOption { found: name.text.clone(), nearest };
-        return Err((name.place, above.to_owned(), mistake));
+        let mistake = ValueMistake::UnknownOption { found: name.text.clone(), nearest };
+        return Err((name.place, above.to_owned(), mistake.into()));
     };
     let path = if above.is_empty() { option.name.to_owned() } else { format!("{above} {}", option.name) };
-    let missing =
-        |expected: &str| (end, path.clone(), Mistake::MissingValue { expected: expected.to_owned() });
+    let missing = |expected: &str| {
+        (end, path.clone(), LineMistake::MissingValue { expected: expected.to_owned() }.into())
+    };
     match option.shape {
         Shape::Flag => {
             if let Some(word) = rest.first() {
                 let found = word.text.clone();
-                return Err((word.place, path, Mistake::FlagWithValue { found }));
+                return Err((word.place, path, LineMistake::FlagWithValue { found }.into()));
             }
             field(fields, option.name, name.place, || Value::Bool(true));
         }
@@ -236,7 +237,9 @@ fn parts(kind: Kind, text: &str) -> Vec<String> {
 
 fn nothing_more(rest: &[Word], path: &str) -> Result<(), (Place, String, Mistake)> {
     match rest.first() {
-        Some(word) => Err((word.place, path.to_owned(), Mistake::ExtraWords { found: word.text.clone() })),
+        Some(word) => {
+            Err((word.place, path.to_owned(), LineMistake::ExtraWords { found: word.text.clone() }.into()))
+        }
         None => Ok(()),
     }
 }
@@ -281,8 +284,8 @@ fn set_once(
         Some(Node { value: Value::Text(first) | Value::Number(first), .. }) if *first == word.text => Ok(()),
         Some(Node { value: Value::Text(first) | Value::Number(first), place: before }) => {
             let mistake =
-                Mistake::SetTwice { found: word.text.clone(), first: first.clone(), line: before.line };
-            Err((word.place, path, mistake))
+                LineMistake::SetTwice { found: word.text.clone(), first: first.clone(), line: before.line };
+            Err((word.place, path, mistake.into()))
         }
         Some(_) => Ok(()),
     }

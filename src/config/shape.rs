@@ -7,7 +7,7 @@ use std::net::{IpAddr, SocketAddr};
 use ipnet::IpNet;
 use serde_json::{Map, Value as Json};
 
-use super::mistake::{Mistake, Nearest, Place, nearest};
+use super::mistake::{JsonMistake, Mistake, Nearest, Place, ValueMistake, nearest};
 use super::options::{Kind, OPTIONS, Opt, Shape};
 use super::text::{below, parse_mark};
 use super::tree::{Field, Node, Value};
@@ -30,15 +30,15 @@ pub(super) fn check(fields: &[Field]) -> Checked {
 }
 
 impl Checked {
-    fn wrong(&mut self, place: Place, pointer: &str, mistake: Mistake) {
-        self.errors.push((place, pointer.to_owned(), mistake));
+    fn wrong(&mut self, place: Place, pointer: &str, mistake: impl Into<Mistake>) {
+        self.errors.push((place, pointer.to_owned(), mistake.into()));
     }
 
     fn unique<'a>(&mut self, fields: &'a [Field], above: &str) -> Vec<&'a Field> {
         let mut first: HashMap<&str, &Field> = HashMap::new();
         for field in fields {
             if let Some(known) = first.get(field.name.as_str()) {
-                let mistake = Mistake::DuplicateKey { key: field.name.clone(), first: known.place.line };
+                let mistake = JsonMistake::DuplicateKey { key: field.name.clone(), first: known.place.line };
                 self.wrong(field.place, &below(above, &field.name), mistake);
             } else {
                 first.insert(&field.name, field);
@@ -57,7 +57,7 @@ impl Checked {
             let Some(option) = options.iter().find(|option| option.name == field.name) else {
                 let found = field.name.clone();
                 let nearest = nearest(&found, options.iter().map(|option| option.name));
-                self.wrong(field.place, above, Mistake::UnknownOption { found, nearest });
+                self.wrong(field.place, above, ValueMistake::UnknownOption { found, nearest });
                 continue;
             };
             self.places.insert(pointer.clone(), field.node.place);
@@ -70,14 +70,14 @@ impl Checked {
 
     fn value(&mut self, node: &Node, shape: Shape, pointer: &str) -> Option<Json> {
         if let Value::Null = node.value {
-            self.wrong(node.place, pointer, Mistake::Null { expected: expected(shape) });
+            self.wrong(node.place, pointer, ValueMistake::Null { expected: expected(shape) });
             return None;
         }
         let found = || node.value.describe();
         match (shape, &node.value) {
             (Shape::Flag, Value::Bool(value)) => Some(Json::Bool(*value)),
             (Shape::Flag, _) => {
-                self.wrong(node.place, pointer, Mistake::NotABoolean { found: found() });
+                self.wrong(node.place, pointer, ValueMistake::NotABoolean { found: found() });
                 None
             }
             (Shape::Count { from, to, unit }, Value::Number(text)) => match count(text, from, to, unit) {
@@ -90,7 +90,7 @@ impl Checked {
             (Shape::Count { .. }, _) => {
                 let quoted = matches!(&node.value, Value::Text(text) if text.parse::<u64>().is_ok());
                 let hint = if quoted { ", without quotation marks" } else { "" };
-                self.wrong(node.place, pointer, Mistake::NotANumber { found: found(), hint });
+                self.wrong(node.place, pointer, ValueMistake::NotANumber { found: found(), hint });
                 None
             }
             (Shape::Text(kind), _) => self.text(node, kind, pointer),
@@ -109,7 +109,7 @@ impl Checked {
                 Some(Json::Array(list))
             }
             (Shape::List(_), _) => {
-                self.wrong(node.place, pointer, Mistake::NotAList { found: found() });
+                self.wrong(node.place, pointer, ValueMistake::NotAList { found: found() });
                 None
             }
             (Shape::Table(options), Value::Table(fields)) => {
@@ -129,7 +129,7 @@ impl Checked {
                 Some(Json::Object(tags))
             }
             (Shape::Table(_) | Shape::Tagged(..), _) => {
-                self.wrong(node.place, pointer, Mistake::NotATable { found: found() });
+                self.wrong(node.place, pointer, ValueMistake::NotATable { found: found() });
                 None
             }
         }
@@ -138,8 +138,8 @@ impl Checked {
     fn text(&mut self, node: &Node, kind: Kind, pointer: &str) -> Option<Json> {
         let Value::Text(text) = &node.value else {
             let mistake = match node.value {
-                Value::Null => Mistake::Null { expected: kind.expected().to_owned() },
-                _ => Mistake::NotAString { found: node.value.describe(), expected: kind.expected() },
+                Value::Null => ValueMistake::Null { expected: kind.expected().to_owned() },
+                _ => ValueMistake::NotAString { found: node.value.describe(), expected: kind.expected() },
             };
             self.wrong(node.place, pointer, mistake);
             return None;
@@ -164,79 +164,81 @@ fn expected(shape: Shape) -> String {
     }
 }
 
-fn count(text: &str, from: u64, to: u64, unit: &str) -> Result<u64, Mistake> {
+fn count(text: &str, from: u64, to: u64, unit: &str) -> Result<u64, ValueMistake> {
     let found = text.to_owned();
     let digits = text.strip_prefix('-').unwrap_or(text);
     if digits.is_empty() || !digits.starts_with(|letter: char| letter.is_ascii_digit()) {
-        return Err(Mistake::NotANumber { found: format!("\"{found}\""), hint: "" });
+        return Err(ValueMistake::NotANumber { found: format!("\"{found}\""), hint: "" });
     }
     if !digits.bytes().all(|byte| byte.is_ascii_digit()) {
         let exponent = digits.bytes().all(|byte| byte.is_ascii_digit() || b".eE+-".contains(&byte));
         return Err(if exponent {
-            Mistake::NotWhole { found }
+            ValueMistake::NotWhole { found }
         } else {
-            Mistake::NotANumber { found: format!("\"{found}\""), hint: "" }
+            ValueMistake::NotANumber { found: format!("\"{found}\""), hint: "" }
         });
     }
     let unit = if unit.is_empty() { String::new() } else { format!(" {unit}") };
     match text.parse::<u64>() {
         Ok(number) if (from..=to).contains(&number) => Ok(number),
-        _ => Err(Mistake::OutOfRange { found, from, to, unit }),
+        _ => Err(ValueMistake::OutOfRange { found, from, to, unit }),
     }
 }
 
 /// One text in its canonical form.
-fn one_text(kind: Kind, text: &str) -> Result<String, Mistake> {
+fn one_text(kind: Kind, text: &str) -> Result<String, ValueMistake> {
     let found = text.to_owned();
     match kind {
         Kind::Name => {
             let good = !text.is_empty() && text.len() <= 64 && !text.contains(char::is_whitespace);
-            if good { Ok(found) } else { Err(Mistake::Name { found }) }
+            if good { Ok(found) } else { Err(ValueMistake::Name { found }) }
         }
         // dev_valid_name() in net/core/dev.c.
         Kind::Interface => {
             let odd = |letter: char| letter.is_whitespace() || matches!(letter, '/' | ':');
             let good =
                 !text.is_empty() && text.len() <= 15 && text != "." && text != ".." && !text.contains(odd);
-            if good { Ok(found) } else { Err(Mistake::InterfaceName { found }) }
+            if good { Ok(found) } else { Err(ValueMistake::InterfaceName { found }) }
         }
         Kind::Path => {
             if is_path(text) {
                 Ok(found)
             } else {
-                Err(Mistake::RelativePath { found })
+                Err(ValueMistake::RelativePath { found })
             }
         }
         Kind::Host => {
-            let Ok(address) = text.parse::<IpAddr>() else { return Err(Mistake::NotAnAddress { found }) };
+            let Ok(address) = text.parse::<IpAddr>() else {
+                return Err(ValueMistake::NotAnAddress { found });
+            };
             let broadcast = address == IpAddr::from([255, 255, 255, 255]);
             if address.is_multicast() || address.is_unspecified() || broadcast {
-                return Err(Mistake::NotAHost { found });
+                return Err(ValueMistake::NotAHost { found });
             }
             Ok(address.to_string())
         }
         Kind::Multicast => match text.parse::<IpAddr>() {
             Ok(IpAddr::V4(group)) if group.is_multicast() => Ok(group.to_string()),
-            Ok(IpAddr::V4(_)) => Err(Mistake::NotMulticast { found }),
-            Ok(IpAddr::V6(_)) => Err(Mistake::Ipv6Group { found }),
-            Err(_) => Err(Mistake::NotMulticast { found: format!("\"{found}\"") }),
+            Ok(IpAddr::V4(_)) => Err(ValueMistake::NotMulticast { found }),
+            Ok(IpAddr::V6(_)) => Err(ValueMistake::Ipv6Group { found }),
+            Err(_) => Err(ValueMistake::NotMulticast { found: format!("\"{found}\"") }),
         },
         Kind::Prefix => prefix(text),
-        Kind::Protocol => word(kind, text, |found, nearest| Mistake::Protocol { found, nearest }),
-        Kind::Helper => word(kind, text, |found, nearest| Mistake::Helper { found, nearest }),
-        Kind::Standby => word(kind, text, |found, nearest| Mistake::Standby { found, nearest }),
-        Kind::Require => word(kind, text, |found, nearest| Mistake::Require { found, nearest }),
+        Kind::Protocol => word(kind, text, |found, nearest| ValueMistake::Protocol { found, nearest }),
+        Kind::Helper => word(kind, text, |found, nearest| ValueMistake::Helper { found, nearest }),
+        Kind::Standby => word(kind, text, |found, nearest| ValueMistake::Standby { found, nearest }),
+        Kind::Require => word(kind, text, |found, nearest| ValueMistake::Require { found, nearest }),
         Kind::Zone => match text.parse::<u16>() {
             Ok(zone) if zone > 0 => Ok(zone.to_string()),
-            _ => Err(Mistake::Zone { found }),
+            _ => Err(ValueMistake::Zone { found }),
         },
         Kind::Mark => match parse_mark(text) {
             Some(_) => Ok(found),
-            None => Err(Mistake::Mark { found }),
+            None => Err(ValueMistake::Mark { found }),
         },
         Kind::Listen => {
             let good = is_path(text) || text.parse::<SocketAddr>().is_ok_and(|at| at.port() > 0);
-            if good { Ok(found) } else { Err(Mistake::Listen { found }) }
+            if good { Ok(found) } else { Err(ValueMistake::Listen { found }) }
         }
     }
 }
@@ -246,7 +248,11 @@ fn is_path(text: &str) -> bool {
     text.starts_with('/') && !text.contains(char::is_control)
 }
 
-fn word(kind: Kind, text: &str, wrong: impl FnOnce(String, Nearest) -> Mistake) -> Result<String, Mistake> {
+fn word(
+    kind: Kind,
+    text: &str,
+    wrong: impl FnOnce(String, Nearest) -> ValueMistake,
+) -> Result<String, ValueMistake> {
     let lower = text.to_lowercase();
     if kind.words().contains(&lower.as_str()) {
         return Ok(lower);
@@ -254,23 +260,25 @@ fn word(kind: Kind, text: &str, wrong: impl FnOnce(String, Nearest) -> Mistake) 
     Err(wrong(text.to_owned(), nearest(text, kind.words().iter().copied())))
 }
 
-fn prefix(text: &str) -> Result<String, Mistake> {
+fn prefix(text: &str) -> Result<String, ValueMistake> {
     let found = text.to_owned();
     let Some((address, length)) = text.split_once('/') else {
         return match text.parse::<IpAddr>() {
             Ok(address) => Ok(address.to_string()),
-            Err(_) => Err(Mistake::NotAPrefix { found }),
+            Err(_) => Err(ValueMistake::NotAPrefix { found }),
         };
     };
-    let Ok(address) = address.parse::<IpAddr>() else { return Err(Mistake::NotAPrefix { found }) };
+    let Ok(address) = address.parse::<IpAddr>() else {
+        return Err(ValueMistake::NotAPrefix { found });
+    };
     let most = if address.is_ipv4() { 32 } else { 128 };
     let length = length.parse::<u8>().ok().filter(|length| *length <= most);
     let Some(net) = length.and_then(|length| IpNet::new(address, length).ok()) else {
         let found = text.split_once('/').map_or(found.clone(), |(_, length)| length.to_owned());
-        return Err(Mistake::PrefixLength { found, most });
+        return Err(ValueMistake::PrefixLength { found, most });
     };
     if net.trunc() != net {
-        return Err(Mistake::HostBits { found, expected: net.trunc().to_string() });
+        return Err(ValueMistake::HostBits { found, expected: net.trunc().to_string() });
     }
     Ok(net.to_string())
 }

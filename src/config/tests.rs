@@ -137,7 +137,7 @@ fn our_fragments_pass_our_check() {
         let text = fragments.replace(taken, "");
         keepalived::check(&loaded.config.mechanism, file, &text)
             .into_iter()
-            .map(|(_, mistake)| mistake.word())
+            .map(|(_, mistake)| Mistake::from(mistake).word())
             .collect::<Vec<_>>()
     };
     assert_eq!(missing("    sync_group_tracking_weight\n"), ["TrackingWeight"]);

@@ -4,6 +4,7 @@
 //! judge deadlines; carry out what it wants. Decides nothing that the replica could. Called by `ctsync run`.
 //!
 //! - `alarm`: the loop's timer.
+//! - `open`: every socket, opened. - `datagrams`: the channel, in and out.
 //! - `group`: a failover group: its engine and who tells its role.
 //! - `kernel`: events and dumps.
 //! - `requests`: what is asked of the kernel.
@@ -16,8 +17,10 @@
 //! - `trouble`: what goes wrong again and again is told once.
 
 mod alarm;
+mod datagrams;
 mod group;
 mod kernel;
+mod open;
 mod operator;
 mod pace;
 mod report;
@@ -35,7 +38,6 @@ use serde_json::{Map, Value};
 use thiserror::Error;
 use tokio::io::unix::AsyncFd;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::time::{Interval, interval};
 
 use crate::config::{Config, Loaded};
 use crate::control::{Client, ControlServer, Request};
@@ -44,9 +46,8 @@ use crate::engine::facts::KernelSettings;
 use crate::engine::groups::Assignment;
 use crate::engine::replica::Refused;
 use crate::engine::seal::Key;
-use crate::engine::wire;
-use crate::io::addresses::{AddressError, Addresses, Held, News};
-use crate::io::channel::{Channel, Received};
+use crate::io::addresses::AddressError;
+use crate::io::channel::Channel;
 use crate::io::metrics::{MetricsServer, Scrape, Timings};
 use crate::io::role::{NotifyFifo, RoleError, Told};
 use crate::kernel::courier::Courier;
@@ -54,28 +55,22 @@ use crate::kernel::dumper::Dumper;
 use crate::kernel::hold::{Hold, HoldError};
 use crate::kernel::ruleset::Ruleset;
 use crate::kernel::socket::{Batch, DoorError, EventSocket, RequestSocket};
-use crate::kernel::watched::{watch_events, watch_news};
 
 use alarm::Alarm;
-use group::{Cause, Common, Group};
+use group::{Cause, Group};
 use operator::{Ongoing, Watcher};
 use pace::Pace;
+use surroundings::Followed;
 use systemd::Watchdog;
 use trouble::Trouble;
 
 pub(crate) use start::filter;
 pub use start::node_id;
 
-/// Datagrams read in a turn; with more waiting the next turn begins at once.
-const DATAGRAMS_IN: usize = 64;
-/// Datagrams sent in a turn.
-const DATAGRAMS_OUT: usize = 64;
 /// Between two looks at what nobody tells of.
 const LOOK_AROUND: Duration = Duration::from_secs(1);
 /// Between two looks at the kernel's settings.
 const REMARKS: Duration = Duration::from_secs(10);
-/// Between two looks at the addresses that nobody asked for.
-const LOOK_AGAIN: Duration = Duration::from_secs(10);
 
 /// Why a daemon cannot run.
 #[derive(Debug, Error)]
@@ -130,14 +125,7 @@ struct Daemon {
     /// Its interface has another name now.
     renamed: Option<String>,
     unsent: Option<Vec<u8>>,
-    addresses: Addresses,
-    news: AsyncFd<News>,
-    /// Addresses and the channel's interface are to be looked at.
-    follow_due: bool,
-    /// The addresses as last listed.
-    held: Vec<Held>,
-    /// A change of an address that was not heard of, with a full socket, must not be missed for ever.
-    look_again: Interval,
+    followed: Followed,
     hold: Option<Hold>,
     /// The last change of what is held failed.
     hold_failed: bool,
@@ -198,16 +186,6 @@ pub async fn run(path: PathBuf, loaded: Loaded, keys: Vec<Key>) -> Result<(), Da
     }
 }
 
-/// Whether the channel is sealed, and under which keys; what is told is no secret.
-fn tell_keys(keys: &[Key], interface: &str) {
-    let fingerprints: Vec<String> = keys.iter().map(Key::fingerprint).collect();
-    match fingerprints.split_first() {
-        None => tracing::warn!("no key is configured: anyone on {interface} can write to this table"),
-        Some((seals, [])) => tracing::info!(seals, "the channel is sealed"),
-        Some((seals, opens)) => tracing::info!(seals, opens = opens.join(","), "the channel is sealed"),
-    }
-}
-
 /// Now, as RFC 3339 has it, in microseconds.
 fn rfc3339() -> String {
     format!("{:.6}", jiff::Timestamp::now())
@@ -224,119 +202,7 @@ fn clock() -> Instant {
     Instant::now()
 }
 
-/// The operator's socket, in the directory where the role is kept, too.
-fn open_control(config: &Config) -> Result<ControlServer<Ongoing>, DaemonError> {
-    std::fs::create_dir_all(&config.state_directory)
-        .map_err(failed(format!("make {}", config.state_directory.display())))?;
-    ControlServer::open(&config.control_socket)
-        .map_err(failed(format!("listen on {}", config.control_socket.display())))
-}
-
-fn open_events(requests: &RequestSocket, buffer: usize) -> Result<EventSocket, DaemonError> {
-    let events = EventSocket::open(requests.port_id(), buffer)?;
-    if events.buffer_size() < buffer {
-        tracing::warn!(
-            bytes = events.buffer_size(),
-            "the event buffer is smaller than asked for: no CAP_NET_ADMIN outside a user namespace?"
-        );
-    }
-    Ok(events)
-}
-
-fn open_groups(common: &Common<'_>) -> Result<Vec<Group>, DaemonError> {
-    let mut groups = vec![Group::open(common, None)?];
-    for further in &common.config.further {
-        groups.push(Group::open(common, Some(further))?);
-    }
-    groups.iter_mut().for_each(|group| group.look_at_addresses(common.held));
-    Ok(groups)
-}
-
-async fn open_metrics(config: &Config) -> Result<Option<MetricsServer>, DaemonError> {
-    let Some(address) = &config.metrics else { return Ok(None) };
-    MetricsServer::open(address).await.map(Some).map_err(failed(format!("serve metrics at {address}")))
-}
-
 impl Daemon {
-    async fn open(path: PathBuf, loaded: Loaded, keys: Vec<Key>) -> Result<Daemon, DaemonError> {
-        let Loaded { config, values, remarks, .. } = loaded;
-        for remark in &remarks {
-            tracing::warn!("{remark}");
-        }
-        // The control socket first: it tells whether another daemon runs here.
-        let control = open_control(&config)?;
-        start::check_events_enabled();
-        // The word of changes first: what changes while it is listed is heard.
-        let news = News::open()?;
-        let addresses = Addresses::open()?;
-        // An interface that comes late is taken up when it is there.
-        let mtu = addresses.interface(&config.interface).await.map_or(1500, |interface| interface.mtu);
-        let channel = Channel::new(&config);
-        let requests = RequestSocket::open()?;
-        let events = open_events(&requests, config.event_buffer)?;
-        let fifo = config.notify_fifo().map(NotifyFifo::open).transpose()?;
-        let hold =
-            if config.hold { Some(Hold::open(config.mechanism.addresses(), config.port)?) } else { None };
-        let held = addresses.list().await?;
-        tell_keys(&keys, &config.interface);
-        let groups = open_groups(&Common { config: &config, mtu, held: &held, keys: &keys })?;
-        let mut ruleset = Ruleset::open().map_err(failed("open a socket to nf_tables"))?;
-        let kernel = start::kernel_settings(ruleset.look());
-        let assignment = Assignment::new(config.further.iter().map(|group| group.rules.clone()).collect());
-        let metrics = open_metrics(&config).await?;
-        let mut daemon = Daemon {
-            events: watch_events(events).map_err(failed("register the event socket"))?,
-            dump: Dumper::spawn().map_err(failed("start the thread that reads dumps"))?,
-            path,
-            config,
-            keys,
-            values,
-            groups,
-            assignment,
-            requests,
-            courier: Courier::spawn().map_err(failed("start the thread that carries requests"))?,
-            batches: Vec::new(),
-            channel,
-            channel_wrong: None,
-            renamed: None,
-            unsent: None,
-            addresses,
-            news: watch_news(news).map_err(failed("register the route socket"))?,
-            follow_due: false,
-            held,
-            look_again: interval(LOOK_AGAIN),
-            hold,
-            hold_failed: false,
-            fifo,
-            fifo_trouble: Trouble::default(),
-            control_trouble: Trouble::default(),
-            ruleset,
-            kernel,
-            control,
-            waiting: Vec::new(),
-            watchers: Vec::new(),
-            watched: 0,
-            unshown: 0,
-            metrics,
-            timings: Timings::default(),
-            complained: Vec::new(),
-            remarks: Vec::new(),
-            remarks_due: clock(),
-            look_due: clock(),
-            now: clock(),
-            watchdog: Watchdog::from_environment(clock()),
-            alarm: Alarm::new().map_err(failed("make a timer"))?,
-            pace: Pace::new(clock()),
-            buffer: vec![0; 65536],
-            heard: Vec::new(),
-            answered: Vec::new(),
-            more: false,
-            unjudged: 0,
-        };
-        daemon.follow().await;
-        Ok(daemon)
-    }
-
     /// Sleep until something happens or a deadline comes. True: stop.
     async fn wait(
         &mut self,
@@ -345,7 +211,7 @@ impl Daemon {
         interrupt: &mut Signal,
         hangup: &mut Signal,
     ) -> Result<bool, DaemonError> {
-        if self.follow_due {
+        if self.followed.due {
             self.follow().await;
             self.more = true;
         }
@@ -373,8 +239,8 @@ impl Daemon {
                 ready.map_err(failed("wait for the channel"))?;
             }
             ready = fifo_readable(self.fifo.as_ref()) => ready.map_err(failed("wait for keepalived"))?,
-            _ = self.look_again.tick() => self.follow_due = true,
-            ready = self.news.readable() => {
+            _ = self.followed.look_again.tick() => self.followed.due = true,
+            ready = self.followed.news.readable() => {
                 // Cleared before it is read, as above.
                 ready.map_err(failed("wait for the word of addresses"))?.clear_ready();
             }
@@ -434,46 +300,6 @@ impl Daemon {
         }
     }
 
-    fn read_channel(&mut self, now: Instant) -> bool {
-        for _ in 0..DATAGRAMS_IN {
-            if !self.hear_one(now) {
-                self.unjudged = 0;
-                return true;
-            }
-        }
-        self.more = true;
-        // Under a flood the socket is never empty. After as many datagrams as it can hold, everything that
-        // waited when it was last empty has been read.
-        self.unjudged += DATAGRAMS_IN;
-        let all_read = self.unjudged >= self.channel.capacity();
-        if all_read {
-            self.unjudged = 0;
-        }
-        all_read
-    }
-
-    /// The next datagram that waits, if one does.
-    fn hear_one(&mut self, now: Instant) -> bool {
-        match self.channel.receive(&mut self.buffer) {
-            Received::Datagram(length) => {
-                let datagram = self.buffer.get(..length).unwrap_or_default();
-                // What belongs to no group here is refused, and counted, by the first one.
-                let number = wire::peek_group(datagram);
-                let at = self.groups.iter().position(|group| number == Some(group.replica.number()));
-                if let Some(group) = self.groups.get_mut(at.unwrap_or(0)) {
-                    group.replica.handle_datagram(datagram, now);
-                }
-            }
-            Received::Far => {
-                if let Some(group) = self.groups.first_mut() {
-                    group.replica.refuse_datagram(Refused::Far);
-                }
-            }
-            Received::Nothing => return false,
-        }
-        true
-    }
-
     fn read_fifo(&mut self, now: Instant) {
         let Some(fifo) = &mut self.fifo else { return };
         let told = match fifo.read() {
@@ -491,30 +317,6 @@ impl Daemon {
         for group in self.groups.iter_mut().filter(|group| group.mechanism.subject().is_some()) {
             group.note_fifo(held, now);
         }
-    }
-
-    fn send_datagrams(&mut self, now: Instant) {
-        let mut quiet = 0;
-        for turn in 0..DATAGRAMS_OUT {
-            let at = turn % self.groups.len();
-            let Some(group) = self.groups.get_mut(at) else { return };
-            let Some(datagram) = self.unsent.take().or_else(|| group.replica.poll_datagram(now)) else {
-                quiet += 1;
-                if quiet >= self.groups.len() {
-                    return;
-                }
-                continue;
-            };
-            quiet = 0;
-            if let Some(lag) = group.replica.take_lag() {
-                self.timings.lag.observe(lag.as_secs_f64());
-            }
-            if !self.channel.send(&datagram) {
-                self.unsent = Some(datagram);
-                return;
-            }
-        }
-        self.more = true;
     }
 }
 

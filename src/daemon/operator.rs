@@ -295,7 +295,7 @@ impl Daemon {
         if keys != self.keys {
             self.groups.iter_mut().for_each(|group| group.replica.set_keys(&keys));
             self.keys = keys;
-            super::tell_keys(&self.keys, &self.config.interface);
+            super::start::tell_keys(&self.keys, &self.config.interface);
             if !now.contains(&"key-file") {
                 now.push("key-file");
             }

@@ -9,6 +9,7 @@ use crate::engine::digest::Digester;
 use crate::engine::facts::{KernelSettings, Rules, TIMEOUTS};
 use crate::engine::filter::Filter;
 use crate::engine::replica::Settings;
+use crate::engine::seal::Key;
 use crate::engine::wire::{Incarnation, NodeId};
 use crate::io::runstate::RunState;
 
@@ -41,6 +42,16 @@ const SWEEP: std::time::Duration = std::time::Duration::from_secs(600);
 const PENDING_DESTROYS: usize = 65_536;
 /// How long a takeover waits for a peer that still talks.
 const FLUSH_WAIT: std::time::Duration = std::time::Duration::from_millis(100);
+
+/// Whether the channel is sealed, and under which keys; what is told is no secret.
+pub(super) fn tell_keys(keys: &[Key], interface: &str) {
+    let fingerprints: Vec<String> = keys.iter().map(Key::fingerprint).collect();
+    match fingerprints.split_first() {
+        None => tracing::warn!("no key is configured: anyone on {interface} can write to this table"),
+        Some((seals, [])) => tracing::info!(seals, "the channel is sealed"),
+        Some((seals, opens)) => tracing::info!(seals, opens = opens.join(","), "the channel is sealed"),
+    }
+}
 
 /// A node's number: a fixed hash of its name.
 pub fn node_id(name: &str) -> NodeId {

@@ -5,27 +5,56 @@
 //! Called by the daemon's loop: the word of addresses in each turn, everything else once a second or when
 //! that word came. Decides nothing about entries or roles.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
+
+use tokio::io::unix::AsyncFd;
+use tokio::time::{Interval, interval};
 
 use super::start::{self, kernel_settings};
-use super::{Daemon, LOOK_AROUND};
+use super::{Daemon, DaemonError, LOOK_AROUND, failed};
 use crate::config::{self, Mechanism};
 use crate::engine::replica::Refused;
 use crate::engine::verdict::Around;
-use crate::io::addresses::{AddressError, Change};
+use crate::io::addresses::{AddressError, Addresses, Change, Held, News};
 use crate::io::role::NotifyFifo;
+use crate::kernel::watched::watch_news;
+
+/// Between two looks at the addresses that nobody asked for.
+const LOOK_AGAIN: Duration = Duration::from_secs(10);
+
+/// Addresses and links of this machine: as last listed, and when they are to be listed again.
+pub(super) struct Followed {
+    pub addresses: Addresses,
+    pub news: AsyncFd<News>,
+    /// They are to be looked at.
+    pub due: bool,
+    /// As last listed.
+    pub held: Vec<Held>,
+    /// A change that was not heard of, with a full socket, must not be missed for ever.
+    pub look_again: Interval,
+}
+
+impl Followed {
+    pub(super) async fn open() -> Result<Followed, DaemonError> {
+        // The word of changes first: what changes while it is listed is heard.
+        let news = watch_news(News::open()?).map_err(failed("register the route socket"))?;
+        let addresses = Addresses::open()?;
+        let held = addresses.list().await?;
+        Ok(Followed { addresses, news, due: false, held, look_again: interval(LOOK_AGAIN) })
+    }
+}
 
 impl Daemon {
     /// Hear what the kernel says of addresses and links. Before the events that came with it: an address that
     /// leaves ends entries, and the word of its leaving is there first.
     pub(super) fn read_news(&mut self, now: Instant) {
-        let news = self.news.get_mut().read();
+        let news = self.followed.news.get_mut().read();
         let departed: Vec<_> = news
             .iter()
             .flat_map(|change| match change {
                 Change::Removed(address) => vec![*address],
                 Change::Down(index) => {
-                    let on_it = self.held.iter().filter(|held| held.index == *index);
+                    let on_it = self.followed.held.iter().filter(|held| held.index == *index);
                     on_it.map(|held| held.address).collect()
                 }
                 Change::Other => Vec::new(),
@@ -33,18 +62,18 @@ impl Daemon {
             .collect();
         if !departed.is_empty() {
             // What is known until the next list must not say that they are here.
-            self.held.retain(|held| !news.contains(&Change::Removed(held.address)));
+            self.followed.held.retain(|held| !news.contains(&Change::Removed(held.address)));
             for group in &mut self.groups {
                 group.replica.handle_departed(departed.iter().copied(), now);
             }
         }
-        self.follow_due |= !news.is_empty();
+        self.followed.due |= !news.is_empty();
     }
 
     /// Addresses or links changed, or may have. What was known stands while the kernel does not tell.
     pub(super) async fn follow(&mut self) {
-        self.follow_due = false;
-        match self.addresses.list().await {
+        self.followed.due = false;
+        match self.followed.addresses.list().await {
             Ok(held) => {
                 // On an interface that is set down an address stays, and serves nobody.
                 let serving: Vec<_> =
@@ -53,7 +82,7 @@ impl Daemon {
                     group.replica.handle_returned(&serving);
                     group.look_at_addresses(&held);
                 }
-                self.held = held;
+                self.followed.held = held;
             }
             Err(error) => {
                 let error = anyhow::Error::new(error);
@@ -67,12 +96,12 @@ impl Daemon {
     /// is down.
     async fn follow_interface(&mut self) {
         let name = &self.config.interface;
-        let interface = match self.addresses.interface(name).await {
+        let interface = match self.followed.addresses.interface(name).await {
             Ok(interface) => interface,
             Err(error) => {
                 let now_called = match self.channel.index() {
                     Some(index) if matches!(error, AddressError::NoInterface(_)) => {
-                        self.addresses.name_of(index).await
+                        self.followed.addresses.name_of(index).await
                     }
                     _ => None,
                 };
@@ -129,7 +158,7 @@ impl Daemon {
         }
         self.look_due = now + LOOK_AROUND;
         // An interface that is not there yet, or could not be opened, is tried again.
-        self.follow_due |= self.channel_wrong.is_some() || self.channel.index().is_none();
+        self.followed.due |= self.channel_wrong.is_some() || self.channel.index().is_none();
         if let Err(error) = std::fs::create_dir_all(&self.config.state_directory) {
             tracing::debug!(%error, "the state directory cannot be made");
         }
@@ -139,7 +168,7 @@ impl Daemon {
         self.kernel = kernel_settings(self.ruleset.look());
         for group in &mut self.groups {
             group.look_at_mechanism();
-            group.look_at_addresses(&self.held);
+            group.look_at_addresses(&self.followed.held);
             group.replica.handle_fill(fill, max);
             group.replica.set_kernel(self.kernel);
         }

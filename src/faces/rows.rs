@@ -8,9 +8,8 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
-use crate::ctnetlink::entry::{
-    Entry, L4, SeqAdj, Status, Tuple, protocol_name, sctp_state_name, tcp_state_name,
-};
+use crate::ctnetlink::entry::{Entry, L4, SeqAdj, Status, Tuple};
+use crate::ctnetlink::names::{protocol_name, sctp_state_name, tcp_state_name};
 use crate::engine::replica::Listing;
 
 /// Of the JSON shapes that listings, statistics and status print.

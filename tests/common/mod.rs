@@ -110,3 +110,9 @@ pub(crate) fn entry(number: u16, mark: u32) -> Entry {
         rare: None,
     }
 }
+
+pub(crate) fn contents(replica: &Replica) -> Vec<String> {
+    let mut all: Vec<String> = replica.entries().map(|(entry, _)| format!("{entry:?}")).collect();
+    all.sort();
+    all
+}

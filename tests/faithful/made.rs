@@ -84,30 +84,7 @@ impl Maker {
                 self.helped.push(made.clone());
             }
         }
-        match made.proto {
-            6 => {
-                all.push(nest(number("CTA_PROTOINFO"), vec![tcp(rng)]));
-                if rng.u8(0..3) == 0 {
-                    all.push(seqadj(rng, "CTA_SEQ_ADJ_ORIG"));
-                    all.push(seqadj(rng, "CTA_SEQ_ADJ_REPLY"));
-                }
-                if rng.u8(0..4) == 0 {
-                    let names = ["CTA_SYNPROXY_ISN", "CTA_SYNPROXY_ITS", "CTA_SYNPROXY_TSOFF"];
-                    let numbers = names.map(|name| number32(name, rng.u32(..)));
-                    all.push(nest(number("CTA_SYNPROXY"), numbers.into()));
-                }
-            }
-            132 => {
-                let inner = vec![
-                    leaf(number("CTA_PROTOINFO_SCTP_STATE"), &[rng.u8(1..8)]),
-                    number32("CTA_PROTOINFO_SCTP_VTAG_ORIGINAL", rng.u32(..)),
-                    number32("CTA_PROTOINFO_SCTP_VTAG_REPLY", rng.u32(..)),
-                ];
-                let inner = nest(number("CTA_PROTOINFO_SCTP"), inner);
-                all.push(nest(number("CTA_PROTOINFO"), vec![inner]));
-            }
-            _ => {}
-        }
+        protocol_part(rng, made.proto, &mut all);
         if nat.0 {
             all.push(made.nat("CTA_NAT_SRC", 0x0a63_0001, rng.u16(1024..60000), rng.bool()));
         }
@@ -125,6 +102,34 @@ impl Maker {
             self.masters.push(made.clone());
         }
         (if made.v6 { 10 } else { 2 }, all)
+    }
+}
+
+/// What only this protocol has.
+fn protocol_part(rng: &mut Rng, proto: u8, all: &mut Attributes) {
+    match proto {
+        6 => {
+            all.push(nest(number("CTA_PROTOINFO"), vec![tcp(rng)]));
+            if rng.u8(0..3) == 0 {
+                all.push(seqadj(rng, "CTA_SEQ_ADJ_ORIG"));
+                all.push(seqadj(rng, "CTA_SEQ_ADJ_REPLY"));
+            }
+            if rng.u8(0..4) == 0 {
+                let names = ["CTA_SYNPROXY_ISN", "CTA_SYNPROXY_ITS", "CTA_SYNPROXY_TSOFF"];
+                let numbers = names.map(|name| number32(name, rng.u32(..)));
+                all.push(nest(number("CTA_SYNPROXY"), numbers.into()));
+            }
+        }
+        132 => {
+            let inner = vec![
+                leaf(number("CTA_PROTOINFO_SCTP_STATE"), &[rng.u8(1..8)]),
+                number32("CTA_PROTOINFO_SCTP_VTAG_ORIGINAL", rng.u32(..)),
+                number32("CTA_PROTOINFO_SCTP_VTAG_REPLY", rng.u32(..)),
+            ];
+            let inner = nest(number("CTA_PROTOINFO_SCTP"), inner);
+            all.push(nest(number("CTA_PROTOINFO"), vec![inner]));
+        }
+        _ => {}
     }
 }
 

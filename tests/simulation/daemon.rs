@@ -20,12 +20,12 @@ impl World {
     fn read_one_event(&mut self, x: usize) {
         let now = self.now;
         let node = &mut self.nodes[x];
-        let Some(replica) = &mut node.replica else { return };
-        if std::mem::take(&mut node.kernel.overrun) {
+        if node.tell_overrun() {
             self.totals.overruns += 1;
-            node.blind = true;
-            replica.handle_overrun();
-        } else if let Some(event) = node.kernel.events.pop_front() {
+            return;
+        }
+        let Some(replica) = &mut node.replica else { return };
+        if let Some(event) = node.kernel.events.pop_front() {
             replica.handle_event(event, now);
         }
     }
@@ -36,12 +36,10 @@ impl World {
         let Some(replica) = &mut node.replica else { return };
         let mut events = node.kernel.events.drain(..).collect();
         replica.handle_events(&mut events, now);
-        if std::mem::take(&mut node.kernel.overrun) {
-            self.totals.overruns += 1;
-            node.blind = true;
-            replica.handle_overrun();
+        self.totals.overruns += u64::from(node.tell_overrun());
+        if let Some(replica) = &mut node.replica {
+            replica.handle_events_empty();
         }
-        replica.handle_events_empty();
     }
 
     /// One node's turn, as the daemon's.
@@ -114,6 +112,7 @@ impl World {
         let Some(replica) = &mut node.replica else { return };
         if replica.poll_dump() {
             node.dump = Some(node.kernel.table.values().cloned().collect());
+            node.blind_again = false;
         }
         let Some(dump) = &mut node.dump else { return };
         for entry in dump.drain(..slice.min(dump.len())) {
@@ -121,7 +120,7 @@ impl World {
         }
         if dump.is_empty() {
             node.dump = None;
-            node.blind = node.kernel.overrun;
+            node.blind = node.blind_again || node.kernel.overrun;
             replica.handle_dump_end(true, now);
         }
     }

@@ -1,6 +1,6 @@
 //! Two replicas, two kernels, a wire and VRRP, on one virtual clock. Faults come from a seeded source.
 
-use std::collections::{BTreeMap, HashSet, VecDeque};
+use std::collections::{BTreeMap, HashSet};
 use std::time::{Duration, Instant};
 
 use ctsync_ctnetlink::entry::{Entry, Expectation, Key, L4, Rare, Status, TcpInfo, Tuple, proto};
@@ -13,6 +13,8 @@ use fastrand::Rng;
 use indexmap::IndexMap;
 
 use crate::kernel::{Kernel, ghost};
+use crate::node::Node;
+use crate::totals::Totals;
 
 /// Keys in play: few, so that they meet.
 const KEYS: u16 = 20;
@@ -24,103 +26,6 @@ const SETTLE: Duration = Duration::from_secs(12);
 const SILENCE: Duration = Duration::from_millis(1300);
 /// Between two looks whether they agree.
 const LOOK: Duration = Duration::from_millis(200);
-
-/// How much of everything happened.
-#[derive(Default, Debug, Clone)]
-pub(crate) struct Totals {
-    pub opened: u64,
-    pub ended: u64,
-    pub takeovers: u64,
-    pub restarts: u64,
-    pub powers: u64,
-    pub overruns: u64,
-    pub partitions: u64,
-    pub lost: u64,
-    pub duplicated: u64,
-    pub repairs: u64,
-    pub yields: u64,
-    pub offers: u64,
-    pub strays: u64,
-    pub foreseen: u64,
-    pub resets: u64,
-    pub corrupted: u64,
-    pub replayed: u64,
-    pub comparisons: u64,
-    pub clock_jumps: u64,
-    pub full: u64,
-    pub unheard: u64,
-    /// Datagrams heard between requests and their answers.
-    pub meanwhile: u64,
-    pub tampered: u64,
-    pub quiet: u64,
-    pub checks: u64,
-    /// Milliseconds from the end of the faults to agreement, of each quiet point.
-    pub settled: Vec<u32>,
-}
-
-impl Totals {
-    pub(crate) fn add(&mut self, other: &Totals) {
-        for (total, more) in self.all_mut().into_iter().zip(other.clone().all_mut()) {
-            *total += *more;
-        }
-        self.settled.extend(&other.settled);
-    }
-
-    /// The worst and the middle time to agreement, in milliseconds.
-    pub(crate) fn time_to_agreement(&mut self) -> (u32, u32) {
-        self.settled.sort_unstable();
-        let middle = self.settled.get(self.settled.len() / 2).copied().unwrap_or(0);
-        (self.settled.last().copied().unwrap_or(0), middle)
-    }
-
-    fn all_mut(&mut self) -> [&mut u64; 25] {
-        [
-            &mut self.opened,
-            &mut self.ended,
-            &mut self.takeovers,
-            &mut self.restarts,
-            &mut self.powers,
-            &mut self.overruns,
-            &mut self.partitions,
-            &mut self.lost,
-            &mut self.duplicated,
-            &mut self.repairs,
-            &mut self.yields,
-            &mut self.offers,
-            &mut self.strays,
-            &mut self.foreseen,
-            &mut self.resets,
-            &mut self.corrupted,
-            &mut self.replayed,
-            &mut self.comparisons,
-            &mut self.clock_jumps,
-            &mut self.full,
-            &mut self.unheard,
-            &mut self.meanwhile,
-            &mut self.tampered,
-            &mut self.quiet,
-            &mut self.checks,
-        ]
-    }
-}
-
-pub(super) struct Node {
-    pub(super) name: &'static str,
-    pub(super) kernel: Kernel,
-    pub(super) replica: Option<Replica>,
-    pub(super) role: Role,
-    /// What `/run` holds.
-    pub(super) kept: Kept,
-    pub(super) dump: Option<VecDeque<Entry>>,
-    /// Datagrams on their way here, with the time they arrive.
-    pub(super) inbox: Vec<(Instant, Vec<u8>)>,
-    /// Repairs, yields and offers already in the totals.
-    pub(super) counted: [u64; 3],
-    /// Datagrams given to this run of the daemon.
-    pub(super) delivered: u64,
-    /// Events were lost and no dump has made up for them.
-    pub(super) blind: bool,
-}
 
 pub(crate) struct World {
     pub(super) rng: Rng,
@@ -169,6 +74,7 @@ impl World {
             counted: [0; 3],
             delivered: 0,
             blind: false,
+            blind_again: false,
         };
         let mut world = World {
             rng,
@@ -413,6 +319,8 @@ impl World {
         }
         if self.nodes[x].kernel.open(entry) {
             self.totals.opened += 1;
+            // A stray of this tuple elsewhere is this node's affair from now on, however soon this one ends.
+            self.strays[1 - x].retain(|_, stray| *stray != key);
             if let Some(contended) = self.shared.get(&key) {
                 self.unprotected.insert(*contended);
                 self.unprotected.insert(id);

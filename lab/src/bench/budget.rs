@@ -51,23 +51,23 @@ impl Judged {
     }
 }
 
-fn budgets() -> Vec<Budget> {
-    let at = |row: &str, subject: Subject| (row.to_owned(), subject);
-    let ratio = |what: &str, of, against, must, aim| Budget {
-        what: what.to_owned(),
-        of,
-        against: Some(against),
-        must,
-        aim,
-    };
-    let number = |what: &str, of, must, aim| Budget { what: what.to_owned(), of, against: None, must, aim };
+fn at(row: &str, subject: Subject) -> (String, Subject) {
+    (row.to_owned(), subject)
+}
+
+fn ratio(what: &str, of: (String, Subject), against: (String, Subject), must: f64, aim: f64) -> Budget {
+    Budget { what: what.to_owned(), of, against: Some(against), must, aim }
+}
+
+fn number(what: &str, of: (String, Subject), must: f64, aim: f64) -> Budget {
+    Budget { what: what.to_owned(), of, against: None, must, aim }
+}
+
+/// What a change costs, against what it cannot do without.
+fn of_work() -> Vec<Budget> {
     let [small, large] = bulk::ends("owner");
     let [small_backup, large_backup] = bulk::ends("backup");
-    let takeovers = TAKEOVERS.map(|entries| {
-        let row = takeover_row(entries);
-        number(&row, at(&row, Subject::Ctsync), 100.0, 10.0)
-    });
-    let others = vec![
+    vec![
         ratio(
             "CPU per event on the owner, against the napping reader",
             at("create: owner, us/event", Subject::CtsyncCold),
@@ -89,6 +89,40 @@ fn budgets() -> Vec<Budget> {
             0.5,
             0.33,
         ),
+        ratio(
+            "CPU per event on the owner with a sealed channel, against without",
+            at("create: owner, us/event", Subject::CtsyncKey),
+            at("create: owner, us/event", Subject::CtsyncCold),
+            1.15,
+            1.05,
+        ),
+        ratio(
+            "new UDP flows a second, against a null reader",
+            at("new flows: k/s", Subject::Ctsync),
+            at("new flows: k/s", Subject::NullWoken),
+            45.0 / 58.0,
+            52.0 / 58.0,
+        ),
+        ratio(
+            "CPU per event on the owner, beside 2000000 entries against 10000",
+            (large, Subject::CtsyncCold),
+            (small, Subject::CtsyncCold),
+            1.2,
+            1.0,
+        ),
+        ratio(
+            "CPU per event on a cold backup, beside 2000000 entries against 10000",
+            (large_backup, Subject::CtsyncCold),
+            (small_backup, Subject::CtsyncCold),
+            1.2,
+            1.0,
+        ),
+    ]
+}
+
+/// Bytes, and what does not fit.
+fn of_size() -> Vec<Budget> {
+    vec![
         number("events lost at full rate, 64 MB", at("create: events lost", Subject::CtsyncCold), 0.0, 0.0),
         number(
             "events lost at full rate, 8 MB",
@@ -114,13 +148,12 @@ fn budgets() -> Vec<Budget> {
             45.0,
             32.0,
         ),
-        ratio(
-            "CPU per event on the owner with a sealed channel, against without",
-            at("create: owner, us/event", Subject::CtsyncKey),
-            at("create: owner, us/event", Subject::CtsyncCold),
-            1.15,
-            1.05,
-        ),
+    ]
+}
+
+/// How soon it is done.
+fn of_time() -> Vec<Budget> {
+    vec![
         number(
             "500000 entries to an empty cold peer's table, s",
             at("500000 to an empty peer's table, s", Subject::CtsyncCold),
@@ -177,29 +210,15 @@ fn budgets() -> Vec<Budget> {
             10.0,
             2.0,
         ),
-        ratio(
-            "new UDP flows a second, against a null reader",
-            at("new flows: k/s", Subject::Ctsync),
-            at("new flows: k/s", Subject::NullWoken),
-            45.0 / 58.0,
-            52.0 / 58.0,
-        ),
-        ratio(
-            "CPU per event on the owner, beside 2000000 entries against 10000",
-            (large, Subject::CtsyncCold),
-            (small, Subject::CtsyncCold),
-            1.2,
-            1.0,
-        ),
-        ratio(
-            "CPU per event on a cold backup, beside 2000000 entries against 10000",
-            (large_backup, Subject::CtsyncCold),
-            (small_backup, Subject::CtsyncCold),
-            1.2,
-            1.0,
-        ),
-    ];
-    others.into_iter().chain(takeovers).collect()
+    ]
+}
+
+fn budgets() -> Vec<Budget> {
+    let takeovers = TAKEOVERS.map(|entries| {
+        let row = takeover_row(entries);
+        number(&row, at(&row, Subject::Ctsync), 100.0, 10.0)
+    });
+    [of_work(), of_size(), of_time()].into_iter().flatten().chain(takeovers).collect()
 }
 
 /// Those that this run has figures for.

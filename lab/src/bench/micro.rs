@@ -91,16 +91,7 @@ impl Step {
         let entry = Entry { status: Status::Confirmed | Status::SeenReply, ..connection(7) };
         let digester = Digester::new(7);
         Ok(match self {
-            Step::ReadEvent => {
-                let line = RECORDED.lines().next().context("no recorded event")?;
-                let byte = |at| u8::from_str_radix(line.get(at..at + 2).unwrap_or_default(), 16);
-                let bytes: Vec<u8> = (0..line.len()).step_by(2).map(byte).collect::<Result<_, _>>()?;
-                Box::new(move || {
-                    let _ = black_box(codec::parse(black_box(&bytes), |_, event| {
-                        black_box(event);
-                    }));
-                })
-            }
+            Step::ReadEvent => reading()?,
             Step::WriteCreate | Step::WriteUpdate => {
                 let mut writer = Writer::default();
                 let emit = if self == Step::WriteCreate { codec::emit_create } else { codec::emit_update };
@@ -110,32 +101,7 @@ impl Step {
                     black_box(writer.as_bytes());
                 })
             }
-            Step::Find | Step::InsertRemove => {
-                let mut scratch = Vec::new();
-                let mut hash_of = move |entry: &Entry| digester.hash_key(&mut scratch, &entry.key());
-                let mut table = Table::new(0);
-                let mut keys = Vec::new();
-                for number in 0..BESIDE {
-                    let entry = connection(number);
-                    let hash = hash_of(&entry);
-                    keys.push((hash, entry.key()));
-                    table.insert(hash, entry);
-                }
-                if self == Step::Find {
-                    let mut keys = keys.into_iter().cycle();
-                    return Ok(Box::new(move || {
-                        if let Some((hash, key)) = keys.next() {
-                            black_box(table.find(hash, &key));
-                        }
-                    }));
-                }
-                let another = connection(BESIDE);
-                let hash = hash_of(&another);
-                Box::new(move || {
-                    let id = table.insert(hash, black_box(another.clone()));
-                    table.release(id, None);
-                })
-            }
+            Step::Find | Step::InsertRemove => in_table(self == Step::Find),
             Step::Pack => {
                 let mut bytes = Vec::with_capacity(1500);
                 Box::new(move || {
@@ -172,6 +138,47 @@ impl Step {
             Step::Owner => owner()?,
         })
     }
+}
+
+/// A recorded event is read.
+fn reading() -> Result<Box<dyn FnMut()>> {
+    let line = RECORDED.lines().next().context("no recorded event")?;
+    let byte = |at| u8::from_str_radix(line.get(at..at + 2).unwrap_or_default(), 16);
+    let bytes: Vec<u8> = (0..line.len()).step_by(2).map(byte).collect::<Result<_, _>>()?;
+    Ok(Box::new(move || {
+        let _ = black_box(codec::parse(black_box(&bytes), |_, event| {
+            black_box(event);
+        }));
+    }))
+}
+
+/// Among [`BESIDE`] others an entry is found, or comes and goes.
+fn in_table(find: bool) -> Box<dyn FnMut()> {
+    let digester = Digester::new(7);
+    let mut scratch = Vec::new();
+    let mut hash_of = move |entry: &Entry| digester.hash_key(&mut scratch, &entry.key());
+    let mut table = Table::new(0);
+    let mut keys = Vec::new();
+    for number in 0..BESIDE {
+        let entry = connection(number);
+        let hash = hash_of(&entry);
+        keys.push((hash, entry.key()));
+        table.insert(hash, entry);
+    }
+    if find {
+        let mut keys = keys.into_iter().cycle();
+        return Box::new(move || {
+            if let Some((hash, key)) = keys.next() {
+                black_box(table.find(hash, &key));
+            }
+        });
+    }
+    let another = connection(BESIDE);
+    let hash = hash_of(&another);
+    Box::new(move || {
+        let id = table.insert(hash, black_box(another.clone()));
+        table.release(id, None);
+    })
 }
 
 /// A full datagram under a key.

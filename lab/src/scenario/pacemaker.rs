@@ -37,6 +37,18 @@ pub(super) async fn run(stage: &Stage<'_>, narrator: &mut Narrator) -> Result<bo
 }
 
 async fn tell(pair: &mut Pair, checks: &mut Checks<'_>) -> Result<()> {
+    let first = form(pair, checks).await?;
+    let second = other(first);
+    ask_the_agent(pair, checks, first)?;
+    move_promotion(pair, checks, first).await?;
+    set_standby(pair, checks, second).await?;
+    lose_daemon(pair, checks, first).await?;
+    restart_under_maintenance(pair, checks, second).await?;
+    lose_power(pair, checks, second).await
+}
+
+/// The cluster comes up: who was promoted.
+async fn form(pair: &mut Pair, checks: &mut Checks<'_>) -> Result<u8> {
     checks.narrator.say("corosync and pacemakerd start on both routers; the resources are loaded");
     cluster::form(&mut pair.topology).await?;
     let holder = async || Ok(pair.topology.holders().await?.first().copied());
@@ -45,13 +57,19 @@ async fn tell(pair: &mut Pair, checks: &mut Checks<'_>) -> Result<()> {
     pair.wait_ready(other(first)).await?;
     pair.open(CONNECTIONS).await?;
     judge_state(pair, checks, first);
+    Ok(first)
+}
 
+fn ask_the_agent(pair: &Pair, checks: &mut Checks<'_>, first: u8) -> Result<()> {
     checks.narrator.chapter("The agent by hand");
     checks.note("monitor: 8 where promoted, 0 where not", monitors(pair, first));
     for (what, result) in by_hand(pair, other(first))? {
         checks.note(what, result);
     }
+    Ok(())
+}
 
+async fn move_promotion(pair: &mut Pair, checks: &mut Checks<'_>, first: u8) -> Result<()> {
     checks.narrator.chapter("The promoted role is moved");
     let name = pair.topology.router(first)?.told.name.clone();
     cross(pair, checks, first, async |pair, checks| {
@@ -61,9 +79,12 @@ async fn tell(pair: &mut Pair, checks: &mut Checks<'_>) -> Result<()> {
     .await?;
     typed(pair, checks, first, "crm_resource", &["--resource", CLONE, "--clear"])?;
     checks.note("nothing moves back", stays(pair, other(first)).await);
+    Ok(())
+}
 
+async fn set_standby(pair: &mut Pair, checks: &mut Checks<'_>, second: u8) -> Result<()> {
+    let first = other(second);
     checks.narrator.chapter("A node is set to standby");
-    let second = other(first);
     let name = pair.topology.router(second)?.told.name.clone();
     let standby = ["--node", &name, "--name", "standby"];
     pair.wait_ready(first).await?;
@@ -75,7 +96,11 @@ async fn tell(pair: &mut Pair, checks: &mut Checks<'_>) -> Result<()> {
     checks.note("monitor there: 7", code(pair, second, CLUSTERS, "monitor", &[], 7));
     typed(pair, checks, first, "crm_attribute", &[&standby[..], &["--delete"]].concat())?;
     checks.note("nothing moves back", stays(pair, first).await);
+    Ok(())
+}
 
+async fn lose_daemon(pair: &mut Pair, checks: &mut Checks<'_>, first: u8) -> Result<()> {
+    let second = other(first);
     checks.narrator.chapter("The promoted node's daemon dies");
     pair.wait_ready(second).await?;
     cross(pair, checks, first, async |pair, checks| {
@@ -95,7 +120,10 @@ async fn tell(pair: &mut Pair, checks: &mut Checks<'_>) -> Result<()> {
     typed(pair, checks, second, "crm_resource", &["--cleanup", "--resource", CLONE, "--node", &name])?;
     checks.note("it is in the cluster again", score(pair, second, first, Some("100")).await);
     checks.note("nothing moves back", stays(pair, second).await);
+    Ok(())
+}
 
+async fn restart_under_maintenance(pair: &mut Pair, checks: &mut Checks<'_>, second: u8) -> Result<()> {
     checks.narrator.chapter("A daemon is restarted under maintenance");
     let maintenance = ["--name", "maintenance-mode"];
     typed(pair, checks, second, "crm_attribute", &[&maintenance[..], &["--update", "true"]].concat())?;
@@ -108,8 +136,11 @@ async fn tell(pair: &mut Pair, checks: &mut Checks<'_>) -> Result<()> {
     typed(pair, checks, second, "crm_attribute", &[&maintenance[..], &["--delete"]].concat())?;
     checks.note("nothing moves", stays(pair, second).await);
     checks.note("every connection lives", echoes(pair, second).await);
-    pair.wait_ready(first).await?;
+    pair.wait_ready(other(second)).await?;
+    Ok(())
+}
 
+async fn lose_power(pair: &mut Pair, checks: &mut Checks<'_>, second: u8) -> Result<()> {
     checks.narrator.chapter("The promoted node loses its power");
     cross(pair, checks, second, async |pair, checks| {
         checks.narrator.typed("lab", &format!("destroy router{second}'s namespace"));
@@ -126,7 +157,7 @@ async fn tell(pair: &mut Pair, checks: &mut Checks<'_>) -> Result<()> {
         Ok((call_agent(pair.topology.router(second)?, CLUSTERS, "monitor", &told())? == 0).then_some(()))
     })
     .await?;
-    checks.note("it returns, ready, and nothing moves back", stays(pair, first).await);
+    checks.note("it returns, ready, and nothing moves back", stays(pair, other(second)).await);
     Ok(())
 }
 

@@ -378,6 +378,7 @@ impl Replica {
             return;
         }
         if slot.has(Flags::FORGOTTEN) {
+            slot.put(Flags::MINE, slot.has_any(Flags::INSTALLED | Flags::MINE));
             self.drop_forgotten(id);
             return;
         }

@@ -264,13 +264,11 @@ impl Replica {
         }
     }
 
-    /// The owner no longer has what a reset keeps aside: the kernel's copy was held on its word and goes.
+    /// The owner no longer has what a reset keeps aside: what this node installed of it goes. What it holds
+    /// on its own kernel's word alone, from before it heard of an owner, stays there as a stray (11).
     pub(super) fn drop_forgotten(&mut self, id: SlotId) {
         let Some(mut slot) = self.table.get_mut(id) else { return };
         slot.clear(Flags::FORGOTTEN | Flags::STRAY);
-        if slot.has(Flags::INSTALLED) {
-            slot.set(Flags::MINE);
-        }
         self.want_kernel(id, false);
         self.release(id);
     }

@@ -1,15 +1,13 @@
-//! Metrics for Prometheus: their names and text, and the HTTP socket where they can be scraped.
+//! Metrics for Prometheus: their names and text. `server`: the HTTP socket where they can be scraped;
+//! `counters`: the engine's counters by name.
 //!
-//! Called by the daemon, which makes a [`Snapshot`] for each scrape. `docs/metrics.md` lists the names. A
-//! silent or slow scraper holds up nobody: each is a future of its own with a time limit.
+//! Called by the daemon, which makes a [`Snapshot`] for each scrape. `docs/metrics.md` lists the names.
+
+mod counters;
+mod server;
 
 use std::fmt;
-use std::future::Future;
-use std::io;
-use std::pin::Pin;
-use std::time::Duration;
 
-use futures_util::stream::{FuturesUnordered, StreamExt};
 use prometheus_client::collector::Collector;
 use prometheus_client::encoding::{DescriptorEncoder, EncodeMetric, text};
 use prometheus_client::metrics::MetricType;
@@ -17,22 +15,14 @@ use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::registry::Registry;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use tokio::net::{TcpListener, UnixListener};
-use tokio::time::timeout;
 
-use crate::config::MetricsAddress;
 use crate::engine::replica::view::{PeerView, View};
-use crate::engine::replica::{Changes, Counters, Refused, Role};
+use crate::engine::replica::{Changes, Counters, Role};
 use crate::engine::verdict::Verdict;
 use crate::io::channel::Traffic;
 
-/// Scrapers served at once; the next one waits in the listen queue.
-const SCRAPERS: usize = 16;
-/// Longest request head, in bytes.
-const HEAD: usize = 8192;
-/// A scraper that says nothing, or does not read, for this long is dropped.
-const PATIENCE: Duration = Duration::from_secs(5);
+pub use counters::named_counters;
+pub use server::{MetricsServer, Scrape};
 
 /// What takes time, counted since start.
 #[derive(Clone, Debug)]
@@ -400,202 +390,4 @@ impl Snapshot {
         }
         Ok(())
     }
-}
-
-/// Counters of the replica with a name of their own: also what `statistics --json` tells.
-pub fn named_counters(counters: &Counters) -> Vec<(&'static str, &'static str, u64)> {
-    let refused = Refused::ALL.iter().map(|why| {
-        let (name, help) = refused_words(*why);
-        (name, help, counters.refused(*why))
-    });
-    let mut all = vec![
-        ("requests", "Requests to the kernel", counters.requests),
-        ("tracked_entries", "TCP entries that got their window tracking back", counters.tracked),
-        ("trimmed_entries", "Entries whose lease went back to their protocol's timeout", counters.trimmed),
-        ("ignored_events", "Kernel events of entries that are not synchronised", counters.ignored),
-        ("overruns", "Times the kernel dropped events", counters.overruns),
-        ("dumps", "Times the kernel table was read", counters.dumps),
-        ("heard_datagrams", "Datagrams listened to", counters.heard),
-        ("unusable_datagrams", "Datagrams with a part that could not be read", counters.unusable),
-        ("lost_datagrams", "Datagrams missed in the stream when a gap was found", counters.lost),
-        ("nacks", "Requests to send datagrams again", counters.nacks),
-        ("resent_datagrams", "Datagrams sent again", counters.resent),
-        ("repairs", "Repairs begun because a digest differed", counters.repairs),
-        ("repaired_entries_sent", "Entries sent because a repair asked", counters.repaired_out),
-        ("repaired_entries_received", "Entries received because a repair asked", counters.repaired_in),
-        ("offered_entries_sent", "Entries offered to a new owner", counters.offered),
-        (
-            "dropped_destroys",
-            "Destroys left to the digest because too many waited",
-            counters.dropped_destroys,
-        ),
-        ("claims", "Times this node claimed its group", counters.claims),
-        ("yields", "Times this node yielded its group", counters.yields),
-        (
-            "held_back_ends",
-            "Ends held back because an address that left this node caused them",
-            counters.held_back,
-        ),
-        ("shown_changes_lost", "Changes that `ctsync events` could not show", counters.unshown),
-    ];
-    all.extend(refused);
-    all
-}
-
-/// Name and meaning of a reason to refuse a datagram.
-fn refused_words(why: Refused) -> (&'static str, &'static str) {
-    match why {
-        Refused::Malformed => ("malformed_datagrams", "Datagrams that did not parse"),
-        Refused::OtherVersion => ("other_version_datagrams", "Datagrams of another protocol version"),
-        Refused::OwnRun => ("own_datagrams", "Datagrams under our own run's name, sent back to us"),
-        Refused::Foreign => ("foreign_datagrams", "Datagrams of other node groups"),
-        Refused::Unreadable => ("unreadable_datagrams", "Sealed datagrams although there is no key"),
-        Refused::Unsealed => ("unsealed_datagrams", "Plain datagrams although there is a key"),
-        Refused::Forged => {
-            ("forged_datagrams", "Datagrams sealed under none of our keys, or changed on their way")
-        }
-        Refused::Replayed => ("replayed_datagrams", "Authentic datagrams that had come before"),
-        Refused::SameName => ("same_name_datagrams", "Datagrams of another node with our name"),
-        Refused::Early => ("early_datagrams", "Datagrams before our own kernel table was read"),
-        Refused::Unproved => {
-            ("unproved_datagrams", "Datagrams of incarnations that have not proved themselves")
-        }
-        Refused::Overtaken => ("overtaken_datagrams", "Signs of life that a later one had overtaken"),
-        Refused::Misdirected => {
-            ("misdirected_datagrams", "Datagrams for another run, or for a role that this node does not have")
-        }
-        Refused::Far => ("far_datagrams", "Datagrams that came through a router"),
-        Refused::OtherGroup => {
-            ("other_group_datagrams", "Datagrams of another failover group under this one's number")
-        }
-    }
-}
-
-trait Stream: AsyncRead + AsyncWrite + Unpin + 'static {}
-impl<T: AsyncRead + AsyncWrite + Unpin + 'static> Stream for T {}
-
-/// A scraper that waits for its text.
-pub struct Scrape {
-    stream: Box<dyn Stream>,
-    /// How it wants it.
-    pub format: Format,
-}
-
-type Step = Pin<Box<dyn Future<Output = Option<Scrape>>>>;
-
-enum Listener {
-    Tcp(TcpListener),
-    Unix(UnixListener),
-}
-
-impl Listener {
-    async fn accept(&self) -> io::Result<Box<dyn Stream>> {
-        Ok(match self {
-            Listener::Tcp(listener) => Box::new(listener.accept().await?.0),
-            Listener::Unix(listener) => Box::new(listener.accept().await?.0),
-        })
-    }
-}
-
-/// The HTTP socket.
-pub struct MetricsServer {
-    listener: Listener,
-    steps: FuturesUnordered<Step>,
-}
-
-impl MetricsServer {
-    /// Listen.
-    ///
-    /// # Errors
-    /// The address is taken or not ours.
-    pub async fn open(address: &MetricsAddress) -> io::Result<MetricsServer> {
-        let listener = match address {
-            MetricsAddress::Tcp(address) => Listener::Tcp(TcpListener::bind(address).await?),
-            MetricsAddress::Unix(path) => Listener::Unix(crate::control::listen(path, 0o666)?),
-        };
-        Ok(MetricsServer { listener, steps: FuturesUnordered::new() })
-    }
-
-    /// The next scraper that asks for metrics; others are told what is wrong.
-    pub async fn next(&mut self) -> Scrape {
-        loop {
-            tokio::select! {
-                accepted = self.listener.accept(), if self.steps.len() < SCRAPERS => {
-                    match accepted {
-                        Ok(stream) => self.steps.push(Box::pin(async {
-                            timeout(PATIENCE, read_request(stream)).await.ok().flatten()
-                        })),
-                        Err(_) => tokio::time::sleep(crate::control::ACCEPT_AGAIN).await,
-                    }
-                }
-                Some(done) = self.steps.next() => {
-                    if let Some(scrape) = done {
-                        return scrape;
-                    }
-                }
-            }
-        }
-    }
-
-    /// Give a scraper its text and let it go.
-    pub fn answer(&mut self, scrape: Scrape, body: String) {
-        let Scrape { stream, format } = scrape;
-        self.steps.push(Box::pin(async move {
-            respond(stream, "200 OK", format.content_type(), &body).await;
-            None
-        }));
-    }
-}
-
-async fn read_request(mut stream: Box<dyn Stream>) -> Option<Scrape> {
-    let mut head = Vec::new();
-    let mut buffer = [0; 1024];
-    let plain = "text/plain; charset=utf-8";
-    loop {
-        let length = stream.read(&mut buffer).await.ok()?;
-        if length == 0 {
-            return None;
-        }
-        head.extend_from_slice(buffer.get(..length).unwrap_or_default());
-        let mut headers = [httparse::EMPTY_HEADER; 64];
-        let mut request = httparse::Request::new(&mut headers);
-        match request.parse(&head) {
-            Ok(httparse::Status::Complete(_)) => {
-                let path = request.path.unwrap_or_default().split('?').next().unwrap_or_default();
-                if request.method != Some("GET") {
-                    respond(stream, "405 Method Not Allowed", plain, "only GET is understood\n").await;
-                    return None;
-                }
-                if path != "/metrics" {
-                    respond(stream, "404 Not Found", plain, "metrics are at /metrics\n").await;
-                    return None;
-                }
-                let open = request.headers.iter().any(|header| {
-                    header.name.eq_ignore_ascii_case("accept")
-                        && String::from_utf8_lossy(header.value).contains("application/openmetrics-text")
-                });
-                let format = if open { Format::OpenMetrics } else { Format::Prometheus };
-                return Some(Scrape { stream, format });
-            }
-            Ok(httparse::Status::Partial) if head.len() < HEAD => {}
-            Ok(httparse::Status::Partial) | Err(_) => {
-                respond(stream, "400 Bad Request", plain, "not an HTTP request that is understood\n").await;
-                return None;
-            }
-        }
-    }
-}
-
-async fn respond(mut stream: Box<dyn Stream>, status: &str, kind: &str, body: &str) {
-    let head = format!(
-        "HTTP/1.1 {status}\r\nContent-Type: {kind}\r\nContent-Length: {}\r\nConnection: close\r\n\r\n",
-        body.len()
-    );
-    // A scraper that went away or does not read loses its answer, nothing else.
-    let _ = timeout(PATIENCE, async {
-        stream.write_all(head.as_bytes()).await?;
-        stream.write_all(body.as_bytes()).await?;
-        stream.shutdown().await
-    })
-    .await;
 }

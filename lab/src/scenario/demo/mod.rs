@@ -4,16 +4,19 @@
 //! Called by `demo`, `soak` and `test`. A connection is alive when at least [`ALIVE`] right echoes came after
 //! the takeover on the same socket, with the same source port at the server. Idle sockets do not count.
 
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+mod comeback;
+mod death;
 
-use anyhow::{Context, Result, bail};
+use std::time::Duration;
+
+use anyhow::{Result, bail};
 use clap::ValueEnum;
 use serde_json::{Value, json};
 
 use crate::load::traffic::{ALIVE, Clients, Kind, Life, Server, serve};
-use crate::load::{entries, judge, ssh};
+use crate::load::{entries, ssh};
 use crate::machine::sandbox::Sandbox;
-use crate::machine::wait::{now, until};
+use crate::machine::wait::until;
 use crate::routers::options::Options;
 use crate::routers::topology::{SERVER, SERVER6, Topology};
 use crate::story::narrator::Narrator;
@@ -319,238 +322,6 @@ impl<'a> Story<'a> {
         Ok(())
     }
 
-    /// Router1 dies under live traffic; who lives?
-    async fn die(&mut self, before: usize) -> Result<bool> {
-        let plot = self.plot;
-        self.narrator.chapter(&format!("Router1 dies: {}", plot.fault.word()));
-        let sync = plot.options.sync;
-        if plot.fault == Fault::Channel {
-            self.cut_channel().await?;
-        }
-        let carried = self.topology.router(2)?.carried()?;
-        if plot.changes > 0 {
-            entries::create(&self.topology.router(1)?.node.net, plot.entries + 1_000_000, plot.changes)?;
-        }
-        self.mark();
-        let cut = Cut { at: now(), wall: SystemTime::now() };
-        self.strike().await?;
-        self.narrator.say(&format!("{} new entries in the moment before", plot.changes));
-        self.topology.wait_elected(2).await?;
-        let vip = cut.at.elapsed();
-        let fence = if sync { Some(self.wait_for_owner(2).await?["last-fence"].clone()) } else { None };
-        // Echoes count from the takeover on.
-        self.mark_echoes();
-        let alive = self.wait_for_life(if sync { BACKOFF } else { Duration::from_secs(10) }).await?;
-        let took_over = self.topology.router(2)?.carried()? - carried;
-        self.tell_gap(&cut, vip, fence.as_ref())?;
-        let survived = alive == before;
-        let text = format!("before {before}, alive after {alive}, dead {}", before - alive);
-        self.narrator.verdict(survived, &text);
-        self.narrator.say(&format!("router2 carried {took_over} packets; alive means {ALIVE} echoes since"));
-        self.narrator.fact("alive", alive);
-        self.narrator.fact("router2-carried", took_over);
-        if took_over == 0 && plot.fault != Fault::Keepalived {
-            bail!("router2 carried no packet");
-        }
-        if !survived {
-            self.narrator.say(&format!("for example {}", self.some_dead()));
-        }
-        if sync {
-            self.topology.router(2)?.tell(self.narrator, &["show", "conntrack-sync", "status"])?;
-            if plot.fault == Fault::Channel {
-                self.judge_unheard()?;
-            }
-        }
-        Ok(survived)
-    }
-
-    /// New connections while nothing reaches the standby: they cannot be saved; the older ones must be.
-    async fn cut_channel(&mut self) -> Result<()> {
-        self.topology.channel_passes(false)?;
-        let began = now();
-        let made = entries::create(&self.topology.router(1)?.node.net, 2_000_000, UNHEARD)?;
-        until("ten seconds of cut channel", PATIENCE, async || {
-            Ok((began.elapsed() >= Duration::from_secs(10)).then_some(()))
-        })
-        .await?;
-        self.narrator.say(&format!("the channel was cut for 10 s; {made} new connections went unheard"));
-        Ok(())
-    }
-
-    fn judge_unheard(&mut self) -> Result<()> {
-        let own = self.topology.own_addresses()?;
-        let kept = judge::entries(&self.topology.router(2)?.node, &own)?.len();
-        self.narrator
-            .say(&format!("router2's kernel holds {kept} entries; the unheard are lost with router1"));
-        Ok(())
-    }
-
-    async fn strike(&mut self) -> Result<()> {
-        let topology = &mut self.topology;
-        match self.plot.fault {
-            Fault::Links => {
-                self.narrator.typed("lab", "cut both cables of router1");
-                topology.cables(1, false).await
-            }
-            Fault::Power | Fault::Channel => {
-                self.narrator.typed("lab", "destroy router1's namespace");
-                topology.power_off(1).await
-            }
-            Fault::Keepalived => {
-                self.narrator.typed("lab", "kill -9 keepalived and its child on router1");
-                topology.router_mut(1)?.node.kill("keepalived")
-            }
-            Fault::Daemon => {
-                self.narrator.typed("lab", "kill -9 ctsync on router1, destroy router1's namespace");
-                if self.plot.options.sync {
-                    topology.router_mut(1)?.node.kill("ctsync")?;
-                }
-                topology.power_off(1).await
-            }
-            Fault::Daemons => {
-                self.narrator.typed(
-                    "lab",
-                    "kill -9 and restart ctsync on router2, kill -9 ctsync on router1, destroy its namespace",
-                );
-                if self.plot.options.sync {
-                    topology.router_mut(2)?.node.kill("ctsync")?;
-                    topology.router_mut(2)?.start_ctsync()?;
-                    topology.router_mut(1)?.node.kill("ctsync")?;
-                }
-                topology.power_off(1).await
-            }
-        }
-    }
-
-    /// The longest silence, split into what made it.
-    fn tell_gap(&mut self, cut: &Cut, vip: Duration, fence: Option<&Value>) -> Result<()> {
-        let gap =
-            self.lives().iter().filter(|life| life.alive()).map(|life| life.gap).max().unwrap_or_default();
-        self.narrator.fact("gap-seconds", gap.as_secs_f64());
-        self.narrator.fact("vip-seconds", vip.as_secs_f64());
-        let Some(fence) = fence else {
-            self.narrator.say(&format!("longest gap of the living {:.2} s", gap.as_secs_f64()));
-            return Ok(());
-        };
-        let microseconds = fence["microseconds"].as_u64().context("no fence")?;
-        let closed: jiff::Timestamp = fence["closed-at"].as_str().context("no time of the fence")?.parse()?;
-        let closed = closed.as_duration().as_secs_f64();
-        let cut_at = cut.wall.duration_since(UNIX_EPOCH)?.as_secs_f64();
-        let fence_seconds = microseconds as f64 / 1e6;
-        let detection = (closed - fence_seconds - cut_at).max(0.0);
-        let backoff = (gap.as_secs_f64() - detection - fence_seconds).max(0.0);
-        self.narrator.say(&format!(
-            "longest gap {:.2} s = VRRP detection {detection:.2} s + fence {:.1} ms ({} held, {} pending, {} failed) \
-             + TCP's own back-off {backoff:.2} s",
-            gap.as_secs_f64(),
-            fence_seconds * 1e3,
-            fence["held"],
-            fence["pending"],
-            fence["failed"],
-        ));
-        self.narrator.fact("detection-seconds", detection);
-        self.narrator.fact("fence-milliseconds", fence_seconds * 1e3);
-        self.narrator.fact("fence", fence.clone());
-        self.narrator.fact("backoff-seconds", backoff);
-        Ok(())
-    }
-
-    /// Router1 returns, is repaired, and is elected again by preemption only when it is ready.
-    async fn come_back(&mut self, before: usize) -> Result<bool> {
-        if !self.plot.options.sync {
-            return Ok(false);
-        }
-        self.narrator.chapter("Router1 returns");
-        if self.plot.fault == Fault::Channel {
-            self.topology.channel_passes(true)?;
-        }
-        self.mark();
-        self.revive().await?;
-        let (elected_when_ready, ready_first) = self.watch_election().await?;
-        self.wait_for_owner(1).await?;
-        self.mark_echoes();
-        let alive = self.wait_for_life(BACKOFF).await?;
-        let survived = alive == before;
-        let text =
-            format!("router1 carries again: before {before}, alive after {alive}, dead {}", before - alive);
-        self.narrator.verdict(survived, &text);
-        self.narrator.fact("alive-after-return", alive);
-        let gap = self.lives().iter().map(|life| life.gap).max().unwrap_or_default();
-        self.narrator.say(&format!("longest gap of the return {:.2} s", gap.as_secs_f64()));
-        self.narrator.fact("return-gap-seconds", gap.as_secs_f64());
-        if self.plot.options.gate {
-            let text = format!("router1 was ready {ready_first:.2} s before it was elected");
-            self.narrator.verdict(elected_when_ready, &text);
-        }
-        // A cold standby's kernel is not meant to be equal.
-        let equal = !self.plot.options.install || self.tables_equal().await?;
-        Ok(survived && equal && (elected_when_ready || !self.plot.options.gate))
-    }
-
-    async fn revive(&mut self) -> Result<()> {
-        match self.plot.fault {
-            Fault::Links => {
-                self.narrator.typed("lab", "plug both cables of router1 in again");
-                self.topology.cables(1, true).await
-            }
-            Fault::Keepalived => {
-                self.narrator.typed("lab", "start keepalived on router1 again");
-                self.topology.router_mut(1)?.start_keepalived()
-            }
-            Fault::Power | Fault::Daemon | Fault::Daemons | Fault::Channel => {
-                self.narrator.typed("lab", "boot router1 with an empty kernel");
-                self.topology.boot_router(1).await?;
-                let router = self.topology.router_mut(1)?;
-                router.load_firewall()?;
-                router.start_ctsync()?;
-                self.wait_for_control(1).await?;
-                self.topology.router_mut(1)?.start_keepalived()
-            }
-        }
-    }
-
-    /// Was router1's gate open when it was elected, and how long before?
-    async fn watch_election(&self) -> Result<(bool, f64)> {
-        let router = self.topology.router(1)?;
-        let mut opened: Option<Instant> = None;
-        until("router1 is elected again", PATIENCE, async || {
-            let status = router.status().await?;
-            let backup = status["state"]["role"] != "primary";
-            if backup && status["state"]["gate-open"] == true && status["state"]["readiness"] == "ready" {
-                opened.get_or_insert_with(now);
-            }
-            let elected = status["state"]["role"] == "primary";
-            Ok(elected.then_some((opened.is_some(), opened.map_or(0.0, |at| at.elapsed().as_secs_f64()))))
-        })
-        .await
-    }
-
-    async fn tables_equal(&mut self) -> Result<bool> {
-        let own = self.topology.own_addresses()?;
-        let (one, two) = (self.topology.router(1)?, self.topology.router(2)?);
-        let result = until("both kernels list the same", PATIENCE, async || {
-            let (first, second) = (judge::entries(&one.node, &own)?, judge::entries(&two.node, &own)?);
-            if first == second {
-                return Ok(Some(first.len()));
-            }
-            let example = first.symmetric_difference(&second).next().cloned().unwrap_or_default();
-            bail!("router1 {} entries, router2 {}; for example {example}", first.len(), second.len())
-        })
-        .await;
-        match result {
-            Ok(count) => {
-                self.narrator
-                    .verdict(true, &format!("conntrack -L of both routers is equal: {count} entries"));
-                self.narrator.fact("equal-entries", count);
-                Ok(true)
-            }
-            Err(error) => {
-                self.narrator.verdict(false, &format!("{error:#}"));
-                Ok(false)
-            }
-        }
-    }
-
     /// Under which conditions this was true.
     fn tell_conditions(&mut self) -> Result<()> {
         let router = self.topology.router(2)?;
@@ -561,9 +332,4 @@ impl<'a> Story<'a> {
         self.narrator.fact("ruleset", hash);
         Ok(())
     }
-}
-
-struct Cut {
-    at: Instant,
-    wall: SystemTime,
 }
