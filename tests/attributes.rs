@@ -8,7 +8,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use ctsync_ctnetlink::codec::{self, Incoming, Install};
+use ctsync_ctnetlink::codec::{self, Event, Install};
 use ctsync_ctnetlink::entry::Entry;
 use ctsync_ctnetlink::nla::Writer;
 use ctsync_engine::wire;
@@ -178,8 +178,8 @@ fn samples() -> Vec<(&'static str, bool, Attributes)> {
 fn parse(expected: bool, attributes: &Attributes) -> Option<Entry> {
     let bytes = message(if expected { 0x0200 } else { 0x0100 }, 0, 1, 2, attributes);
     let mut found = None;
-    codec::parse(&bytes, |_, incoming| {
-        if let Incoming::Update(entry) = incoming {
+    codec::parse_events(&bytes, |event| {
+        if let Event::Update(entry) = event {
             found = Some(entry);
         }
     })

@@ -4,7 +4,7 @@
 
 use std::time::{Duration, Instant};
 
-use ctsync_ctnetlink::codec::Incoming;
+use ctsync_ctnetlink::codec::Event;
 use ctsync_ctnetlink::entry::{Entry, Expectation, Rare};
 use ctsync_engine::reconcile::Op;
 use ctsync_engine::replica::{Replica, Role};
@@ -20,7 +20,7 @@ use common::{entry, replica};
 #[test]
 fn what_the_kernel_has_not_answered_is_not_ready() {
     let mut pair = Pair::start(3);
-    pair.owner.handle_event(Incoming::New(entry(100, 1)), pair.now);
+    pair.owner.handle_event(Event::New(entry(100, 1)), pair.now);
     pair.exchange();
     let asked = pair.backup.poll_requests(64, |_| {});
     assert_eq!(
@@ -38,7 +38,7 @@ fn a_replacement_is_one_batch() {
     let mut pair = Pair::start(3);
     let mut other = entry(1, 1);
     other.reply.dst = [192, 0, 2, 1].into();
-    pair.owner.handle_event(Incoming::New(other), pair.now);
+    pair.owner.handle_event(Event::New(other), pair.now);
     pair.exchange();
     assert_eq!(pair.batches(), [[Op::Destroy, Op::Create]]);
     assert_eq!(pair.backup.entries().filter(|(_, installed)| *installed).count(), 3);
@@ -51,12 +51,12 @@ fn what_was_refused_and_then_done_is_not_counted_as_refused() {
     let labelled =
         |entry: Entry| Entry { rare: Rare { labels: Some([7; 16]), ..Rare::default() }.boxed(), ..entry };
     let mut pair = Pair::start(3);
-    pair.owner.handle_event(Incoming::New(labelled(entry(1, 1))), pair.now);
+    pair.owner.handle_event(Event::New(labelled(entry(1, 1))), pair.now);
     pair.exchange();
     pair.answer_all();
     let mut other = labelled(entry(1, 1));
     other.reply.dst = [192, 0, 2, 1].into();
-    pair.owner.handle_event(Incoming::New(other), pair.now);
+    pair.owner.handle_event(Event::New(other), pair.now);
     pair.exchange();
     let asked: Vec<Op> =
         pair.batch(&[(Op::Destroy, Errno::EPERM as i32)]).into_iter().map(|(op, _)| op).collect();
@@ -83,12 +83,12 @@ fn what_a_replaced_master_foresaw_comes_back_with_it() {
         ctsync_engine::filter::Filter { expect: vec!["ftp".to_owned()], ..pair.owner.filter().clone() };
     pair.owner.set_filter(filter);
     for new in [&master, &child] {
-        pair.owner.handle_event(Incoming::New(new.clone()), pair.now);
+        pair.owner.handle_event(Event::New(new.clone()), pair.now);
     }
     pair.run(100);
     let mut other = master.clone();
     other.reply.dst = [192, 0, 2, 1].into();
-    pair.owner.handle_event(Incoming::New(other), pair.now);
+    pair.owner.handle_event(Event::New(other), pair.now);
     pair.exchange();
     let asked: Vec<_> = pair.batch(&[]).into_iter().map(|(op, entry)| (op, entry.key())).collect();
     assert_eq!(asked, [(Op::Destroy, master.key()), (Op::Create, master.key()), (Op::Create, child.key())]);
@@ -98,7 +98,7 @@ fn what_a_replaced_master_foresaw_comes_back_with_it() {
 #[test]
 fn a_refused_update_is_replaced_in_one_batch() {
     let mut pair = Pair::start(3);
-    pair.owner.handle_event(Incoming::New(entry(1, 2)), pair.now);
+    pair.owner.handle_event(Event::New(entry(1, 2)), pair.now);
     pair.exchange();
     assert_eq!(pair.batch(&[(Op::Update, nix::libc::EBUSY)]).len(), 1);
     assert_eq!(pair.batches(), [[Op::Destroy, Op::Create]]);
@@ -112,7 +112,7 @@ fn what_packets_have_moved_on_is_not_replaced() {
     let mut pair = Pair::start(3);
     let mut assured = entry(1, 1);
     assured.status |= ctsync_ctnetlink::entry::Status::Assured;
-    pair.backup.handle_event(Incoming::Update(assured.clone()), pair.now);
+    pair.backup.handle_event(Event::Update(assured.clone()), pair.now);
     pair.exchange();
     let asked = pair.backup.poll_requests(64, |request| assert_eq!(request.op, Op::Get));
     assert_eq!(asked, 1);
@@ -133,7 +133,7 @@ fn what_a_dump_lists_otherwise_is_read_back() {
     pair.backup.handle_events_empty();
     assert!(pair.backup.poll_dump());
     // A request in the course of the dump.
-    pair.owner.handle_event(Incoming::Update(entry(1, 2)), pair.now);
+    pair.owner.handle_event(Event::Update(entry(1, 2)), pair.now);
     pair.exchange();
     assert_eq!(pair.batches(), [[Op::Update]]);
     for number in 0..3 {
@@ -157,7 +157,7 @@ fn what_a_dump_lists_otherwise_is_read_back() {
 fn an_owner_with_a_deaf_backup_is_not_protected() {
     let mut pair = Pair::start(5);
     assert!(common::protected(&pair.owner, pair.now));
-    pair.owner.handle_event(Incoming::New(entry(100, 1)), pair.now);
+    pair.owner.handle_event(Event::New(entry(100, 1)), pair.now);
     for _ in 0..300 {
         pair.now += Duration::from_millis(10);
         for replica in [&mut pair.owner, &mut pair.backup] {
@@ -183,7 +183,7 @@ fn an_offer_that_the_owner_refuses_stays_in_the_kernel_it_was_born_in() {
     let now = common::start();
     let (owner, mut backup) = (replica(1, Role::Primary, false, now), replica(2, Role::Backup, true, now));
     // Heard of before any owner was.
-    backup.handle_event(Incoming::New(entry(7, 1)), now);
+    backup.handle_event(Event::New(entry(7, 1)), now);
     let mut pair = Pair { owner, backup, now };
     let mut refused = 0;
     for _ in 0..200 {
@@ -227,7 +227,7 @@ fn a_narrow_channel_is_not_flooded() {
 
     let mut pair = Pair::start(0);
     for number in 0..20_000 {
-        pair.owner.handle_event(Incoming::New(entry(number, 1)), pair.now);
+        pair.owner.handle_event(Event::New(entry(number, 1)), pair.now);
     }
     let under_way = said(&mut pair.owner, pair.now);
     assert!((256..260).contains(&under_way.len()), "{} datagrams", under_way.len());
@@ -235,7 +235,7 @@ fn a_narrow_channel_is_not_flooded() {
     assert!(waiting > 5_000, "{waiting} wait");
     // What waits is told once, however often it changes.
     for mark in 2..5 {
-        pair.owner.handle_event(Incoming::Update(entry(19_999, mark)), pair.now);
+        pair.owner.handle_event(Event::Update(entry(19_999, mark)), pair.now);
     }
     assert_eq!(pair.owner.view(pair.now).unsent, waiting);
     assert!(common::protected(&pair.owner, pair.now), "for a moment");
@@ -262,7 +262,7 @@ fn a_narrow_channel_is_not_flooded() {
 
     // Whoever says that it lives, and never gets on, is not waited for.
     for number in 0..20_000 {
-        pair.owner.handle_event(Incoming::Update(entry(number, 7)), pair.now);
+        pair.owner.handle_event(Event::Update(entry(number, 7)), pair.now);
     }
     for _ in 0..150 {
         pair.now += Duration::from_millis(10);
@@ -283,7 +283,7 @@ fn what_a_new_filter_leaves_out_is_gone() {
     let mut pair = Pair::start(50);
     let filter = ctsync_engine::filter::Filter { accept: vec![6], ..pair.owner.filter().clone() };
     pair.owner.set_filter(filter);
-    pair.owner.handle_event(Incoming::Update(entry(3, 2)), pair.now);
+    pair.owner.handle_event(Event::Update(entry(3, 2)), pair.now);
     pair.owner.handle_events_empty();
     assert!(pair.owner.poll_dump());
     for number in 0..50 {
@@ -301,11 +301,11 @@ fn what_a_new_filter_leaves_out_is_gone() {
 fn reused_tuples_do_not_use_up_the_queue_of_destroys() {
     let mut pair = Pair::start(1);
     for _ in 0..70_000 {
-        pair.owner.handle_event(Incoming::Destroy(entry(0, 1)), pair.now);
-        pair.owner.handle_event(Incoming::New(entry(0, 1)), pair.now);
+        pair.owner.handle_event(Event::Destroy(entry(0, 1)), pair.now);
+        pair.owner.handle_event(Event::New(entry(0, 1)), pair.now);
     }
     pair.run(1000);
-    pair.owner.handle_event(Incoming::Destroy(entry(0, 1)), pair.now);
+    pair.owner.handle_event(Event::Destroy(entry(0, 1)), pair.now);
     pair.run(100);
     assert_eq!(pair.owner.counters().dropped_destroys, 0);
     assert_eq!(pair.backup.entries().count(), 0);
@@ -367,9 +367,9 @@ fn a_nearly_full_table_takes_assured_entries_first() {
             let assured = if number == 13 { Status::Assured | Status::SeenReply } else { Status::empty() };
             let entry = entry(number, 1);
             let entry = Entry { status: entry.status | assured, ..entry };
-            pair.owner.handle_event(Incoming::New(entry), pair.now);
+            pair.owner.handle_event(Event::New(entry), pair.now);
         }
-        pair.owner.handle_event(Incoming::Destroy(entry(0, 1)), pair.now);
+        pair.owner.handle_event(Event::Destroy(entry(0, 1)), pair.now);
         pair.exchange();
         pair.backup.handle_fill(900, 1000);
         assert_eq!(pair.batches(), [[Op::Destroy, Op::Create]], "the assured one alone");
@@ -403,11 +403,11 @@ fn ended_entries_with_a_helper_leave_nothing() {
     let mut pair = Pair::start(0);
     for round in 0..20u16 {
         for number in 0..500 {
-            pair.owner.handle_event(Incoming::New(helped(round * 500 + number)), pair.now);
+            pair.owner.handle_event(Event::New(helped(round * 500 + number)), pair.now);
         }
         pair.run(300);
         for number in 0..500 {
-            pair.owner.handle_event(Incoming::Destroy(helped(round * 500 + number)), pair.now);
+            pair.owner.handle_event(Event::Destroy(helped(round * 500 + number)), pair.now);
         }
         pair.run(300);
     }
@@ -421,7 +421,7 @@ fn ended_entries_with_a_helper_leave_nothing() {
 fn a_child_outlives_its_master() {
     let mut pair = Pair::start(0);
     let child = Entry { master: Some(Box::new(entry(999, 1).orig)), ..entry(1, 1) };
-    pair.owner.handle_event(Incoming::New(child), pair.now);
+    pair.owner.handle_event(Event::New(child), pair.now);
     pair.exchange();
     let absent = Errno::ENOENT as i32;
     assert_eq!(pair.batch(&[(Op::Create, absent)]).len(), 1);
@@ -447,7 +447,7 @@ fn a_look_at_the_standby_is_no_failure() {
     look.orig.dst = own;
     look.reply = look.orig.inverse();
     look.reply.dst = [10, 0, 0, 1].into();
-    pair.owner.handle_event(Incoming::New(look), pair.now);
+    pair.owner.handle_event(Event::New(look), pair.now);
     pair.exchange();
     // What the kernel would say of it.
     assert!(pair.batch(&[(Op::Create, Errno::EEXIST as i32)]).is_empty(), "it is not asked for");

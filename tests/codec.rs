@@ -10,7 +10,7 @@
     reason = "a test may panic"
 )]
 
-use ctsync_ctnetlink::codec::{self, Incoming, Install};
+use ctsync_ctnetlink::codec::{self, Event, Install};
 use ctsync_ctnetlink::entry::{Entry, L4, Status, proto};
 use ctsync_ctnetlink::nla::Writer;
 
@@ -23,9 +23,9 @@ fn recorded() -> Vec<Vec<u8>> {
         .collect()
 }
 
-fn parse(bytes: &[u8]) -> Incoming {
+fn parse(bytes: &[u8]) -> Event {
     let mut all = Vec::new();
-    codec::parse(bytes, |_, message| all.push(message)).unwrap();
+    codec::parse_events(bytes, |event| all.push(event)).unwrap();
     assert_eq!(all.len(), 1);
     all.remove(0)
 }
@@ -33,9 +33,7 @@ fn parse(bytes: &[u8]) -> Incoming {
 fn created() -> Vec<(Vec<u8>, Entry)> {
     let events = recorded().into_iter().map(|bytes| (parse(&bytes), bytes));
     events
-        .filter_map(
-            |(event, bytes)| if let Incoming::New(entry) = event { Some((bytes, entry)) } else { None },
-        )
+        .filter_map(|(event, bytes)| if let Event::New(entry) = event { Some((bytes, entry)) } else { None })
         .collect()
 }
 
@@ -68,9 +66,7 @@ fn the_end_of_an_entry_names_the_same_key() {
     let keys: Vec<_> = created().into_iter().map(|(_, entry)| entry.key()).collect();
     let ended: Vec<_> = recorded()
         .iter()
-        .filter_map(
-            |bytes| if let Incoming::Destroy(entry) = parse(bytes) { Some(entry.key()) } else { None },
-        )
+        .filter_map(|bytes| if let Event::Destroy(entry) = parse(bytes) { Some(entry.key()) } else { None })
         .collect();
     assert_eq!(keys, ended);
 }
@@ -117,7 +113,7 @@ fn any_cut_is_an_error_or_nothing_never_a_panic() {
     for bytes in recorded() {
         for cut in 0..bytes.len() {
             let mut count = 0;
-            let _ = codec::parse(&bytes[..cut], |_, _| count += 1);
+            let _ = codec::parse_events(&bytes[..cut], |_| count += 1);
             assert_eq!(count, 0, "half a message is no message");
         }
     }
@@ -130,7 +126,8 @@ fn any_flipped_byte_is_survived() {
             for flip in [0x01, 0x80, 0xff] {
                 let mut spoilt = bytes.clone();
                 spoilt[at] ^= flip;
-                let _ = codec::parse(&spoilt, |_, _| {});
+                let _ = codec::parse_events(&spoilt, |_| {});
+                let _ = codec::parse_answers(&spoilt, |_, _| {});
             }
         }
     }
@@ -146,7 +143,7 @@ fn an_unreadable_message_leaves_its_neighbours_alone() {
     spoilt[NLA_HEADER_AT + 2] = 60;
     let together = [all[0].clone(), spoilt, all[2].clone()].concat();
     let mut read = Vec::new();
-    let unreadable = codec::parse(&together, |_, message| read.push(message)).unwrap();
+    let unreadable = codec::parse_events(&together, |event| read.push(event)).unwrap();
     assert_eq!(unreadable, 1);
     assert_eq!(read, [parse(&all[0]), parse(&all[2])]);
 }
@@ -158,7 +155,7 @@ fn directions_that_do_not_belong_together_are_unreadable() {
     let unreadable = |entry: &Entry| {
         let mut writer = Writer::default();
         codec::emit_create(&mut writer, 1, entry, Install::whole(1));
-        codec::parse(writer.as_bytes(), |_, _| {}).unwrap()
+        codec::parse_events(writer.as_bytes(), |_| {}).unwrap()
     };
     assert_eq!(unreadable(&tcp), 0);
     let mut families = tcp.clone();
@@ -172,7 +169,7 @@ fn directions_that_do_not_belong_together_are_unreadable() {
     let number = reply.windows(5).position(|window| window == [5, 0, 1, 0, proto::TCP]).unwrap() + 4;
     let mut other = writer.as_bytes().to_vec();
     other[at + number] = proto::UDP;
-    assert_eq!(codec::parse(&other, |_, _| {}).unwrap(), 1);
+    assert_eq!(codec::parse_events(&other, |_| {}).unwrap(), 1);
 }
 
 /// Who makes an entry be-liberal also forgets that acknowledgements were seen: window tracking would come

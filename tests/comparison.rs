@@ -5,7 +5,7 @@
 
 use std::time::{Duration, Instant};
 
-use ctsync_ctnetlink::codec::Incoming;
+use ctsync_ctnetlink::codec::Event;
 use ctsync_ctnetlink::entry::{Entry, L4};
 use ctsync_engine::replica::{Compared, Replica, Role};
 
@@ -70,7 +70,7 @@ fn start() -> Pair {
     pair.run(Duration::from_secs(2));
     for number in 0..500 {
         let now = pair.now;
-        pair.replicas[0].handle_event(Incoming::New(entry(number, 1)), now);
+        pair.replicas[0].handle_event(Event::New(entry(number, 1)), now);
     }
     pair.run(Duration::from_secs(1));
     assert!(pair.replicas[0].owner());
@@ -87,7 +87,7 @@ fn two_runs_say_the_same() {
         pair.deaf = true;
         for number in 500..900 {
             let now = pair.now;
-            pair.replicas[0].handle_event(Incoming::New(entry(number, 1)), now);
+            pair.replicas[0].handle_event(Event::New(entry(number, 1)), now);
         }
         pair.run(Duration::from_millis(100));
         let now = pair.now;
@@ -126,9 +126,9 @@ fn planted_differences_are_found_one_by_one() {
     let mut pair = start();
     pair.deaf = true;
     let now = pair.now;
-    pair.replicas[0].handle_event(Incoming::Update(entry(7, 2)), now);
-    pair.replicas[0].handle_event(Incoming::Destroy(entry(8, 1)), now);
-    pair.replicas[0].handle_event(Incoming::New(entry(900, 1)), now);
+    pair.replicas[0].handle_event(Event::Update(entry(7, 2)), now);
+    pair.replicas[0].handle_event(Event::Destroy(entry(8, 1)), now);
+    pair.replicas[0].handle_event(Event::New(entry(900, 1)), now);
     pair.step();
     let compared = compare_deaf(&mut pair);
     let Compared::Done { mut differing, count, .. } = compared else { panic!("{compared:?}") };

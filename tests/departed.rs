@@ -6,7 +6,7 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use ctsync_ctnetlink::codec::Incoming;
+use ctsync_ctnetlink::codec::Event;
 use ctsync_ctnetlink::entry::Entry;
 use ctsync_engine::facts::Role;
 use ctsync_engine::reconcile::Op;
@@ -31,7 +31,7 @@ fn masqueraded(number: u16) -> Entry {
 fn translating() -> Pair {
     let mut pair = Pair::start(10);
     for number in 100..110 {
-        pair.owner.handle_event(Incoming::New(masqueraded(number)), pair.now);
+        pair.owner.handle_event(Event::New(masqueraded(number)), pair.now);
     }
     pair.run(100);
     assert_eq!(contents(&pair.owner), contents(&pair.backup));
@@ -44,9 +44,9 @@ fn leave(pair: &mut Pair) {
     let now = pair.now;
     pair.owner.handle_departed([VIRTUAL], now);
     for number in 100..110 {
-        pair.owner.handle_event(Incoming::Destroy(masqueraded(number)), now);
+        pair.owner.handle_event(Event::Destroy(masqueraded(number)), now);
     }
-    pair.owner.handle_event(Incoming::Destroy(entry(3, 1)), now);
+    pair.owner.handle_event(Event::Destroy(entry(3, 1)), now);
     pair.owner.handle_events_empty();
 }
 
@@ -116,8 +116,8 @@ fn what_the_kernel_makes_meanwhile_takes_no_connections_place() {
         let mut pair = translating();
         leave(&mut pair);
         for number in 100..105 {
-            pair.owner.handle_event(Incoming::New(other(number)), pair.now);
-            pair.owner.handle_event(Incoming::Update(other(number)), pair.now);
+            pair.owner.handle_event(Event::New(other(number)), pair.now);
+            pair.owner.handle_event(Event::Update(other(number)), pair.now);
         }
         pair.run(500);
         assert_eq!(counts(&pair), (19, 19));

@@ -5,7 +5,7 @@
 
 use std::time::{Duration, Instant};
 
-use ctsync_ctnetlink::codec::Incoming;
+use ctsync_ctnetlink::codec::Event;
 use ctsync_engine::digest::{Digester, bucket_of};
 use ctsync_engine::replica::{Refused, Replica, Role};
 use ctsync_engine::seal::Key;
@@ -39,7 +39,7 @@ impl Pair {
         let mut pair = Pair { owner, backup, now, seen: Vec::new(), flood: Vec::new() };
         pair.run(2000);
         for number in 0..10 {
-            pair.owner.handle_event(Incoming::New(entry(number, 1)), pair.now);
+            pair.owner.handle_event(Event::New(entry(number, 1)), pair.now);
         }
         pair.run(1000);
         pair
@@ -153,7 +153,7 @@ fn with_a_key_nothing_enters() {
     );
     assert_eq!(pair.held(), 10);
     // And the pair goes on.
-    pair.owner.handle_event(Incoming::New(entry(50, 1)), pair.now);
+    pair.owner.handle_event(Event::New(entry(50, 1)), pair.now);
     pair.run(500);
     assert_eq!(pair.held(), 11);
 }
@@ -189,10 +189,10 @@ fn keys_rotate_without_a_gap() {
     ] {
         pair.owner.set_keys(&keys(step[0]));
         pair.backup.set_keys(&keys(step[1]));
-        pair.owner.handle_event(Incoming::New(entry(100, 1)), pair.now);
+        pair.owner.handle_event(Event::New(entry(100, 1)), pair.now);
         pair.run(100);
         assert_eq!(pair.held(), 11, "{step:?}");
-        pair.owner.handle_event(Incoming::Destroy(entry(100, 1)), pair.now);
+        pair.owner.handle_event(Event::Destroy(entry(100, 1)), pair.now);
         pair.run(100);
         assert_eq!(pair.held(), 10, "{step:?}");
     }
@@ -247,7 +247,7 @@ fn a_flood_from_a_former_run_keeps_nobody_out() {
         assert!(pair.owner.owner() && pair.backup.readiness(pair.now).is_ready());
         // Its kernel is new, and the backup has offered what it had.
         assert_eq!((pair.owner.entries().count(), pair.held()), (10, 10));
-        pair.owner.handle_event(Incoming::New(entry(50, 1)), pair.now);
+        pair.owner.handle_event(Event::New(entry(50, 1)), pair.now);
         pair.run(500);
         assert_eq!(pair.held(), 11);
         let counters = pair.backup.counters();
@@ -329,7 +329,7 @@ fn a_datagram_with_a_bad_message_is_left_out_whole() {
     pair.backup.handle_datagram(&bad, pair.now);
     assert_eq!((pair.held(), pair.backup.counters().unusable), (10, 1));
     // The owner's own datagram of that number comes too late.
-    pair.owner.handle_event(Incoming::New(entry(50, 1)), pair.now);
+    pair.owner.handle_event(Event::New(entry(50, 1)), pair.now);
     pair.run(2000);
     assert_eq!(pair.held(), 11);
     assert!(pair.backup.readiness(pair.now).is_ready());

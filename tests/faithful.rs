@@ -16,7 +16,7 @@ use std::io::Write;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use ctsync::ctnetlink::codec::{self, Incoming};
+use ctsync::ctnetlink::codec::{self, Answer};
 use ctsync::engine::filter::Filter;
 use ctsync::engine::reconcile::Op;
 use ctsync::engine::replica::{Replica, Role};
@@ -271,9 +271,9 @@ fn batch(backup: &mut Replica, kernel: &mut RequestSocket, now: Instant) -> u32 
     for (at, answer) in answers {
         answered[at] = true;
         match answer {
-            Incoming::Answer { errno, .. } => backup.handle_answer(at, errno),
-            Incoming::New(entry) | Incoming::Update(entry) => backup.handle_read_back(at, entry),
-            Incoming::Destroy(_) => {}
+            Answer::Done => backup.handle_answer(at, 0),
+            Answer::Refused(errno) => backup.handle_answer(at, errno),
+            Answer::Found(entry) => backup.handle_read_back(at, entry),
         }
     }
     backup.handle_answers_end(&answered, now);

@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use ctsync_ctnetlink::codec::Incoming;
+use ctsync_ctnetlink::codec::Event;
 use ctsync_engine::facts::Role;
 use ctsync_engine::wire::{self, Alive, Body, Claim, Header, Incarnation, NodeId, StreamHead};
 use fastrand::Rng;
@@ -53,7 +53,7 @@ fn is_well(pair: &mut Pair) -> bool {
     let owners = [&pair.owner, &pair.backup].into_iter().filter(|replica| replica.owner()).count();
     let (now, marker) = (pair.now, entry(40_000, 7));
     let owner = if pair.owner.owner() { &mut pair.owner } else { &mut pair.backup };
-    owner.handle_event(Incoming::New(marker.clone()), now);
+    owner.handle_event(Event::New(marker.clone()), now);
     turn(pair, |_, _| true);
     turn(pair, |_, _| true);
     let well = owners == 1
@@ -62,7 +62,7 @@ fn is_well(pair: &mut Pair) -> bool {
         && pair.backup.holds(&marker);
     let now = pair.now;
     let owner = if pair.owner.owner() { &mut pair.owner } else { &mut pair.backup };
-    owner.handle_event(Incoming::Destroy(marker), now);
+    owner.handle_event(Event::Destroy(marker), now);
     turn(pair, |_, _| true);
     well
 }
@@ -215,7 +215,7 @@ fn a_narrow_path_is_found_and_no_storm() {
             turn(&mut pair, |way, datagram| !narrow_from_the_start || passes(way, datagram));
         }
         for number in 0..3000u16 {
-            pair.owner.handle_event(Incoming::New(entry(number, 1)), pair.now);
+            pair.owner.handle_event(Event::New(entry(number, 1)), pair.now);
         }
         let mut bytes = 0;
         let mut took = 0;
@@ -252,7 +252,7 @@ fn a_deaf_channel_makes_no_storm() {
             for step in 0..6000u16 {
                 if entries_change && step % 10 == 0 {
                     let changed = entry(step / 10 % 200, u32::from(step) + 2);
-                    pair.owner.handle_event(Incoming::Update(changed), pair.now);
+                    pair.owner.handle_event(Event::Update(changed), pair.now);
                     changes += 1;
                 }
                 // Both have the role that they had: nobody is elected.
@@ -279,7 +279,7 @@ fn answers_that_never_come_are_asked_for_less_and_less() {
         turn(&mut pair, |_, _| true);
     }
     for number in 0..3000u16 {
-        pair.owner.handle_event(Incoming::New(entry(number, 1)), pair.now);
+        pair.owner.handle_event(Event::New(entry(number, 1)), pair.now);
     }
     let passes = |way: Way, datagram: &[u8]| way == Way::ToOwner || datagram.len() < 300;
     let mut by_minute = Vec::new();
@@ -338,7 +338,7 @@ fn the_same_claim_of_another_run_is_heard() {
         pair.owner.view(pair.now)
     );
     for number in 100..120 {
-        pair.owner.handle_event(Incoming::New(entry(number, 1)), pair.now);
+        pair.owner.handle_event(Event::New(entry(number, 1)), pair.now);
     }
     for _ in 0..500 {
         turn(&mut pair, |_, _| true);

@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use ctsync_ctnetlink::codec::Incoming;
+use ctsync_ctnetlink::codec::Event;
 use ctsync_engine::reconcile::Op;
 use ctsync_engine::replica::Role;
 
@@ -18,8 +18,8 @@ use common::{entry, replica};
 #[test]
 fn a_cold_backup_asks_its_kernel_for_nothing() {
     let mut pair = Pair::with(10, false);
-    pair.owner.handle_event(Incoming::Update(entry(3, 2)), pair.now);
-    pair.owner.handle_event(Incoming::Destroy(entry(4, 1)), pair.now);
+    pair.owner.handle_event(Event::Update(entry(3, 2)), pair.now);
+    pair.owner.handle_event(Event::Destroy(entry(4, 1)), pair.now);
     pair.exchange();
     assert_eq!(pair.batches(), Vec::<Vec<Op>>::new());
     assert_eq!(pair.backup.view(pair.now).root, pair.owner.view(pair.now).root);

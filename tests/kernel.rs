@@ -7,7 +7,7 @@
     reason = "a test may panic"
 )]
 
-use ctsync::ctnetlink::codec::{self, Incoming, Install, KernelTable};
+use ctsync::ctnetlink::codec::{self, Answer, Event, Install, KernelTable};
 use ctsync::ctnetlink::entry::{Entry, L4, Status, TcpInfo, Tuple, proto};
 use ctsync::ctnetlink::nla::Writer;
 use ctsync::kernel::socket::{DumpSocket, EventSocket, Read, RequestSocket};
@@ -114,7 +114,7 @@ fn request(socket: &mut RequestSocket, fill: impl Fn(&mut Writer, u32, u32), cou
                 count
             },
             |at, answer| {
-                if let Incoming::Answer { errno, .. } = answer {
+                if let Answer::Refused(errno) = answer {
                     errnos[at as usize] = errno;
                 }
             },
@@ -138,7 +138,7 @@ fn dump() -> Vec<Entry> {
     entries
 }
 
-fn events(socket: &mut EventSocket) -> (Vec<Incoming>, bool) {
+fn events(socket: &mut EventSocket) -> (Vec<Event>, bool) {
     let (mut all, mut overrun) = (Vec::new(), false);
     loop {
         match socket.read(|event| all.push(event)).unwrap() {
@@ -309,10 +309,9 @@ fn our_own_echo_is_not_heard_others_are() {
         let told: Vec<(&str, L4)> = all
             .iter()
             .map(|event| match event {
-                Incoming::New(entry) => ("new", entry.orig.l4),
-                Incoming::Update(entry) => ("update", entry.orig.l4),
-                Incoming::Destroy(entry) => ("destroy", entry.orig.l4),
-                Incoming::Answer { .. } => panic!("an answer among events"),
+                Event::New(entry) => ("new", entry.orig.l4),
+                Event::Update(entry) => ("update", entry.orig.l4),
+                Event::Destroy(entry) => ("destroy", entry.orig.l4),
             })
             .collect();
         let ports = |src| L4::Ports { src, dst: 443 };
@@ -335,10 +334,9 @@ fn who_does_not_listen_for_new_entries_hears_of_changes_and_ends() {
             let end = |writer: &mut Writer, sequence, _| codec::emit_destroy(writer, sequence, &marked.key());
             assert_eq!(request(&mut other, end, 1), [0]);
             let words = events(&mut socket).0.into_iter().map(|event| match event {
-                Incoming::New(_) => "new",
-                Incoming::Update(_) => "update",
-                Incoming::Destroy(_) => "destroy",
-                Incoming::Answer { .. } => panic!("an answer among events"),
+                Event::New(_) => "new",
+                Event::Update(_) => "update",
+                Event::Destroy(_) => "destroy",
             });
             let words: Vec<&str> = words.collect();
             socket.hear_new(!socket.hears_new()).unwrap();
@@ -385,9 +383,9 @@ fn one_entry_is_read_back() {
                 |at, answer| got.push((at, answer)),
             )
             .unwrap();
-        assert!(matches!(&got[0], (0, Incoming::Update(entry)) if entry.source_nat()), "{got:?}");
+        assert!(matches!(&got[0], (0, Answer::Found(entry)) if entry.source_nat()), "{got:?}");
         let absent = Errno::ENOENT as i32;
-        assert!(matches!(&got[1], (1, Incoming::Answer { errno, .. }) if *errno == absent), "{got:?}");
+        assert!(matches!(&got[1], (1, Answer::Refused(errno)) if *errno == absent), "{got:?}");
         assert_eq!(got.len(), 2);
     });
 }

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use common::entry;
 use common::pair::Pair;
-use ctsync_ctnetlink::codec::Incoming;
+use ctsync_ctnetlink::codec::Event;
 use ctsync_engine::reconcile::Op;
 use ctsync_engine::replica::{Kept, Refill};
 
@@ -51,7 +51,7 @@ fn what_ends_during_a_reset_stays_ended() {
     let mut pair = Pair::start(50);
     assert!(pair.backup.reset_external());
     for number in 0..10 {
-        pair.owner.handle_event(Incoming::Destroy(entry(number, 1)), pair.now);
+        pair.owner.handle_event(Event::Destroy(entry(number, 1)), pair.now);
     }
     // Live changes go before the repair: they arrive, the repair does not.
     let destroys = pair.owner.poll_datagram(pair.now).unwrap();
@@ -73,7 +73,7 @@ fn a_reset_removes_nothing_that_the_kernel_had_by_itself() {
     let mut pair = Pair::start(50);
     let settled = Kept { settled: true, ..Kept::default() };
     pair.backup = common::remembering(2, 9, settled, pair.now);
-    pair.backup.handle_event(Incoming::New(entry(77, 1)), pair.now);
+    pair.backup.handle_event(Event::New(entry(77, 1)), pair.now);
     assert_eq!(pair.backup.entries().count(), 1, "with no owner in sight the kernel is believed");
     while !pair.backup.reset_external() {
         pair.exchange();

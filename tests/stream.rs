@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use ctsync_ctnetlink::codec::Incoming;
+use ctsync_ctnetlink::codec::Event;
 use ctsync_ctnetlink::entry::{Entry, Expectation, Rare};
 use ctsync_engine::digest::Digester;
 use ctsync_engine::filter::Filter;
@@ -62,12 +62,12 @@ fn assert_alike(pair: &Pair) {
 fn a_change_is_told_without_the_tuples() {
     let mut pair = Pair::start(3);
     let changed = Entry { timeout: Some(30), ..entry(1, 7) };
-    pair.owner.handle_event(Incoming::Update(changed), pair.now);
+    pair.owner.handle_event(Event::Update(changed), pair.now);
     assert_eq!(told(&mut pair, true), ["change"]);
     assert_alike(&pair);
     // Ended and made again between two datagrams: another one.
-    pair.owner.handle_event(Incoming::Destroy(entry(1, 7)), pair.now);
-    pair.owner.handle_event(Incoming::New(entry(1, 8)), pair.now);
+    pair.owner.handle_event(Event::Destroy(entry(1, 7)), pair.now);
+    pair.owner.handle_event(Event::New(entry(1, 8)), pair.now);
     assert_eq!(told(&mut pair, true), ["put"]);
     assert_alike(&pair);
 }
@@ -79,11 +79,11 @@ fn another_translation_is_told_whole() {
     let mut pair = Pair::start(3);
     let mut other = entry(1, 1);
     other.reply.dst = [192, 0, 2, 1].into();
-    pair.owner.handle_event(Incoming::Update(other.clone()), pair.now);
+    pair.owner.handle_event(Event::Update(other.clone()), pair.now);
     assert_eq!(told(&mut pair, true), ["put"]);
     assert_alike(&pair);
     other.mark = Some(9);
-    pair.owner.handle_event(Incoming::Update(other), pair.now);
+    pair.owner.handle_event(Event::Update(other), pair.now);
     assert_eq!(told(&mut pair, true), ["change"]);
     assert_alike(&pair);
 }
@@ -92,9 +92,9 @@ fn another_translation_is_told_whole() {
 #[test]
 fn a_change_waits_for_what_it_changes() {
     let mut pair = Pair::start(3);
-    pair.owner.handle_event(Incoming::New(entry(9, 1)), pair.now);
+    pair.owner.handle_event(Event::New(entry(9, 1)), pair.now);
     assert_eq!(told(&mut pair, false), ["put"]);
-    pair.owner.handle_event(Incoming::Update(entry(9, 2)), pair.now);
+    pair.owner.handle_event(Event::Update(entry(9, 2)), pair.now);
     assert_eq!(told(&mut pair, true), ["change"]);
     assert_eq!(pair.backup.entries().count(), 3);
     pair.run(100);
@@ -114,7 +114,7 @@ fn an_expectation_is_not_changed() {
     let filter = Filter { expect: vec!["ftp".to_owned()], ..pair.owner.filter().clone() };
     pair.owner.set_filter(filter);
     for new in [&master, &child] {
-        pair.owner.handle_event(Incoming::New(new.clone()), pair.now);
+        pair.owner.handle_event(Event::New(new.clone()), pair.now);
     }
     pair.run(100);
     assert_alike(&pair);
@@ -145,7 +145,7 @@ fn what_the_backup_has_is_not_kept_for_it() {
     let (oldest, last) = kept(&mut pair);
     assert_eq!(oldest, last + 1);
     // It is lost on the way; the alive that tells of it, too.
-    pair.owner.handle_event(Incoming::New(entry(200, 1)), pair.now);
+    pair.owner.handle_event(Event::New(entry(200, 1)), pair.now);
     let lost = std::iter::from_fn(|| pair.owner.poll_datagram(pair.now)).count();
     assert_eq!(lost, 1);
     assert_eq!(kept(&mut pair), (last + 1, last + 1));

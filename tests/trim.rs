@@ -5,7 +5,7 @@
 
 use std::time::{Duration, Instant};
 
-use ctsync_ctnetlink::codec::Incoming;
+use ctsync_ctnetlink::codec::Event;
 use ctsync_ctnetlink::entry::Entry;
 use ctsync_engine::reconcile::Op;
 use ctsync_engine::replica::{Refused, Replica, Role, Tunables};
@@ -55,7 +55,7 @@ impl Stage {
             if number == SHORT {
                 entry.timeout = Some(432_000);
             }
-            stage.owner.as_mut().unwrap().handle_event(Incoming::New(entry), stage.now);
+            stage.owner.as_mut().unwrap().handle_event(Event::New(entry), stage.now);
         }
         stage.run(1000);
         assert!(stage.backup.readiness(stage.now).is_ready());
@@ -135,7 +135,7 @@ fn an_owner_lost_for_good_is_not_waited_for() {
     assert_eq!(stage.asked.iter().filter(given_back).count(), usize::from(SHORT));
     // Its end is believed now, and nothing is created again.
     stage.asked.clear();
-    stage.backup.handle_event(Incoming::Destroy(entry(7, 1)), stage.now);
+    stage.backup.handle_event(Event::Destroy(entry(7, 1)), stage.now);
     stage.run(1000);
     assert_eq!(stage.backup.held(ctsync_engine::replica::Cache::External), 600);
     assert!(stage.asked.is_empty(), "{:?}", stage.asked);
@@ -146,7 +146,7 @@ fn an_owner_that_comes_back_after_all_finds_a_backup() {
     let mut stage = Stage::start();
     let owner = stage.owner.take();
     stage.run(u64::try_from(OWNER_LOST.as_millis()).unwrap() + 3000);
-    stage.backup.handle_event(Incoming::Destroy(entry(7, 1)), stage.now);
+    stage.backup.handle_event(Event::Destroy(entry(7, 1)), stage.now);
     stage.asked.clear();
     stage.owner = owner;
     stage.run(3000);
@@ -169,7 +169,7 @@ fn an_owner_that_comes_back_after_all_finds_a_backup() {
 fn another_groups_datagrams_change_nothing() {
     let mut stage = Stage::start();
     let owner = stage.owner.as_mut().unwrap();
-    owner.handle_event(Incoming::New(entry(900, 1)), stage.now);
+    owner.handle_event(Event::New(entry(900, 1)), stage.now);
     let mut datagram = owner.poll_datagram(stage.now).unwrap();
     // The number of the group is the second word of the header.
     datagram[7] ^= 1;

@@ -6,7 +6,7 @@
 use std::path::Path;
 use std::time::Duration;
 
-use ctsync_ctnetlink::codec::Incoming;
+use ctsync_ctnetlink::codec::Event;
 use ctsync_engine::facts::{Asked, Evidence, KernelSettings, Mover, Role, Rules, Seat};
 use ctsync_engine::reconcile::Op;
 use ctsync_engine::replica::{Refused, Replica};
@@ -231,14 +231,14 @@ fn bind(stage: &mut Stage) {
     for (number, address) in [(100, own), (101, own), (102, virtual_address)] {
         let mut masqueraded = entry(number, 1);
         masqueraded.reply.dst = address;
-        stage.pair.owner.handle_event(Incoming::New(masqueraded), stage.pair.now);
+        stage.pair.owner.handle_event(Event::New(masqueraded), stage.pair.now);
     }
 }
 
 fn refuse(stage: &mut Stage) {
     stage.errno = nix::libc::EINVAL;
     for number in 100..103 {
-        stage.pair.owner.handle_event(Incoming::New(entry(number, 1)), stage.pair.now);
+        stage.pair.owner.handle_event(Event::New(entry(number, 1)), stage.pair.now);
     }
 }
 
@@ -415,7 +415,7 @@ fn a_moment_behind_is_no_alarm() {
         stage.pair.now += Duration::from_millis(10);
         let now = stage.pair.now;
         for number in 0..50u16 {
-            stage.pair.owner.handle_event(Incoming::Update(entry(number % 10, u32::from(step) + 1)), now);
+            stage.pair.owner.handle_event(Event::Update(entry(number % 10, u32::from(step) + 1)), now);
         }
         let Pair { owner, backup, .. } = &mut stage.pair;
         for replica in [&mut *owner, &mut *backup] {

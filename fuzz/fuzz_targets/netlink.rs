@@ -3,16 +3,18 @@
 
 #![no_main]
 
-use ctsync::ctnetlink::codec::{self, Incoming, Install};
-use ctsync::ctnetlink::nla::Writer;
+use ctsync::ctnetlink::codec::{self, Answer, Install};
 use ctsync::ctnetlink::entry::Entry;
+use ctsync::ctnetlink::nla::Writer;
 use ctsync_fuzz::wire::entry_round_trip;
 use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|bytes: &[u8]| {
-    let _ = codec::parse(bytes, |_, message| match message {
-        Incoming::New(entry) | Incoming::Update(entry) | Incoming::Destroy(entry) => survives(&entry),
-        Incoming::Answer { .. } => {}
+    let _ = codec::parse_events(bytes, |event| survives(event.entry()));
+    let _ = codec::parse_answers(bytes, |_, answer| {
+        if let Answer::Found(entry) = answer {
+            survives(&entry);
+        }
     });
     let _ = codec::parse_dump(bytes, |_, entry| survives(&entry));
 });
@@ -30,6 +32,6 @@ fn survives(entry: &Entry) {
     codec::emit_get(&mut writer, 5, &entry.key());
     codec::emit_destroy(&mut writer, 6, &entry.key());
     // Whatever is written can be taken apart.
-    assert!(codec::parse(writer.as_bytes(), |_, _| {}).is_ok(), "{entry:?}");
+    assert!(codec::parse_events(writer.as_bytes(), |_| {}).is_ok(), "{entry:?}");
     entry_round_trip(entry, 1);
 }

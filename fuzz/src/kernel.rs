@@ -4,8 +4,8 @@
 use std::collections::HashMap;
 
 use ctsync::ctnetlink::codec;
-use ctsync::ctnetlink::nla::Writer;
 use ctsync::ctnetlink::entry::{Entry, Key};
+use ctsync::ctnetlink::nla::Writer;
 use ctsync::engine::reconcile::Op;
 use ctsync::engine::replica::{Replica, Request};
 

@@ -7,12 +7,12 @@
 use std::sync::LazyLock;
 use std::time::{Duration, Instant};
 
-use ctsync::ctnetlink::codec::Incoming;
+use ctsync::ctnetlink::codec::Event;
 use ctsync::ctnetlink::entry::{Entry, L4, Status, TcpInfo, Tuple, proto};
-use ctsync::engine::filter::Filter;
-use ctsync::engine::replica::{Counters, Replica, Kept, Role, Settings, Tunables};
-use ctsync::engine::seal::{Key, Seal};
 use ctsync::engine::facts::KernelSettings;
+use ctsync::engine::filter::Filter;
+use ctsync::engine::replica::{Counters, Kept, Replica, Role, Settings, Tunables};
+use ctsync::engine::seal::{Key, Seal};
 use ctsync::engine::wire::{self, HEADER, Header, Incarnation, NodeId};
 
 use crate::kernel::Kernel;
@@ -171,7 +171,7 @@ impl Stage {
     fn turn(&mut self, turn: u32) -> Vec<Vec<u8>> {
         if self.side == Side::Owner && turn == TURNS / 2 {
             for number in 0..ENTRIES {
-                self.replica.handle_event(Incoming::New(entry(number)), self.now);
+                self.replica.handle_event(Event::New(entry(number)), self.now);
             }
         }
         self.pass(TURN);

@@ -10,7 +10,7 @@ use serde_json::json;
 use super::ends::Ends;
 use super::words::{Family, Form};
 use super::{pretty, print};
-use crate::ctnetlink::codec::{self, Incoming, KernelTable};
+use crate::ctnetlink::codec::{self, Answer, KernelTable};
 use crate::ctnetlink::entry::{Entry, L4};
 use crate::faces::rows::{Row, VERSION};
 use crate::faces::show;
@@ -86,9 +86,7 @@ pub(super) fn reset(yes: bool) -> Result<ExitCode> {
             2
         },
         |_, answer| {
-            if let Incoming::Answer { errno, .. } = answer
-                && errno != 0
-            {
+            if let Answer::Refused(errno) = answer {
                 refused = Some(std::io::Error::from_raw_os_error(errno));
             }
         },

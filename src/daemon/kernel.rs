@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use super::group::Group;
 use super::{Daemon, DaemonError};
-use crate::ctnetlink::codec::Incoming;
+use crate::ctnetlink::codec::Event;
 use crate::ctnetlink::entry::Entry;
 use crate::engine::groups::Assignment;
 use crate::kernel::dumper::Part;
@@ -20,7 +20,7 @@ impl Daemon {
         let mut heard = 0;
         while heard < EVENTS {
             let read = self.events.get_mut().read(|event| self.heard.push(event))?;
-            if self.heard.iter().any(|event| matches!(event, Incoming::Destroy(_))) {
+            if self.heard.iter().any(|event| matches!(event, Event::Destroy(_))) {
                 // An address that left may have ended them: the word of that is there by now.
                 self.read_news(now);
             }
@@ -104,24 +104,23 @@ impl Daemon {
 
 /// An event goes to the group that holds its entry, else to the one that the entry belongs to; its end, to
 /// all.
-fn hear_events(groups: &mut [Group], assignment: &Assignment, events: &mut Vec<Incoming>, now: Instant) {
+fn hear_events(groups: &mut [Group], assignment: &Assignment, events: &mut Vec<Event>, now: Instant) {
     if let [only] = groups {
         return only.replica.handle_events(events, now);
     }
     for event in events.drain(..) {
         match &event {
-            Incoming::Destroy(_) => {
+            Event::Destroy(_) => {
                 for group in &mut *groups {
                     group.replica.handle_event(event.clone(), now);
                 }
             }
-            Incoming::New(entry) | Incoming::Update(entry) => {
+            Event::New(entry) | Event::Update(entry) => {
                 let at = group_of(groups, assignment, entry);
                 if let Some(group) = groups.get_mut(at) {
                     group.replica.handle_event(event, now);
                 }
             }
-            Incoming::Answer { .. } => {}
         }
     }
 }

@@ -41,7 +41,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::config::{Config, Loaded};
 use crate::control::{Client, ControlServer, Request};
-use crate::ctnetlink::codec::Incoming;
+use crate::ctnetlink::codec::Event;
 use crate::engine::facts::KernelSettings;
 use crate::engine::groups::Assignment;
 use crate::engine::replica::Refused;
@@ -158,7 +158,7 @@ struct Daemon {
     pace: Pace,
     buffer: Vec<u8>,
     /// Events that are read together.
-    heard: Vec<Incoming>,
+    heard: Vec<Event>,
     answered: Vec<bool>,
     /// More waits than one turn reads: the next turn begins at once.
     more: bool,

@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 use std::time::Instant;
 
 use super::{Daemon, DaemonError, failed};
-use crate::ctnetlink::codec::{self, Incoming};
+use crate::ctnetlink::codec::{self, Answer};
 use crate::ctnetlink::entry::Entry;
 use crate::ctnetlink::nla::Writer;
 use crate::engine::reconcile::Op;
@@ -144,15 +144,13 @@ impl Daemon {
             if let Some(answered) = self.answered.get_mut(at as usize) {
                 *answered = true;
             }
-            if matches!(answer, Incoming::Answer { errno, .. } if errno != 0) {
-                removed.retain(|(destroy, _)| *destroy != at);
-            }
             match answer {
-                Incoming::Answer { errno, .. } => replica.handle_answer(at as usize, errno),
-                Incoming::New(entry) | Incoming::Update(entry) => {
-                    replica.handle_read_back(at as usize, entry);
+                Answer::Done => replica.handle_answer(at as usize, 0),
+                Answer::Refused(errno) => {
+                    removed.retain(|(destroy, _)| *destroy != at);
+                    replica.handle_answer(at as usize, errno);
                 }
-                Incoming::Destroy(_) => {}
+                Answer::Found(entry) => replica.handle_read_back(at as usize, entry),
             }
         }
         replica.handle_answers_end(&self.answered, now);

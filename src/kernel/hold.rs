@@ -19,7 +19,7 @@ use netlink_sys::{Socket, protocols::NETLINK_NETFILTER};
 use nix::sys::socket::{MsgFlags, recv};
 use thiserror::Error;
 
-use crate::ctnetlink::codec::{self, Incoming};
+use crate::ctnetlink::codec::{self, Answer};
 use crate::ctnetlink::nla::Writer;
 use crate::engine::replica::Role;
 
@@ -179,8 +179,8 @@ impl Hold {
         let mut outcome = Ok(());
         while let Ok(length) = recv(self.socket.as_raw_fd(), &mut buffer, MsgFlags::MSG_DONTWAIT) {
             let answer = buffer.get(..length).unwrap_or_default();
-            let read = codec::parse(answer, |_, answer| {
-                if let Incoming::Answer { errno: errno @ 1.., .. } = answer {
+            let read = codec::parse_answers(answer, |_, answer| {
+                if let Answer::Refused(errno) = answer {
                     outcome = Err(io::Error::from_raw_os_error(errno));
                 }
             });

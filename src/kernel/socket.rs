@@ -14,7 +14,7 @@ use nix::sys::socket::{MsgFlags, MultiHeaders, recv, recvmmsg, setsockopt, socko
 use socket2::{SockFilter, SockRef};
 use thiserror::Error;
 
-use crate::ctnetlink::codec::{self, CodecError, DumpState, Incoming, KernelTable};
+use crate::ctnetlink::codec::{self, Answer, CodecError, DumpState, Event, KernelTable};
 use crate::ctnetlink::entry::Entry;
 use crate::ctnetlink::nla::Writer;
 
@@ -151,7 +151,7 @@ impl EventSocket {
     }
 
     /// What waits, up to 64 datagrams of the kernel: one event each.
-    pub fn read(&mut self, mut each: impl FnMut(Incoming)) -> Result<Read, DoorError> {
+    pub fn read(&mut self, mut each: impl FnMut(Event)) -> Result<Read, DoorError> {
         let mut rooms = self.buffer.chunks_exact_mut(READ_BUFFER);
         let mut parts: [_; AT_ONCE] =
             std::array::from_fn(|_| [IoSliceMut::new(rooms.next().unwrap_or_default())]);
@@ -167,7 +167,7 @@ impl EventSocket {
         }
         for (buffer, length) in self.buffer.chunks_exact(READ_BUFFER).zip(&self.lengths) {
             let bytes = buffer.get(..*length).unwrap_or_default();
-            self.unreadable += codec::parse(bytes, |_, message| each(message))?;
+            self.unreadable += codec::parse_events(bytes, &mut each)?;
         }
         Ok(Read::Events(self.lengths.len()))
     }
@@ -208,7 +208,7 @@ pub struct Batch {
     /// Number of the first one.
     first: u32,
     count: u32,
-    answers: Vec<(u32, Incoming)>,
+    answers: Vec<(u32, Answer)>,
     buffer: Vec<u8>,
 }
 
@@ -219,7 +219,7 @@ impl Batch {
     }
 
     /// What the kernel said, and to which of them. A request without an answer was done.
-    pub fn take_answers(&mut self) -> impl Iterator<Item = (u32, Incoming)> + '_ {
+    pub fn take_answers(&mut self) -> impl Iterator<Item = (u32, Answer)> + '_ {
         self.answers.drain(..)
     }
 }
@@ -242,7 +242,7 @@ impl Door {
         while !ended {
             match recv(self.0.as_raw_fd(), buffer, MsgFlags::MSG_DONTWAIT) {
                 Ok(length) => {
-                    codec::parse(buffer.get(..length).unwrap_or_default(), |sequence, message| {
+                    codec::parse_answers(buffer.get(..length).unwrap_or_default(), |sequence, message| {
                         let at = sequence.wrapping_sub(*first);
                         ended |= at == *count;
                         if at < *count {
@@ -301,7 +301,7 @@ impl RequestSocket {
     pub fn execute(
         &mut self,
         fill: impl FnOnce(&mut Writer, u32) -> u32,
-        mut each: impl FnMut(u32, Incoming),
+        mut each: impl FnMut(u32, Answer),
     ) -> Result<u32, DoorError> {
         let mut batch = std::mem::take(&mut self.batch);
         self.write(&mut batch, fill);

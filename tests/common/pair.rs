@@ -5,7 +5,7 @@
 
 use std::time::{Duration, Instant};
 
-use ctsync_ctnetlink::codec::Incoming;
+use ctsync_ctnetlink::codec::Event;
 use ctsync_ctnetlink::entry::Entry;
 use ctsync_engine::reconcile::Op;
 use ctsync_engine::replica::{Replica, Role};
@@ -31,7 +31,7 @@ impl Pair {
         let mut pair = Pair { owner, backup, now };
         pair.run(2000);
         for number in 0..entries {
-            pair.owner.handle_event(Incoming::New(entry(number, 1)), pair.now);
+            pair.owner.handle_event(Event::New(entry(number, 1)), pair.now);
         }
         pair.run(1000);
         assert!(pair.owner.owner() && pair.backup.readiness(pair.now).is_ready());

@@ -3,7 +3,7 @@
 
 use std::collections::VecDeque;
 
-use ctsync_ctnetlink::codec::Incoming;
+use ctsync_ctnetlink::codec::Event;
 use ctsync_ctnetlink::entry::{CARRIED_STATUS, Entry, Key};
 use ctsync_engine::reconcile::Op;
 use ctsync_engine::replica::Request;
@@ -19,7 +19,7 @@ const BUFFER: usize = 24;
 pub(crate) struct Kernel {
     /// In an order that depends on nothing but what happened, so that a seed replays.
     pub table: IndexMap<Key, Entry>,
-    pub events: VecDeque<Incoming>,
+    pub events: VecDeque<Event>,
     pub overrun: bool,
     /// `nf_conntrack_max`, when it is lower than what is wanted.
     pub limit: Option<usize>,
@@ -37,11 +37,11 @@ pub(crate) fn ghost(entry: &Entry) -> u32 {
 }
 
 impl Kernel {
-    fn tell(&mut self, event: Incoming) {
+    fn tell(&mut self, event: Event) {
         if !self.heard {
             return;
         }
-        if !self.hears_new && matches!(event, Incoming::New(_)) {
+        if !self.hears_new && matches!(event, Event::New(_)) {
             self.unheard += 1;
             return;
         }
@@ -66,7 +66,7 @@ impl Kernel {
             return false;
         }
         self.table.insert(entry.key(), entry.clone());
-        self.tell(Incoming::New(entry));
+        self.tell(Event::New(entry));
         true
     }
 
@@ -75,7 +75,7 @@ impl Kernel {
         if let Some(entry) = self.table.get_mut(key) {
             change(entry);
             let entry = entry.clone();
-            self.tell(Incoming::Update(entry));
+            self.tell(Event::Update(entry));
         }
     }
 
@@ -84,7 +84,7 @@ impl Kernel {
     pub(crate) fn end(&mut self, key: &Key) -> Vec<Entry> {
         let Some(entry) = self.table.swap_remove(key) else { return Vec::new() };
         let gone = self.forget_children(&entry);
-        self.tell(Incoming::Destroy(entry));
+        self.tell(Event::Destroy(entry));
         gone
     }
 
@@ -95,7 +95,7 @@ impl Kernel {
         let gone: Vec<Entry> = self.table.values().filter(of_it).cloned().collect();
         for entry in &gone {
             self.table.swap_remove(&entry.key());
-            self.tell(Incoming::Destroy(entry.clone()));
+            self.tell(Event::Destroy(entry.clone()));
         }
         gone
     }

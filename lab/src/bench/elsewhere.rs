@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, ensure};
 use ctsync::config;
-use ctsync::ctnetlink::codec::Incoming;
+use ctsync::ctnetlink::codec::Event;
 use ctsync::ctnetlink::entry::Entry;
 use ctsync::engine::replica::Replica;
 use ctsync::io::addresses::Addresses;
@@ -154,9 +154,9 @@ fn hear(replica: &mut Replica, told: &Told, numbers: std::ops::Range<u32>, at: I
     for number in numbers {
         let entry = entries::connection(told.from + number);
         let event = match told.what {
-            What::Create => Incoming::New(entry),
-            What::Update => Incoming::Update(Entry { mark: Some(MARK), ..entry }),
-            What::Destroy => Incoming::Destroy(entry),
+            What::Create => Event::New(entry),
+            What::Update => Event::Update(Entry { mark: Some(MARK), ..entry }),
+            What::Destroy => Event::Destroy(entry),
         };
         replica.handle_event(event, at);
     }

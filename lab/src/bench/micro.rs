@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use clap::{Args, ValueEnum};
-use ctsync::ctnetlink::codec::{self, Incoming, Install};
+use ctsync::ctnetlink::codec::{self, Event, Install};
 use ctsync::ctnetlink::entry::{Entry, Status};
 use ctsync::ctnetlink::nla::Writer;
 use ctsync::engine::digest::{Digester, Sums};
@@ -146,7 +146,7 @@ fn reading() -> Result<Box<dyn FnMut()>> {
     let byte = |at| u8::from_str_radix(line.get(at..at + 2).unwrap_or_default(), 16);
     let bytes: Vec<u8> = (0..line.len()).step_by(2).map(byte).collect::<Result<_, _>>()?;
     Ok(Box::new(move || {
-        let _ = black_box(codec::parse(black_box(&bytes), |_, event| {
+        let _ = black_box(codec::parse_events(black_box(&bytes), |event| {
             black_box(event);
         }));
     }))
@@ -205,7 +205,7 @@ fn owner() -> Result<Box<dyn FnMut()>> {
     replica.handle_timeout(later);
     ensure!(replica.owner(), "not the owner");
     for number in 0..BESIDE {
-        replica.handle_event(Incoming::New(connection(number)), later);
+        replica.handle_event(Event::New(connection(number)), later);
         if number.is_multiple_of(32) {
             while replica.poll_datagram(later).is_some() {}
         }
@@ -214,7 +214,7 @@ fn owner() -> Result<Box<dyn FnMut()>> {
     Ok(Box::new(move || {
         mark += 1;
         // Each event changes another of many entries; they are heard together, and told at once.
-        events.push(Incoming::Update(Entry {
+        events.push(Event::Update(Entry {
             mark: Some(mark),
             ..connection(mark.wrapping_mul(SCATTER) % BESIDE)
         }));

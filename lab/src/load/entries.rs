@@ -7,7 +7,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
 use anyhow::Result;
-use ctsync::ctnetlink::codec::{Incoming, Install, emit_create, emit_destroy, emit_update};
+use ctsync::ctnetlink::codec::{Answer, Install, emit_create, emit_destroy, emit_update};
 use ctsync::ctnetlink::entry::{Entry, L4, Status, TcpInfo, Tuple, proto};
 use ctsync::ctnetlink::nla::Writer;
 use ctsync::kernel::socket::{BATCH, RequestSocket};
@@ -116,7 +116,7 @@ fn request(
                     batch
                 },
                 |_, answer| {
-                    refused += u32::from(matches!(answer, Incoming::Answer { errno, .. } if errno != 0));
+                    refused += u32::from(matches!(answer, Answer::Refused(_)));
                 },
             )?;
             done += batch;

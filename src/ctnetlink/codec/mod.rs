@@ -30,32 +30,34 @@ const NLMSG_ERROR: u16 = 2;
 const NLMSG_DONE: u16 = 3;
 const NLMSG_HEADER: usize = 16;
 
-/// What the kernel says in one netlink message.
+/// What has happened in the kernel's table.
 #[derive(Clone, PartialEq, Eq, Debug)]
-pub enum Incoming {
+pub enum Event {
     /// An entry was created.
     New(Entry),
-    /// An entry changed, or is the answer to a get.
+    /// An entry changed.
     Update(Entry),
     /// An entry is gone.
     Destroy(Entry),
-    /// The answer to a request: 0 for done, else a positive errno.
-    Answer {
-        /// Sequence number of the request.
-        sequence: u32,
-        /// 0, or why the kernel refused.
-        errno: i32,
-    },
 }
 
-impl Incoming {
+impl Event {
     /// The entry that it is about.
-    pub fn entry(&self) -> Option<&Entry> {
-        match self {
-            Incoming::New(entry) | Incoming::Update(entry) | Incoming::Destroy(entry) => Some(entry),
-            Incoming::Answer { .. } => None,
-        }
+    pub fn entry(&self) -> &Entry {
+        let (Event::New(entry) | Event::Update(entry) | Event::Destroy(entry)) = self;
+        entry
     }
+}
+
+/// What the kernel says to one request.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Answer {
+    /// It is done.
+    Done,
+    /// It is not, with a positive errno.
+    Refused(i32),
+    /// The entry that a get asked for.
+    Found(Entry),
 }
 
 /// Bytes from the kernel that are not what the uapi headers promise.
@@ -69,28 +71,42 @@ pub enum CodecError {
     Incomplete(&'static str),
 }
 
-/// Take a received buffer of events or answers apart.
-///
-/// `each` gets the message and the sequence number of the request that it answers (0 for events). How many
-/// messages could not be read: their neighbours are not affected.
+/// Take a received buffer of events apart. How many could not be read: their neighbours are not affected.
 ///
 /// # Errors
 /// The buffer is no sequence of messages.
-pub fn parse(bytes: &[u8], mut each: impl FnMut(u32, Incoming)) -> Result<u64, CodecError> {
+pub fn parse_events(bytes: &[u8], mut each: impl FnMut(Event)) -> Result<u64, CodecError> {
     for_each_message(bytes, |message| {
-        let sequence = message.sequence_number();
-        if message.message_type() == NLMSG_ERROR {
-            each(sequence, Incoming::Answer { sequence, errno: parse_errno(message)? });
-            return Ok(());
-        }
         match about(message)? {
-            // ctnetlink_conntrack_event: a new entry carries both flags, an update and an answer none.
+            // ctnetlink_conntrack_event: a new entry carries both flags, an update none.
             Some((entry, true)) if message.flags() & (NLM_F_CREATE | NLM_F_EXCL) != 0 => {
-                each(sequence, Incoming::New(entry));
+                each(Event::New(entry));
             }
-            Some((entry, true)) => each(sequence, Incoming::Update(entry)),
-            Some((entry, false)) => each(sequence, Incoming::Destroy(entry)),
+            Some((entry, true)) => each(Event::Update(entry)),
+            Some((entry, false)) => each(Event::Destroy(entry)),
             None => {}
+        }
+        Ok(())
+    })
+}
+
+/// Take a received buffer of answers apart: `each` gets the sequence number of the request, and what is said
+/// to it. How many could not be read.
+///
+/// # Errors
+/// The buffer is no sequence of messages.
+pub fn parse_answers(bytes: &[u8], mut each: impl FnMut(u32, Answer)) -> Result<u64, CodecError> {
+    for_each_message(bytes, |message| {
+        let answer = if message.message_type() == NLMSG_ERROR {
+            Some(match parse_errno(message)? {
+                0 => Answer::Done,
+                errno => Answer::Refused(errno),
+            })
+        } else {
+            about(message)?.filter(|(_, there)| *there).map(|(entry, _)| Answer::Found(entry))
+        };
+        if let Some(answer) = answer {
+            each(message.sequence_number(), answer);
         }
         Ok(())
     })

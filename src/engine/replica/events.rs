@@ -7,7 +7,7 @@ use super::hashing::Hashed;
 use super::{Cache, Replica, Verb};
 use crate::reconcile::note_found;
 use crate::table::{Flags, SlotId, SlotMut, is_present};
-use ctsync_ctnetlink::codec::Incoming;
+use ctsync_ctnetlink::codec::Event;
 use ctsync_ctnetlink::entry::Entry;
 
 /// What an event, a dump or an answer says of a key.
@@ -22,8 +22,8 @@ pub(super) enum Told {
 
 impl Replica {
     /// Events from the kernel in their order, never echoes of our own requests. None of them is left.
-    pub fn handle_events(&mut self, events: &mut Vec<Incoming>, now: Instant) {
-        let keys = events.iter().map(|event| event.entry().map_or(Hashed::Known(0), Hashed::of));
+    pub fn handle_events(&mut self, events: &mut Vec<Event>, now: Instant) {
+        let keys = events.iter().map(|event| Hashed::of(event.entry()));
         let hashes = self.hashing.batch(keys);
         self.table.prefetch(&hashes);
         for (event, hash) in events.drain(..).zip(&hashes) {
@@ -33,23 +33,23 @@ impl Replica {
     }
 
     /// One of them by itself.
-    pub fn handle_event(&mut self, event: Incoming, now: Instant) {
-        let hash = event.entry().map_or(0, |entry| self.hashing.key(&entry.key()));
+    pub fn handle_event(&mut self, event: Event, now: Instant) {
+        let hash = self.hashing.key(&event.entry().key());
         self.handle_hashed(event, hash, now);
     }
 
-    fn handle_hashed(&mut self, event: Incoming, hash: u64, now: Instant) {
+    fn handle_hashed(&mut self, event: Event, hash: u64, now: Instant) {
         self.life.at(now);
         self.dumps.turns.note_waiting();
-        let Some(entry) = event.entry() else { return };
+        let entry = event.entry();
         let id = match self.table.find(hash, &entry.key()) {
-            Some(id) if !self.left_out(id, entry) || matches!(event, Incoming::Destroy(_)) => id,
+            Some(id) if !self.left_out(id, entry) || matches!(event, Event::Destroy(_)) => id,
             Some(_) => {
                 self.counters.ignored += 1;
                 return;
             }
             // During a dump even the end of an unknown entry is remembered: the dump may still list it (7).
-            None if matches!(event, Incoming::Destroy(_)) && self.dumps.under_way().is_none() => return,
+            None if matches!(event, Event::Destroy(_)) && self.dumps.under_way().is_none() => return,
             None if !self.filter.accepts(entry) => {
                 self.counters.ignored += 1;
                 return;
@@ -57,9 +57,9 @@ impl Replica {
             None => self.table.insert(hash, entry.clone()),
         };
         let told = match event {
-            Incoming::New(entry) => Told::Created(entry),
-            Incoming::Update(entry) => Told::Updated(entry),
-            Incoming::Destroy(_) | Incoming::Answer { .. } => Told::Gone,
+            Event::New(entry) => Told::Created(entry),
+            Event::Update(entry) => Told::Updated(entry),
+            Event::Destroy(_) => Told::Gone,
         };
         let created = matches!(told, Told::Created(_));
         let (turn, dump, believes) = (self.dumps.turns.now(), self.dumps.number(), self.believes());
@@ -276,7 +276,7 @@ impl Replica {
     /// hear its own requests.
     pub fn handle_removed(&mut self, entry: Entry, now: Instant) {
         let turns = self.dumps.turns;
-        self.handle_event(Incoming::Destroy(entry), now);
+        self.handle_event(Event::Destroy(entry), now);
         self.dumps.turns = turns;
     }
 
