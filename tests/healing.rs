@@ -173,7 +173,7 @@ fn many_strangers_keep_nobody_out() {
         datagram
     };
     for name in 100..120 {
-        let alive = Alive { turn: 1, told_group: "manual G".into(), ..Alive::default() };
+        let alive = Alive { turn: 1, mechanism_group: "manual G".into(), ..Alive::default() };
         let now = pair.now;
         pair.owner.handle_datagram(&said(name, &Body::Alive(alive)), now);
         let asked =

@@ -1,4 +1,4 @@
-//! The kernel's door against this kernel: each test in a network namespace of its own.
+//! The kernel's sockets against this kernel: each test in a network namespace of its own.
 
 #![allow(
     clippy::indexing_slicing,
@@ -339,7 +339,7 @@ fn who_does_not_listen_for_new_entries_hears_of_changes_and_ends() {
                 Event::Destroy(_) => "destroy",
             });
             let words: Vec<&str> = words.collect();
-            socket.hear_new(!socket.hears_new()).unwrap();
+            socket.subscribe_new(!socket.subscribed_new()).unwrap();
             words
         };
         assert_eq!(heard(1), ["new", "update", "destroy"]);

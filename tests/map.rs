@@ -101,7 +101,7 @@ fn files(folder: &Path) -> Vec<PathBuf> {
     found
 }
 
-/// The rooms of a folder, and the files of each; its own door (`mod.rs`, `lib.rs`, `main.rs`) is none.
+/// The rooms of a folder, and the files of each; its own `mod.rs` (`mod.rs`, `lib.rs`, `main.rs`) is none.
 fn rooms(folder: &str) -> BTreeMap<String, Vec<PathBuf>> {
     let base = root().join(folder);
     let mut rooms: BTreeMap<String, Vec<PathBuf>> = BTreeMap::new();

@@ -102,7 +102,7 @@ fn body(body: &Body<'_>) -> Vec<u8> {
 fn alive() -> Alive {
     Alive {
         name: "router1".into(),
-        told_group: "vrrp SYNC".into(),
+        mechanism_group: "vrrp SYNC".into(),
         last: 7,
         oldest: 3,
         turn: 12,

@@ -215,7 +215,7 @@ fn rows() -> Vec<Row> {
         row("the standby hears nothing and is heard (a firewall)", Owner, "one-way", |s| s.deaf = true),
         row("the same, seen on the standby", Backup, "peer-lost", |s| s.deaf = true),
         row("the standby is not ready", Owner, "peer-not-ready", |s| s.pair.backup.handle_overrun()),
-        here("the owner looks for entries that came up during its takeover", Owner, "looking", |s| { let wanted = false; s.pair.owner.handle_hearing(wanted); }),
+        here("the owner looks for entries that came up during its takeover", Owner, "looking", |s| { let wanted = false; s.pair.owner.handle_subscription(wanted); }),
         here("the channel's interface is down or gone", Owner, "channel", |s| s.around[0].channel = Some("interface eth0 does not exist".into())),
         here("the track file cannot be written", Backup, "track-file", |s| s.around[1].track_file = Some("cannot write the track file /run/ctsync/vrrp.track: No space left on device".into())),
         here("`hold` holds nothing", Backup, "hold", |s| s.around[1].hold_failed = true),
@@ -457,7 +457,7 @@ fn another_pair_under_our_number_is_refused() {
     let claim = wire::Claim { epoch: 1 << 40, node: wire::NodeId(9) };
     let alive = wire::Alive {
         name: "router9".into(),
-        told_group: "vrrp OTHER".into(),
+        mechanism_group: "vrrp OTHER".into(),
         turn: 1,
         owner: true,
         claim,

@@ -1,4 +1,4 @@
-//! A line at the operator's door, as a request and as a reply.
+//! A line on the operator's socket, as a request and as a reply.
 
 #![no_main]
 

@@ -111,7 +111,7 @@ impl Stage {
             name: format!("router{}", side.number()),
             node: side.header().sender,
             node_group: 0,
-            told_group: String::new(),
+            mechanism_group: String::new(),
             keys: keys.clone(),
             incarnation: side.header().incarnation,
             secret: side.number().into(),

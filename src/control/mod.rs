@@ -1,4 +1,4 @@
-//! The operator's door: one JSON line in, JSON lines out, over a Unix socket. What can be asked, and the
+//! The operator's socket: one JSON line in, JSON lines out, over a Unix socket. What can be asked, and the
 //! client's end; `server` is the daemon's.
 //!
 //! Most answers are one line. Listings and live changes come in parts, each written before the next one is

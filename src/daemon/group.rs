@@ -150,7 +150,7 @@ impl Group {
         let now = clock();
         let mut settings = start::settings(config, *mtu, &state)?;
         settings.node_group = further.map_or(config.node_group, |group| start::group_number(config, group));
-        settings.told_group = mechanism.identity();
+        settings.mechanism_group = mechanism.identity();
         settings.keys = keys.to_vec();
         let virtual_addresses = known_addresses(&mechanism);
         let mut witness = Witness::new(mechanism.notify_fifo().is_some(), settings.kept.role, now);

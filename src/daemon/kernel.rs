@@ -53,13 +53,13 @@ impl Daemon {
     pub(super) fn choose_events(&mut self) -> Result<(), DaemonError> {
         let wanted = self.groups.iter().any(|group| group.replica.wants_new_entries());
         let events = self.events.get_mut();
-        if wanted != events.hears_new() {
-            events.hear_new(wanted)?;
+        if wanted != events.subscribed_new() {
+            events.subscribe_new(wanted)?;
             tracing::debug!(wanted, "events of new entries");
         }
         for group in &mut self.groups {
             // A dump is due.
-            self.more |= group.replica.handle_hearing(wanted);
+            self.more |= group.replica.handle_subscription(wanted);
         }
         Ok(())
     }

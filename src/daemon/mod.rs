@@ -54,7 +54,7 @@ use crate::kernel::courier::Courier;
 use crate::kernel::dumper::Dumper;
 use crate::kernel::hold::{Hold, HoldError};
 use crate::kernel::ruleset::Ruleset;
-use crate::kernel::socket::{Batch, DoorError, EventSocket, RequestSocket};
+use crate::kernel::socket::{Batch, EventSocket, RequestSocket, SocketError};
 
 use alarm::Alarm;
 use group::{Cause, Group};
@@ -75,9 +75,9 @@ const REMARKS: Duration = Duration::from_secs(10);
 /// Why a daemon cannot run.
 #[derive(Debug, Error)]
 pub enum DaemonError {
-    /// The kernel's door.
+    /// The kernel's sockets.
     #[error(transparent)]
-    Door(#[from] DoorError),
+    Socket(#[from] SocketError),
     /// The VRRP daemon's.
     #[error(transparent)]
     Role(#[from] RoleError),

@@ -58,7 +58,7 @@ impl Daemon {
     /// Whether there was anything to send, and the kernel has answered.
     fn send_one(&mut self, at: usize, now: Instant) -> Result<bool, DaemonError> {
         let Some((mut batch, removed)) = self.write_batch(at) else { return Ok(false) };
-        let carried = self.requests.door().carry_out(&mut batch);
+        let carried = self.requests.carrier().carry_out(&mut batch);
         let lost = self.take_answers(at, (batch, carried), removed, now);
         if lost {
             self.begin_anew()?;
@@ -73,7 +73,7 @@ impl Daemon {
         loop {
             while !lost && sent < most && self.courier.under_way() < AHEAD {
                 let Some((batch, removed)) = self.write_batch(at) else { break };
-                self.courier.give(self.requests.door(), batch)?;
+                self.courier.give(self.requests.carrier(), batch)?;
                 removals.push_back(removed);
                 sent += 1;
             }

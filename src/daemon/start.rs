@@ -18,7 +18,7 @@ pub(super) fn settings(config: &Config, mtu: usize, state: &RunState) -> Result<
         name: config.node.clone(),
         node: node_id(&config.node),
         node_group: config.node_group,
-        told_group: String::new(),
+        mechanism_group: String::new(),
         keys: Vec::new(),
         incarnation: Incarnation(random()?),
         secret: random()?,

@@ -1,4 +1,4 @@
-//! The closed door: datagrams sealed under a key that only the routers have, and replays refused.
+//! A closed channel: datagrams sealed under a key that only the routers have, and replays refused.
 //!
 //! A sealed datagram is header, counter (8), ciphertext, tag (16). Header and counter are associated data.
 //! Each run of a daemon seals under a key of its own, derived from the configured one, the group of nodes and

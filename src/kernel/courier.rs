@@ -8,14 +8,14 @@
 use std::io;
 use std::sync::mpsc::{self, Receiver, Sender};
 
-use super::socket::{Batch, Door, DoorError};
+use super::socket::{Batch, Carrier, SocketError};
 
 /// A batch that has been carried out, and whether all of its answers came.
-pub type Carried = (Batch, Result<(), DoorError>);
+pub type Carried = (Batch, Result<(), SocketError>);
 
 /// Batches come back in the order in which they were given.
 pub struct Courier {
-    orders: Sender<(Door, Batch)>,
+    orders: Sender<(Carrier, Batch)>,
     carried: Receiver<Carried>,
     under_way: usize,
 }
@@ -26,11 +26,11 @@ impl Courier {
     /// # Errors
     /// The system gives no thread.
     pub fn spawn() -> io::Result<Courier> {
-        let (orders, ordered) = mpsc::channel::<(Door, Batch)>();
+        let (orders, ordered) = mpsc::channel::<(Carrier, Batch)>();
         let (sender, carried) = mpsc::channel();
         std::thread::Builder::new().name("requests".to_owned()).spawn(move || {
-            for (door, mut batch) in ordered {
-                let result = door.carry_out(&mut batch);
+            for (carrier, mut batch) in ordered {
+                let result = carrier.carry_out(&mut batch);
                 if sender.send((batch, result)).is_err() {
                     return;
                 }
@@ -48,8 +48,8 @@ impl Courier {
     ///
     /// # Errors
     /// The thread has ended, which only a panic makes it do.
-    pub fn give(&mut self, door: &Door, batch: Batch) -> Result<(), DoorError> {
-        self.orders.send((door.clone(), batch)).map_err(|_| ended())?;
+    pub fn give(&mut self, carrier: &Carrier, batch: Batch) -> Result<(), SocketError> {
+        self.orders.send((carrier.clone(), batch)).map_err(|_| ended())?;
         self.under_way += 1;
         Ok(())
     }
@@ -58,7 +58,7 @@ impl Courier {
     ///
     /// # Errors
     /// As of [`Courier::give`].
-    pub fn take(&mut self) -> Result<Option<Carried>, DoorError> {
+    pub fn take(&mut self) -> Result<Option<Carried>, SocketError> {
         match self.carried.try_recv() {
             Ok(carried) => {
                 self.under_way -= 1;
@@ -73,14 +73,14 @@ impl Courier {
     ///
     /// # Errors
     /// As of [`Courier::give`].
-    pub fn wait(&mut self) -> Result<Carried, DoorError> {
+    pub fn wait(&mut self) -> Result<Carried, SocketError> {
         let carried = self.carried.recv().map_err(|_| ended())?;
         self.under_way -= 1;
         Ok(carried)
     }
 }
 
-fn ended() -> DoorError {
+fn ended() -> SocketError {
     let source = io::Error::other("the thread that carries requests has ended");
-    DoorError::Socket { what: "send to", source }
+    SocketError::Socket { what: "send to", source }
 }

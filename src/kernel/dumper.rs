@@ -9,7 +9,7 @@ use std::io;
 
 use tokio::sync::mpsc::{self, error::TryRecvError};
 
-use super::socket::{DoorError, DumpSocket};
+use super::socket::{DumpSocket, SocketError};
 use crate::ctnetlink::codec::KernelTable;
 use crate::ctnetlink::entry::Entry;
 
@@ -23,7 +23,7 @@ pub enum Part {
     /// That was all.
     End,
     /// The kernel did not tell all.
-    Failed(DoorError),
+    Failed(SocketError),
 }
 
 /// One dump at a time: first the connections, then what is expected, so that masters come first.
@@ -57,7 +57,7 @@ impl Dumper {
     ///
     /// # Errors
     /// The thread has ended, which only a panic makes it do.
-    pub fn start(&self) -> Result<(), DoorError> {
+    pub fn start(&self) -> Result<(), SocketError> {
         self.orders.send(()).map_err(|_| ended())
     }
 
@@ -72,7 +72,7 @@ impl Dumper {
     ///
     /// # Errors
     /// The thread has ended, which only a panic makes it do.
-    pub fn take(&mut self) -> Result<Option<Part>, DoorError> {
+    pub fn take(&mut self) -> Result<Option<Part>, SocketError> {
         let next = match self.next.take() {
             Some(next) => Ok(next),
             None => self.parts.try_recv(),
@@ -93,11 +93,14 @@ impl Dumper {
     }
 }
 
-fn ended() -> DoorError {
-    DoorError::Socket { what: "dump through", source: io::Error::other("the thread that reads it has ended") }
+fn ended() -> SocketError {
+    SocketError::Socket {
+        what: "dump through",
+        source: io::Error::other("the thread that reads it has ended"),
+    }
 }
 
-fn dump(parts: &mpsc::Sender<(Part, u64)>) -> Result<(), DoorError> {
+fn dump(parts: &mpsc::Sender<(Part, u64)>) -> Result<(), SocketError> {
     for table in [KernelTable::Connections, KernelTable::Expectations] {
         let mut socket = DumpSocket::open()?;
         socket.start(table, None)?;

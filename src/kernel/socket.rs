@@ -36,9 +36,9 @@ const ANSWER_BUFFER: usize = 1024 * 1024;
 /// answers of a wholly failing batch within an unprivileged socket's buffer.
 pub const BATCH: u32 = 128;
 
-/// Something went wrong at the kernel's door.
+/// Something went wrong at the kernel's carrier.
 #[derive(Debug, Error)]
-pub enum DoorError {
+pub enum SocketError {
     /// A socket call failed.
     #[error("cannot {what} the conntrack netlink socket")]
     Socket {
@@ -53,11 +53,11 @@ pub enum DoorError {
     Codec(#[from] CodecError),
 }
 
-fn failed(what: &'static str) -> impl Fn(io::Error) -> DoorError {
-    move |source| DoorError::Socket { what, source }
+fn failed(what: &'static str) -> impl Fn(io::Error) -> SocketError {
+    move |source| SocketError::Socket { what, source }
 }
 
-fn open(receive_buffer: usize) -> Result<(Socket, u32), DoorError> {
+fn open(receive_buffer: usize) -> Result<(Socket, u32), SocketError> {
     let mut socket = Socket::new(NETLINK_NETFILTER).map_err(failed("open"))?;
     let address = socket.bind_auto().map_err(failed("bind"))?;
     socket.set_non_blocking(true).map_err(failed("set up"))?;
@@ -91,14 +91,14 @@ pub struct EventSocket {
     headers: MultiHeaders<()>,
     lengths: Vec<usize>,
     unreadable: u64,
-    hears_new: bool,
+    subscribed_new: bool,
 }
 
 impl EventSocket {
     /// `requests` is the port id of the request socket, whose echo the kernel drops before queueing it.
     /// `room` is what may wait, in bytes (`event-listen-queue-size`): nothing is reserved, so that there is
     /// no reason to begin with less.
-    pub fn open(requests: u32, room: usize) -> Result<EventSocket, DoorError> {
+    pub fn open(requests: u32, room: usize) -> Result<EventSocket, SocketError> {
         let (socket, _) = open(room)?;
         let filter = drop_port_id(requests);
         SockRef::from(&socket).attach_filter(&filter).map_err(failed("filter"))?;
@@ -117,20 +117,20 @@ impl EventSocket {
             headers: MultiHeaders::preallocate(AT_ONCE, None),
             lengths: Vec::with_capacity(AT_ONCE),
             unreadable: 0,
-            hears_new: true,
+            subscribed_new: true,
         })
     }
 
     /// Whether events of new entries come; of changes and ends they always do.
-    pub fn hears_new(&self) -> bool {
-        self.hears_new
+    pub fn subscribed_new(&self) -> bool {
+        self.subscribed_new
     }
 
     /// From now on they come, or they do not and cost the kernel nothing. What is queued stays.
-    pub fn hear_new(&mut self, wanted: bool) -> Result<(), DoorError> {
+    pub fn subscribe_new(&mut self, wanted: bool) -> Result<(), SocketError> {
         let change = if wanted { Socket::add_membership } else { Socket::drop_membership };
         change(&self.socket, NFNLGRP_CONNTRACK_NEW).map_err(failed("choose the event groups of"))?;
-        self.hears_new = wanted;
+        self.subscribed_new = wanted;
         Ok(())
     }
 
@@ -151,7 +151,7 @@ impl EventSocket {
     }
 
     /// What waits, up to 64 datagrams of the kernel: one event each.
-    pub fn read(&mut self, mut each: impl FnMut(Event)) -> Result<Read, DoorError> {
+    pub fn read(&mut self, mut each: impl FnMut(Event)) -> Result<Read, SocketError> {
         let mut rooms = self.buffer.chunks_exact_mut(READ_BUFFER);
         let mut parts: [_; AT_ONCE] =
             std::array::from_fn(|_| [IoSliceMut::new(rooms.next().unwrap_or_default())]);
@@ -227,14 +227,14 @@ impl Batch {
 /// Carries batches out, in any thread. The kernel works each off inside the send call and queues only the
 /// failures and the last request's acknowledgement, so that the answers are there when the call returns.
 #[derive(Clone)]
-pub struct Door(Arc<Socket>);
+pub struct Carrier(Arc<Socket>);
 
-impl Door {
+impl Carrier {
     /// Returns when the kernel has done, or refused, each of the requests.
     ///
     /// # Errors
     /// What the kernel did is not known, or not all of it: the batch could not be sent, or answers were lost.
-    pub fn carry_out(&self, batch: &mut Batch) -> Result<(), DoorError> {
+    pub fn carry_out(&self, batch: &mut Batch) -> Result<(), SocketError> {
         let Batch { requests, first, count, answers, buffer } = batch;
         self.0.send_to(requests.as_bytes(), &SocketAddr::new(0, 0), 0).map_err(failed("send to"))?;
         buffer.resize(READ_BUFFER, 0);
@@ -261,7 +261,7 @@ impl Door {
 
 /// Sends batches of requests.
 pub struct RequestSocket {
-    door: Door,
+    carrier: Carrier,
     port_id: u32,
     sequence: u32,
     batch: Batch,
@@ -269,10 +269,15 @@ pub struct RequestSocket {
 
 impl RequestSocket {
     /// A socket with a port id of its own.
-    pub fn open() -> Result<RequestSocket, DoorError> {
+    pub fn open() -> Result<RequestSocket, SocketError> {
         let (socket, port_id) = open(ANSWER_BUFFER)?;
         socket.set_cap_ack(true).map_err(failed("set up"))?;
-        Ok(RequestSocket { door: Door(Arc::new(socket)), port_id, sequence: 0, batch: Batch::default() })
+        Ok(RequestSocket {
+            carrier: Carrier(Arc::new(socket)),
+            port_id,
+            sequence: 0,
+            batch: Batch::default(),
+        })
     }
 
     /// The port id that events caused by this socket carry.
@@ -281,8 +286,8 @@ impl RequestSocket {
     }
 
     /// What carries this socket's batches out.
-    pub fn door(&self) -> &Door {
-        &self.door
+    pub fn carrier(&self) -> &Carrier {
+        &self.carrier
     }
 
     /// Put a batch together: requests that `fill` writes, numbered from the number it is given; it returns
@@ -302,11 +307,11 @@ impl RequestSocket {
         &mut self,
         fill: impl FnOnce(&mut Writer, u32) -> u32,
         mut each: impl FnMut(u32, Answer),
-    ) -> Result<u32, DoorError> {
+    ) -> Result<u32, SocketError> {
         let mut batch = std::mem::take(&mut self.batch);
         self.write(&mut batch, fill);
         let count = batch.count();
-        let carried = if count == 0 { Ok(()) } else { self.door.carry_out(&mut batch) };
+        let carried = if count == 0 { Ok(()) } else { self.carrier.carry_out(&mut batch) };
         batch.take_answers().for_each(|(at, answer)| each(at, answer));
         self.batch = batch;
         carried.map(|()| count)
@@ -322,7 +327,7 @@ pub struct DumpSocket {
 
 impl DumpSocket {
     /// A socket for one dump at a time.
-    pub fn open() -> Result<DumpSocket, DoorError> {
+    pub fn open() -> Result<DumpSocket, SocketError> {
         let (socket, _) = open(4 * READ_BUFFER)?;
         socket.set_non_blocking(false).map_err(failed("set up"))?;
         Ok(DumpSocket { socket, buffer: vec![0; READ_BUFFER], unreadable: 0 })
@@ -333,7 +338,7 @@ impl DumpSocket {
         &mut self,
         table: KernelTable,
         family: Option<NetfilterProtoFamily>,
-    ) -> Result<(), DoorError> {
+    ) -> Result<(), SocketError> {
         let mut writer = Writer::default();
         codec::emit_dump(&mut writer, 1, table, family);
         self.socket.send_to(writer.as_bytes(), &SocketAddr::new(0, 0), 0).map_err(failed("send to"))?;
@@ -346,7 +351,7 @@ impl DumpSocket {
     }
 
     /// One buffer of entries, each with the kernel's id; waits for it. Whether it was the last one.
-    pub fn read(&mut self, each: impl FnMut(u32, Entry)) -> Result<bool, DoorError> {
+    pub fn read(&mut self, each: impl FnMut(u32, Entry)) -> Result<bool, SocketError> {
         let length = loop {
             match recv(self.socket.as_raw_fd(), &mut self.buffer, MsgFlags::empty()) {
                 Ok(length) => break length,

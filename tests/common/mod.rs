@@ -55,7 +55,7 @@ fn started(number: u64, run: u64, hot: bool, keys: Vec<Key>, kept: Kept, now: In
         name: format!("router{number}"),
         node: NodeId(number),
         node_group: 0,
-        told_group: "manual G".into(),
+        mechanism_group: "manual G".into(),
         keys,
         incarnation: Incarnation(random),
         secret: random,

@@ -100,8 +100,8 @@ impl World {
     fn choose_events(&mut self, x: usize) {
         let node = &mut self.nodes[x];
         let Some(replica) = &mut node.replica else { return };
-        node.kernel.hears_new = replica.wants_new_entries();
-        replica.handle_hearing(node.kernel.hears_new);
+        node.kernel.subscribed_new = replica.wants_new_entries();
+        replica.handle_subscription(node.kernel.subscribed_new);
         self.totals.unheard += std::mem::take(&mut node.kernel.unheard);
     }
 

@@ -26,7 +26,7 @@ pub(crate) struct Kernel {
     /// A daemon listens.
     pub heard: bool,
     /// ... for new entries, too.
-    pub hears_new: bool,
+    pub subscribed_new: bool,
     /// New entries that it did not hear of for that.
     pub unheard: u64,
 }
@@ -41,7 +41,7 @@ impl Kernel {
         if !self.heard {
             return;
         }
-        if !self.hears_new && matches!(event, Event::New(_)) {
+        if !self.subscribed_new && matches!(event, Event::New(_)) {
             self.unheard += 1;
             return;
         }

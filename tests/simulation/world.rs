@@ -119,7 +119,7 @@ impl World {
             name: node.name.into(),
             node: NodeId(x as u64 + 1),
             node_group: 0,
-            told_group: String::new(),
+            mechanism_group: String::new(),
             keys: self.keys.clone(),
             incarnation,
             secret,
@@ -145,7 +145,7 @@ impl World {
         let mut replica = Replica::new(settings, filter, now);
         replica.handle_role(node.role, now);
         node.kernel.heard = true;
-        node.kernel.hears_new = true;
+        node.kernel.subscribed_new = true;
         node.kernel.overrun = false;
         node.blind = true;
         node.kernel.events.clear();

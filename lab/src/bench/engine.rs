@@ -19,7 +19,7 @@ pub(crate) fn primary(name: &str, run: u128, began: Instant) -> Result<Replica> 
         name: name.to_owned(),
         node: node_id(name),
         node_group: 0,
-        told_group: "vrrp SYNC".into(),
+        mechanism_group: "vrrp SYNC".into(),
         keys: Vec::new(),
         incarnation: Incarnation(run),
         secret: run,

@@ -252,9 +252,9 @@ impl Replica {
     /// challenged: a replayed datagram of an old one, which would wedge the stream, cannot answer.
     fn admit(&mut self, header: &Header, body: &Body<'_>, number: u64, now: Instant) -> Result<(), Refused> {
         if let Body::Alive(alive) = body
-            && alive.told_group != self.presence.told_group
+            && alive.mechanism_group != self.presence.mechanism_group
         {
-            self.door.refusals.stranger = Some((alive.name.clone(), alive.told_group.clone()));
+            self.door.refusals.stranger = Some((alive.name.clone(), alive.mechanism_group.clone()));
             return Err(Refused::OtherGroup);
         }
         if self.peers.hear(header.sender, header.incarnation, now) {

@@ -2,7 +2,7 @@
 //! kernel's new entries are heard of between them.
 //!
 //! Also the turns in which events are read, on which both depend. Owned by the replica; `events` puts what a
-//! dump lists into the table, `hearing` says when new entries are wanted. No table, no clock.
+//! dump lists into the table, `subscription` says when new entries are wanted. No table, no clock.
 
 /// Why the kernel's table is read. The greater covers the lesser.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -68,7 +68,7 @@ pub(super) struct Dumps {
     /// The first is complete: what the kernel holds is known.
     known: bool,
     /// New entries of this kernel have not been heard of since its last dump.
-    deaf: bool,
+    unsubscribed: bool,
     /// One that was due at a yield is judged as the owner's (9), until it is complete.
     late: bool,
 }
@@ -77,7 +77,7 @@ impl Dumps {
     /// A run begins with one.
     pub(super) fn new() -> Dumps {
         let (turns, state) = (Turns::new(), State::Due(Purpose::Whole));
-        Dumps { turns, state, number: 0, known: false, deaf: false, late: false }
+        Dumps { turns, state, number: 0, known: false, unsubscribed: false, late: false }
     }
 
     /// One is due.
@@ -148,12 +148,12 @@ impl Dumps {
 
     /// New entries may be in this kernel that nobody has heard of.
     pub(super) fn may_lack(&self) -> bool {
-        self.deaf || self.is_for(Purpose::Look)
+        self.unsubscribed || self.is_for(Purpose::Look)
     }
 
     /// New entries have not been heard of since the last dump.
-    pub(super) fn deaf(&self) -> bool {
-        self.deaf
+    pub(super) fn unsubscribed(&self) -> bool {
+        self.unsubscribed
     }
 
     /// What a dump finds that was due at a yield is offered.
@@ -162,19 +162,19 @@ impl Dumps {
     }
 
     /// New entries are not heard of from now on.
-    pub(super) fn become_deaf(&mut self) {
-        self.deaf = true;
+    pub(super) fn unsubscribe(&mut self) {
+        self.unsubscribed = true;
     }
 
     /// New entries are heard of from now on: a look is due, for what was not.
-    pub(super) fn hear_again(&mut self) {
-        self.deaf = false;
+    pub(super) fn subscribe(&mut self) {
+        self.unsubscribed = false;
         self.want(Purpose::Look);
     }
 
     /// A claim: a look has judged a part of the kernel in the old role. Once more, after the fence.
     pub(super) fn look_after_the_fence(&mut self) {
-        self.deaf = self.may_lack();
+        self.unsubscribed = self.may_lack();
         self.state = match self.state {
             State::Due(Purpose::Look) => State::Rest,
             State::UnderWay { purpose, then: Some(Purpose::Look) } => State::UnderWay { purpose, then: None },
@@ -185,7 +185,7 @@ impl Dumps {
     /// A yield: what packets made here while the group was owned is offered, too, and what is due now is
     /// judged as the owner's (9).
     pub(super) fn judge_as_the_owner(&mut self) {
-        if self.deaf {
+        if self.unsubscribed {
             self.want(Purpose::Look);
         }
         self.late = self.resyncing();
@@ -273,10 +273,10 @@ mod tests {
         assert!(dumps.begin() && dumps.under_way() == Some(1) && dumps.must());
         assert!(dumps.end(false) && !dumps.known() && dumps.must(), "it failed");
         assert!(dumps.begin() && dumps.end(true) && dumps.known() && !dumps.must() && !dumps.resyncing());
-        dumps.become_deaf();
+        dumps.unsubscribe();
         assert!(dumps.may_lack() && !dumps.must());
-        dumps.hear_again();
-        assert!(!dumps.deaf() && dumps.may_lack() && dumps.resyncing() && !dumps.must());
+        dumps.subscribe();
+        assert!(!dumps.unsubscribed() && dumps.may_lack() && dumps.resyncing() && !dumps.must());
         dumps.judge_as_the_owner();
         assert!(dumps.late() && dumps.begin() && dumps.late());
         assert!(dumps.end(true) && !dumps.late() && !dumps.may_lack());

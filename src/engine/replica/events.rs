@@ -11,7 +11,7 @@ use ctsync_ctnetlink::codec::Event;
 use ctsync_ctnetlink::entry::Entry;
 
 /// What an event, a dump or an answer says of a key.
-pub(super) enum Told {
+pub(super) enum Report {
     Created(Entry),
     /// By an event, which tells only what has changed.
     Updated(Entry),
@@ -56,12 +56,12 @@ impl Replica {
             }
             None => self.table.insert(hash, entry.clone()),
         };
-        let told = match event {
-            Event::New(entry) => Told::Created(entry),
-            Event::Update(entry) => Told::Updated(entry),
-            Event::Destroy(_) => Told::Gone,
+        let report = match event {
+            Event::New(entry) => Report::Created(entry),
+            Event::Update(entry) => Report::Updated(entry),
+            Event::Destroy(_) => Report::Gone,
         };
-        let created = matches!(told, Told::Created(_));
+        let created = matches!(report, Report::Created(_));
         let (turn, dump, believes) = (self.dumps.turns.now(), self.dumps.number(), self.believes());
         let Some(mut slot) = self.table.get_mut(id) else { return };
         slot.newer_than = dump;
@@ -70,7 +70,7 @@ impl Replica {
             self.want_kernel(id, true);
             return;
         }
-        if matches!(told, Told::Created(_) | Told::Gone) {
+        if matches!(report, Report::Created(_) | Report::Gone) {
             slot.clear(Flags::MINE);
         }
         if created {
@@ -79,17 +79,17 @@ impl Replica {
         }
         if believes {
             let pending = slot.has(Flags::PENDING) && !slot.has(Flags::READ_BACK);
-            if pending && slot.has(Flags::PRESENT) && matches!(told, Told::Gone) {
+            if pending && slot.has(Flags::PRESENT) && matches!(report, Report::Gone) {
                 // It means the older connection; the pending install stands (13).
                 slot.clear(Flags::INSTALLED);
             } else {
                 slot.clear(Flags::PENDING);
-                self.kernel_says(id, told);
+                self.kernel_says(id, report);
             }
         } else if self.trusts_kernel() {
-            self.kernel_says(id, told);
+            self.kernel_says(id, report);
         } else {
-            self.hear_as_backup(id, told);
+            self.hear_as_backup(id, report);
         }
         if created && self.ownership.is_owner() {
             self.reread_master(id);
@@ -118,23 +118,23 @@ impl Replica {
     }
 
     /// An entry of a group owned elsewhere: never announced, never trusted (I3).
-    fn hear_as_backup(&mut self, id: SlotId, told: Told) {
+    fn hear_as_backup(&mut self, id: SlotId, report: Report) {
         let Some(mut slot) = self.table.get_mut(id) else { return };
         let present = slot.has(Flags::PRESENT);
-        let created = matches!(told, Told::Created(_));
-        match told {
-            Told::Gone => {
+        let created = matches!(report, Report::Created(_));
+        match report {
+            Report::Gone => {
                 slot.clear(Flags::STRAY | Flags::INSTALLED);
                 if present {
                     self.want_kernel(id, false);
                 }
             }
-            Told::Created(entry) | Told::Updated(entry) | Told::Exists(entry) if present => {
+            Report::Created(entry) | Report::Updated(entry) | Report::Exists(entry) if present => {
                 note_found(&mut slot, &entry);
                 slot.put(Flags::REBORN, created || slot.has(Flags::REBORN));
                 self.want_kernel(id, true);
             }
-            Told::Created(entry) | Told::Updated(entry) | Told::Exists(entry) => {
+            Report::Created(entry) | Report::Updated(entry) | Report::Exists(entry) => {
                 slot.set(Flags::INSTALLED);
                 slot.set_entry(entry);
                 if slot.has(Flags::MINE) {
@@ -154,31 +154,31 @@ impl Replica {
     }
 
     /// The table takes the kernel's word.
-    pub(super) fn kernel_says(&mut self, id: SlotId, told: Told) {
-        if let Told::Created(found) | Told::Updated(found) | Told::Exists(found) = &told
+    pub(super) fn kernel_says(&mut self, id: SlotId, report: Report) {
+        if let Report::Created(found) | Report::Updated(found) | Report::Exists(found) = &report
             && self.keeps_from(id, found)
         {
             return;
         }
         let owner = self.ownership.is_owner();
         let present = is_present(&self.table, id);
-        let born = matches!(told, Told::Created(_)) || (!present && !matches!(told, Told::Gone));
+        let born = matches!(report, Report::Created(_)) || (!present && !matches!(report, Report::Gone));
         let birth = born.then(|| self.table.next_birth());
         let Some(mut slot) = self.table.get_mut(id) else { return };
         let mut rewritten = false;
-        match told {
-            Told::Created(entry) => {
+        match report {
+            Report::Created(entry) => {
                 slot.set_entry(entry);
                 slot.set(Flags::INSTALLED);
             }
-            Told::Updated(entry) if present => {
+            Report::Updated(entry) if present => {
                 slot.change_entry(|mine| {
                     rewritten = mine.reply != entry.reply;
                     mine.merge(entry);
                 });
                 slot.set(Flags::INSTALLED);
             }
-            Told::Updated(entry) | Told::Exists(entry) => {
+            Report::Updated(entry) | Report::Exists(entry) => {
                 if present {
                     slot.change_entry(|mine| {
                         rewritten = mine.reply != entry.reply;
@@ -189,7 +189,7 @@ impl Replica {
                 }
                 slot.set(Flags::INSTALLED);
             }
-            Told::Gone => {
+            Report::Gone => {
                 if !self.hold_back(id) {
                     self.end(id);
                 }
@@ -335,7 +335,7 @@ impl Replica {
             }
         } else if trusted {
             slot.clear(Flags::REPLACE);
-            self.kernel_says(id, Told::Exists(entry));
+            self.kernel_says(id, Report::Exists(entry));
         } else if present {
             slot.set(Flags::REBORN);
             self.want_kernel(id, false);
@@ -344,7 +344,7 @@ impl Replica {
             self.want_kernel(id, false);
         } else if self.dumps.late() {
             // A dump due at the yield is judged as the owner's: what it finds is offered (9).
-            self.kernel_says(id, Told::Exists(entry));
+            self.kernel_says(id, Report::Exists(entry));
             self.owe(id);
         } else {
             slot.set_entry(entry);

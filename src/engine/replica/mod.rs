@@ -2,7 +2,7 @@
 //! roles and `now` come in by `handle_*`; requests, datagrams, deadlines and reports go out by `poll_*`.
 //!
 //! The state is in structs, each of which its own file alone changes: they are the fields of [`Replica`]. The
-//! other rooms say what is to be done with them: `events` and `hearing` (this kernel speaks), `requests` (it
+//! other rooms say what is to be done with them: `events` and `subscription` (this kernel speaks), `requests` (it
 //! is asked), `door` and `incoming` (a peer speaks), `outgoing` (it is answered), `takeover` and `gate` (the
 //! role), `operator` and `view` (people); `invariants` says what holds between any two inputs.
 //! `docs/architecture.md` has them all.
@@ -25,7 +25,6 @@ mod following;
 mod fullness;
 mod gate;
 mod hashing;
-mod hearing;
 mod incoming;
 mod invariants;
 mod kept;
@@ -41,6 +40,7 @@ mod requests;
 mod settings;
 mod size;
 mod strays;
+mod subscription;
 mod takeover;
 mod trim;
 mod unsent;
@@ -181,7 +181,7 @@ impl Replica {
             door: door::Door::new(settings.secret),
             following: following::Following::default(),
             out: outgoing::Outgoing::new(&settings, now),
-            presence: presence::Presence::new(settings.told_group.clone(), settings.kernel),
+            presence: presence::Presence::new(settings.mechanism_group.clone(), settings.kernel),
             work: work::Work::new(),
             strays: strays::Strays::new(),
             dumps: dumps::Dumps::new(),

@@ -223,7 +223,7 @@ impl Replica {
         let heard: Vec<u16> = self.peers.living().map(Peer::heard_bytes).collect();
         let alive = Alive {
             name: self.settings.name.clone(),
-            told_group: self.presence.told_group.clone(),
+            mechanism_group: self.presence.mechanism_group.clone(),
             turn,
             last: self.out.sender.last(),
             oldest: self.out.sender.oldest(),

@@ -14,7 +14,7 @@ const KERNEL_EACH: u32 = 4;
 /// What this node says of itself.
 pub(super) struct Presence {
     /// Its failover group by mechanism and name.
-    pub(super) told_group: String,
+    pub(super) mechanism_group: String,
     pub(super) seat: Seat,
     kernel: KernelSettings,
     told: Option<KernelTold>,
@@ -23,8 +23,8 @@ pub(super) struct Presence {
 }
 
 impl Presence {
-    pub(super) fn new(told_group: String, kernel: KernelSettings) -> Presence {
-        Presence { told_group, seat: Seat::default(), kernel, told: None, since: 0 }
+    pub(super) fn new(mechanism_group: String, kernel: KernelSettings) -> Presence {
+        Presence { mechanism_group, seat: Seat::default(), kernel, told: None, since: 0 }
     }
 
     /// The kernel as it is now, for peers and for the verdict here.

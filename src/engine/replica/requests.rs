@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::Replica;
 use super::dumps::Purpose;
-use super::events::{Told, note_time_left};
+use super::events::{Report, note_time_left};
 use crate::failure::Failure;
 use crate::reconcile::{Decision, Op, Outcome, decide, note_answer, note_found};
 use crate::table::{Flags, Slot, SlotId, is_present};
@@ -265,7 +265,7 @@ impl Replica {
         let Some((id, op)) = self.work.answered(&mut self.table, at) else { return };
         if op == Op::Get {
             if errno != 0 {
-                self.read_back(id, Told::Gone);
+                self.read_back(id, Report::Gone);
             }
             return;
         }
@@ -343,18 +343,18 @@ impl Replica {
     /// The entry that a get of the batch asked for.
     pub fn handle_read_back(&mut self, at: usize, entry: Entry) {
         if let Some((id, Op::Get)) = self.work.answered(&mut self.table, at) {
-            self.read_back(id, Told::Exists(entry));
+            self.read_back(id, Report::Exists(entry));
         }
     }
 
-    fn read_back(&mut self, id: SlotId, told: Told) {
+    fn read_back(&mut self, id: SlotId, report: Report) {
         let trusted = self.trusts_kernel();
         let (primary, owner) = (self.standing().primary, self.ownership.is_owner());
         let Some(mut slot) = self.table.get_mut(id) else { return };
         slot.clear(Flags::READ_BACK);
         let present = slot.has(Flags::PRESENT);
-        match &told {
-            Told::Gone if owner && present && slot.tries > 0 => {
+        match &report {
+            Report::Gone if owner && present && slot.tries > 0 => {
                 // It exists, said the create, and it does not, says the get: another connection has its reply
                 // tuple.
                 slot.tries = 0;
@@ -363,15 +363,15 @@ impl Replica {
             }
             _ if trusted => {
                 slot.clear(Flags::PENDING | Flags::REPLACE);
-                self.take_answer(id, told);
+                self.take_answer(id, report);
             }
-            Told::Gone => {
+            Report::Gone => {
                 slot.clear(Flags::INSTALLED | Flags::MINE | Flags::STRAY | Flags::REPLACE | Flags::PENDING);
                 if present {
                     self.want_kernel(id, false);
                 }
             }
-            Told::Created(entry) | Told::Updated(entry) | Told::Exists(entry) => {
+            Report::Created(entry) | Report::Updated(entry) | Report::Exists(entry) => {
                 slot.clear(Flags::PENDING);
                 note_found(&mut slot, entry);
                 if primary {
@@ -392,8 +392,8 @@ impl Replica {
     }
 
     /// What was asked for is mostly as it was known: that is no change.
-    fn take_answer(&mut self, id: SlotId, told: Told) {
-        if let Told::Exists(entry) = &told
+    fn take_answer(&mut self, id: SlotId, report: Report) {
+        if let Report::Exists(entry) = &report
             && is_present(&self.table, id)
             && self.same_content(id, entry)
         {
@@ -409,7 +409,7 @@ impl Replica {
             }
             return;
         }
-        self.kernel_says(id, told);
+        self.kernel_says(id, report);
     }
 
     /// All answers of the oldest batch are in. A request without one was done: only failures answer.

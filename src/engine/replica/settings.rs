@@ -20,7 +20,7 @@ pub struct Settings {
     pub node_group: u32,
     /// The failover group by mechanism and name, as peers are told it: `vrrp SYNC`. Nodes of another one are
     /// refused.
-    pub told_group: String,
+    pub mechanism_group: String,
     /// Keys of the channel; the first one seals. None: anyone can write to both tables.
     pub keys: Vec<SealKey>,
     /// This run: 128 random bits.

@@ -17,7 +17,7 @@ pub struct Alive {
     pub name: String,
     /// The failover group by its mechanism and name, `vrrp SYNC`: nodes that differ in it do not belong
     /// together.
-    pub told_group: String,
+    pub mechanism_group: String,
     /// Last sequence number used in the stream, 0 for none.
     pub last: u64,
     /// Oldest sequence number still in the ring; `last + 1` when the ring is empty.
@@ -74,7 +74,7 @@ pub struct KernelTold {
 impl Alive {
     pub(super) fn emit(&self, out: &mut Vec<u8>) {
         emit_name(out, &self.name);
-        emit_name(out, &self.told_group);
+        emit_name(out, &self.mechanism_group);
         out.extend_from_slice(&self.last.to_be_bytes());
         out.extend_from_slice(&self.oldest.to_be_bytes());
         out.extend_from_slice(&self.turn.to_be_bytes());
@@ -96,7 +96,7 @@ impl Alive {
     }
 
     pub(super) fn parse(reader: &mut Reader<'_>) -> Result<Alive, WireError> {
-        let (name, told_group) = (parse_name(reader)?, parse_name(reader)?);
+        let (name, mechanism_group) = (parse_name(reader)?, parse_name(reader)?);
         let (last, oldest) = (parse_count(reader)?, parse_count(reader)?);
         let (turn, token) = (reader.u32()?, reader.u32()?);
         let group = GroupId(reader.u8()?);
@@ -112,7 +112,7 @@ impl Alive {
         };
         Ok(Alive {
             name,
-            told_group,
+            mechanism_group,
             last,
             oldest,
             turn,

@@ -242,7 +242,7 @@ fn every_body_comes_back() {
         ready: true,
         root: 0xdead_beef,
         count: 223,
-        told_group: "vrrp SYNC".into(),
+        mechanism_group: "vrrp SYNC".into(),
         role: Role::Fault,
         seat: Seat { evidence: Evidence::Addresses, mover: Mover::Absent, addresses: 3, here: 1 },
         longest: 1452,
@@ -319,7 +319,7 @@ fn another_version_and_other_programs_are_told_apart() {
 #[test]
 fn a_name_that_no_node_has_is_refused() {
     let header = Header { node_group: 0, sender: NodeId(1), incarnation: Incarnation(2) };
-    let alive = Alive { name: "n".repeat(64), told_group: "manual G".into(), ..Alive::default() };
+    let alive = Alive { name: "n".repeat(64), mechanism_group: "manual G".into(), ..Alive::default() };
     let mut good = Vec::new();
     emit_body(&mut good, &header, &Body::Alive(alive));
     assert!(parse(&good).is_ok());

@@ -29,12 +29,12 @@ fn a_cold_backup_asks_its_kernel_for_nothing() {
 fn what_nobody_heard_of_before_a_claim_is_found_by_a_dump_after_it() {
     let mut pair = Pair::start(3);
     assert!(pair.owner.wants_new_entries() && !pair.backup.wants_new_entries());
-    assert!(!pair.backup.handle_hearing(false));
+    assert!(!pair.backup.handle_subscription(false));
     pair.now += Duration::from_millis(1500);
     let Pair { backup, now, .. } = &mut pair;
     take_over(backup, *now);
     assert!(!backup.resyncing(), "the fence does not wait for a dump");
-    assert!(backup.wants_new_entries() && backup.handle_hearing(true));
+    assert!(backup.wants_new_entries() && backup.handle_subscription(true));
     assert!(backup.poll_dump());
     for number in 0..4 {
         backup.handle_dump_entry(entry(number, 1));
@@ -42,16 +42,16 @@ fn what_nobody_heard_of_before_a_claim_is_found_by_a_dump_after_it() {
     backup.handle_dump_end(true, *now);
     assert_eq!(backup.entries().count(), 4);
     assert_eq!(backup.unsent(), 1, "told as an owner's");
-    assert!(!backup.handle_hearing(true), "once");
+    assert!(!backup.handle_subscription(true), "once");
 }
 
 #[test]
 fn a_claim_does_not_wait_for_what_an_earlier_one_has_to_look_at() {
     let mut pair = Pair::start(3);
-    assert!(!pair.backup.handle_hearing(false));
+    assert!(!pair.backup.handle_subscription(false));
     pair.now += Duration::from_millis(1500);
     take_over(&mut pair.backup, pair.now);
-    assert!(pair.backup.handle_hearing(true), "a dump is due");
+    assert!(pair.backup.handle_subscription(true), "a dump is due");
     assert!(!common::protected(&pair.backup, pair.now));
     // One that fails is due again, and is not waited for either.
     assert!(pair.backup.poll_dump());
@@ -78,7 +78,7 @@ fn a_claim_does_not_wait_for_what_an_earlier_one_has_to_look_at() {
     let Pair { backup, now, .. } = &mut pair;
     take_over(backup, *now);
     assert!(backup.dumping(), "it goes on");
-    assert!(backup.handle_hearing(true), "and another one follows");
+    assert!(backup.handle_subscription(true), "and another one follows");
     backup.handle_dump_end(true, *now);
     backup.handle_events_empty();
     assert!(backup.poll_dump());
@@ -92,7 +92,7 @@ fn a_dump_waits_until_the_events_before_it_are_read() {
     replica.handle_events_empty();
     assert!(replica.poll_dump());
     replica.handle_dump_end(true, common::start());
-    assert!(!replica.handle_hearing(false) && replica.handle_hearing(true));
+    assert!(!replica.handle_subscription(false) && replica.handle_subscription(true));
     replica.handle_events_waiting();
     assert!(!replica.poll_dump());
 }
@@ -100,7 +100,7 @@ fn a_dump_waits_until_the_events_before_it_are_read() {
 #[test]
 fn a_former_owner_offers_what_it_did_not_hear_of() {
     let mut pair = Pair::start(0);
-    assert!(!pair.backup.handle_hearing(false));
+    assert!(!pair.backup.handle_subscription(false));
     // It takes over, and another claim comes before it hears of new entries again.
     pair.owner.handle_role(Role::Backup, pair.now);
     pair.backup.handle_role(Role::Primary, pair.now);
