@@ -370,11 +370,19 @@ impl Replica {
         slot.set_entry(entry);
     }
 
+    /// The owner says that an entry has ended. What that means depends on how this node came to hold it:
+    ///
+    /// | held | meaning |
+    /// |---|---|
+    /// | or offered, of another birth | nothing: it ends another connection (17) |
+    /// | aside, by a reset | the table's part is over; what the kernel has of it is removed |
+    /// | on the owner's word, and in the kernel or on its way there | both end |
+    /// | on the owner's word, by a cold backup | the table's part ends, the kernel has none |
+    /// | as an offer that the owner refuses | the table's part ends; the kernel's stays as a stray (11) |
     fn apply_destroy(&mut self, key: u64, birth: u16) {
         let Some(id) = self.table.find_hash(key) else { return };
         let Some(mut slot) = self.table.get_mut(id) else { return };
         if slot.has(Flags::PRESENT | Flags::OFFER) && slot.birth != birth {
-            // It ends another generation: the offer stands (17).
             return;
         }
         if slot.has(Flags::FORGOTTEN) {
@@ -382,9 +390,7 @@ impl Replica {
             self.drop_forgotten(id);
             return;
         }
-        // The table held it on the owner's word: what the kernel has of it is ours to remove. A cold backup's
-        // has nothing; what is pending may be there, if an answer was lost. An offer that the owner refuses
-        // was held on our kernel's word: unless this node has owned it, it stays a stray there (11).
+        // What is pending may be there, if an answer was lost.
         let may_be_there = slot.has_any(Flags::INSTALLED | Flags::PENDING);
         if slot.has(Flags::PRESENT) && !slot.has(Flags::OFFER) && may_be_there {
             slot.set(Flags::MINE);

@@ -20,7 +20,7 @@ const PEERS: usize = 8;
 enum Life {
     /// Its run has proved itself, and has not said yet who owns the group.
     Proved,
-    /// It has. The log has been told that it is here.
+    /// It has said who owns the group: claims and readiness count with it from now on.
     Speaking,
     /// It has been silent for too long.
     Lost,

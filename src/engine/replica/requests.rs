@@ -274,7 +274,8 @@ impl Replica {
         }
         let touches = matches!(op, Op::Update | Op::Renew | Op::Track);
         if self.ownership.is_owner() && touches && errno == nix::errno::Errno::ENOENT as i32 {
-            // It has just ended, and its event is still to be read: to be asked for, not to be made again.
+            // The entry has just ended, and the event of that is still to be read. The kernel is asked whether it
+            // has: creating the entry again would bring back a connection that is over.
             self.want_kernel(id, true);
             return;
         }
