@@ -59,7 +59,7 @@ impl Router {
         format!("{}\n# The lab's.\n{ours}", text.trim_end())
     }
 
-    /// Where the daemon's metrics are scraped, when [`Options::metrics`] is set.
+    /// Where the daemon's metrics are scraped, when the option `metrics` is set.
     pub(crate) fn metrics_address(&self) -> String {
         let own = self.told.addresses.first().and_then(|(_, address)| address.split('/').next());
         format!("{}:9338", own.unwrap_or("127.0.0.1"))
