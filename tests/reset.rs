@@ -94,3 +94,24 @@ fn a_reset_removes_nothing_that_the_kernel_had_by_itself() {
     assert_eq!(pair.backup.entries().filter(|(_, installed)| *installed).count(), 50);
     assert!(destroyed.is_empty(), "{destroyed:?}");
 }
+
+/// A cold standby's kernel has none of what a reset keeps aside: what a dump finds there under one of those
+/// tuples is another connection, and stays when the owner's ends.
+#[test]
+fn what_came_up_under_a_forgotten_tuple_stays() {
+    let mut pair = Pair::with(50, false);
+    assert!(pair.backup.reset_external());
+    pair.backup.resync();
+    pair.backup.handle_events_empty();
+    assert!(pair.backup.poll_dump());
+    pair.backup.handle_dump_entry(entry(3, 9));
+    pair.backup.handle_dump_end(true, pair.now);
+    pair.owner.handle_event(Event::Destroy(entry(3, 1)), pair.now);
+    let destroys = pair.owner.poll_datagram(pair.now).unwrap();
+    pair.backup.handle_datagram(&destroys, pair.now);
+    pair.backup.handle_events_empty();
+    pair.backup.handle_timeout(pair.now);
+    let requests = pair.batch(&[]);
+    assert!(requests.iter().all(|(op, _)| *op != Op::Destroy), "{requests:?}");
+    assert!(pair.backup.entries().all(|(held, _)| held.key() != entry(3, 1).key()), "it is held no more");
+}

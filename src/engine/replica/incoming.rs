@@ -375,7 +375,7 @@ impl Replica {
     /// | held | meaning |
     /// |---|---|
     /// | or offered, of another birth | nothing: it ends another connection (17) |
-    /// | aside, by a reset | the table's part is over; what the kernel has of it is removed |
+    /// | aside, by a reset | it is held no more; the kernel's copy ends, not what came up there meanwhile |
     /// | on the owner's word, and in the kernel or on its way there | both end |
     /// | on the owner's word, by a cold backup | the table's part ends, the kernel has none |
     /// | as an offer that the owner refuses | the table's part ends; the kernel's stays as a stray (11) |
@@ -386,7 +386,9 @@ impl Replica {
             return;
         }
         if slot.has(Flags::FORGOTTEN) {
-            slot.put(Flags::MINE, slot.has_any(Flags::INSTALLED | Flags::MINE));
+            // What came up there meanwhile is another connection, a stray.
+            let copy = slot.has(Flags::INSTALLED) && !slot.has(Flags::STRAY);
+            slot.put(Flags::MINE, slot.has(Flags::MINE) || copy);
             self.drop_forgotten(id);
             return;
         }
