@@ -2,9 +2,9 @@
 //! roles and `now` come in by `handle_*`; requests, datagrams, deadlines and reports go out by `poll_*`.
 //!
 //! The state is in structs, each of which its own file alone changes: they are the fields of [`Replica`]. The
-//! other rooms say what is to be done with them: `events` and `subscription` (this kernel speaks), `requests` (it
-//! is asked), `door` and `incoming` (a peer speaks), `outgoing` (it is answered), `takeover` and `gate` (the
-//! role), `operator` and `view` (people); `invariants` says what holds between any two inputs.
+//! other rooms say what is to be done with them: `events` and `subscription` (this kernel speaks), `requests`
+//! (it is asked), `door` and `incoming` (a peer speaks), `outgoing` (it is answered), `takeover` and `gate`
+//! (the role), `operator` and `view` (people); `invariants` says what holds between any two inputs.
 //! `docs/architecture.md` has them all.
 //!
 //! Called by the daemon and, with a virtual clock and wire, by the simulation. No socket, no runtime, no

@@ -197,8 +197,8 @@ impl Replica {
         self.release(id);
     }
 
-    /// Put an entry into the stream: whole, or as a change when the followers have its tuples already. Nothing
-    /// is written when they have all of it, unless a repair asked for it.
+    /// Put an entry into the stream: whole, or as a change when the followers have its tuples already.
+    /// Nothing is written when they have all of it, unless a repair asked for it.
     pub(super) fn emit_present(&mut self, id: SlotId, messages: &mut Vec<u8>, repair: bool) {
         let content = self.content_hash(id);
         let Some(mut slot) = self.table.get_mut(id) else { return };

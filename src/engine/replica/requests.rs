@@ -274,8 +274,8 @@ impl Replica {
         }
         let touches = matches!(op, Op::Update | Op::Renew | Op::Track);
         if self.ownership.is_owner() && touches && errno == nix::errno::Errno::ENOENT as i32 {
-            // The entry has just ended, and the event of that is still to be read. The kernel is asked whether it
-            // has: creating the entry again would bring back a connection that is over.
+            // The entry has just ended, and the event of that is still to be read. The kernel is asked
+            // whether it has: creating the entry again would bring back a connection that is over.
             self.want_kernel(id, true);
             return;
         }

@@ -2,10 +2,10 @@
 //!
 //! For every entry that a daemon creates the kernel builds an event, which costs it as much as the entry, as
 //! long as anybody is subscribed to new ones (`netlink_has_listeners`); a socket's filter drops it only then.
-//! A backup installs by the thousand what its owner sends, so it is not subscribed: events of changes and ends
-//! come all the same. What packets made meanwhile is found by a dump once this node owns the group: after the
-//! fence, which does not wait for it, and after what a cold standby installs at its fence has been installed
-//! as fast.
+//! A backup installs by the thousand what its owner sends, so it is not subscribed: events of changes and
+//! ends come all the same. What packets made meanwhile is found by a dump once this node owns the group:
+//! after the fence, which does not wait for it, and after what a cold standby installs at its fence has been
+//! installed as fast.
 
 use super::{Replica, Role};
 
