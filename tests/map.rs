@@ -101,7 +101,8 @@ fn files(folder: &Path) -> Vec<PathBuf> {
     found
 }
 
-/// The rooms of a folder, and the files of each; its own `mod.rs` (`mod.rs`, `lib.rs`, `main.rs`) is none.
+/// The rooms of a folder, and the files of each. The file that opens the folder (`mod.rs`, `lib.rs`, `main.rs`)
+/// is none.
 fn rooms(folder: &str) -> BTreeMap<String, Vec<PathBuf>> {
     let base = root().join(folder);
     let mut rooms: BTreeMap<String, Vec<PathBuf>> = BTreeMap::new();
@@ -131,7 +132,7 @@ fn arrows(folder: &str, begins: &[&[&str]]) -> Arrows {
             });
             used.extend(to.filter(|to| to != room && rooms.contains_key(to)));
             let outside = path[0].strip_prefix("ctsync_").filter(|name| CRATES.contains(name));
-            let program = path.first().map(String::as_str).filter(|name| *name == PROGRAM);
+            let program = (path[0] == PROGRAM).then_some(PROGRAM);
             used.extend(outside.or(program).map(ToOwned::to_owned));
         }
     }

@@ -36,7 +36,7 @@ const ANSWER_BUFFER: usize = 1024 * 1024;
 /// answers of a wholly failing batch within an unprivileged socket's buffer.
 pub const BATCH: u32 = 128;
 
-/// Something went wrong at the kernel's carrier.
+/// A netlink socket does not do what it is for.
 #[derive(Debug, Error)]
 pub enum SocketError {
     /// A socket call failed.

@@ -151,7 +151,7 @@ impl Dumps {
         self.unsubscribed || self.is_for(Purpose::Look)
     }
 
-    /// New entries have not been heard of since the last dump.
+    /// Events of new entries have not come since the last dump.
     pub(super) fn unsubscribed(&self) -> bool {
         self.unsubscribed
     }
@@ -161,12 +161,12 @@ impl Dumps {
         self.late
     }
 
-    /// New entries are not heard of from now on.
+    /// Events of new entries do not come from now on.
     pub(super) fn unsubscribe(&mut self) {
         self.unsubscribed = true;
     }
 
-    /// New entries are heard of from now on: a look is due, for what was not.
+    /// Events of new entries come from now on: a look is due, for those that did not.
     pub(super) fn subscribe(&mut self) {
         self.unsubscribed = false;
         self.want(Purpose::Look);

@@ -26,12 +26,12 @@ impl Replica {
         !self.dumps.unsubscribed() || (self.trusts_kernel() && !self.believes())
     }
 
-    /// Whether new entries are heard of from now on. True: a dump is due, for what was not.
-    pub fn handle_subscription(&mut self, heard: bool) -> bool {
-        let due = self.dumps.unsubscribed() && heard && self.wants_new_entries();
+    /// Whether events of new entries come from now on. True: a dump is due, for those that did not.
+    pub fn handle_subscription(&mut self, subscribed: bool) -> bool {
+        let due = self.dumps.unsubscribed() && subscribed && self.wants_new_entries();
         if due {
             self.dumps.subscribe();
-        } else if !heard {
+        } else if !subscribed {
             self.dumps.unsubscribe();
         }
         due
