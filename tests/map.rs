@@ -101,8 +101,8 @@ fn files(folder: &Path) -> Vec<PathBuf> {
     found
 }
 
-/// The rooms of a folder, and the files of each. The file that opens the folder (`mod.rs`, `lib.rs`, `main.rs`)
-/// is none.
+/// The rooms of a folder, and the files of each. The file that opens the folder (`mod.rs`, `lib.rs`,
+/// `main.rs`) is none.
 fn rooms(folder: &str) -> BTreeMap<String, Vec<PathBuf>> {
     let base = root().join(folder);
     let mut rooms: BTreeMap<String, Vec<PathBuf>> = BTreeMap::new();
