@@ -349,7 +349,11 @@ fn only_the_owner_is_followed() {
     };
     say(
         &mut pair,
-        &Body::Alive(wire::Alive { turn: 1, mechanism_group: "manual G".into(), ..wire::Alive::default() }),
+        &Body::Alive(Box::new(wire::Alive {
+            turn: 1,
+            mechanism_group: "manual G".into(),
+            ..wire::Alive::default()
+        })),
     );
     let asked = std::iter::from_fn(|| pair.backup.poll_datagram(pair.now)).find_map(|datagram| {
         match wire::parse(&datagram) {

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use ctsync_ctnetlink::codec::Event;
 use ctsync_engine::facts::Role;
-use ctsync_engine::wire::{self, Alive, Body, Claim, Header, Incarnation, NodeId, StreamHead};
+use ctsync_engine::wire::{self, Alive, Body, Claim, Header, Heard, Incarnation, NodeId, StreamHead};
 use fastrand::Rng;
 
 #[path = "common/mod.rs"]
@@ -94,10 +94,12 @@ fn forged(random: &mut Rng, header: &Header, to: Incarnation, last: &Alive) -> V
                 alive.seed = u128::from(random.u64(..));
                 alive.root = random.u64(..);
             }
-            (alive.survived, alive.fresh, alive.ready) = (random.bool(), random.bool(), random.bool());
+            (alive.owes, alive.fresh, alive.ready) = (random.bool(), random.bool(), random.bool());
+            alive.truth = random.bool().then_some(alive.claim);
             alive.role = Role::ALL[random.usize(0..4)];
-            alive.longest = random.u16(..);
-            wire::emit_body(&mut datagram, header, &Body::Alive(alive));
+            let node = NodeId(random.u64(1..4));
+            alive.peers = vec![Heard { node, longest: random.u16(..) }];
+            wire::emit_body(&mut datagram, header, &Body::Alive(Box::new(alive)));
         }
         4 => {
             // What it says of entries is another matter: an open channel lets them land.
@@ -131,7 +133,7 @@ fn what_a_stranger_broke_heals_when_he_stops() {
             turn(&mut pair, |_, datagram| {
                 if let Ok((header, Body::Alive(alive))) = wire::parse(datagram) {
                     said.retain(|(known, _)| known.sender != header.sender);
-                    said.push((header, alive));
+                    said.push((header, *alive));
                 }
                 true
             });
@@ -175,7 +177,7 @@ fn many_strangers_keep_nobody_out() {
     for name in 100..120 {
         let alive = Alive { turn: 1, mechanism_group: "manual G".into(), ..Alive::default() };
         let now = pair.now;
-        pair.owner.handle_datagram(&said(name, &Body::Alive(alive)), now);
+        pair.owner.handle_datagram(&said(name, &Body::Alive(Box::new(alive))), now);
         let asked =
             std::iter::from_fn(|| pair.owner.poll_datagram(now)).find_map(|datagram| {
                 match wire::parse(&datagram) {

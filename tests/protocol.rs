@@ -12,8 +12,8 @@ use ctsync_engine::digest::Digester;
 use ctsync_engine::facts::{Asked, Build, Evidence, KernelSettings, Mover, Role, Rules, Seat};
 use ctsync_engine::seal::{Key as SealKey, Seal};
 use ctsync_engine::wire::{
-    self, Alive, Body, Claim, GroupId, Header, Incarnation, KernelTold, Listed, Messages, Node, NodeId,
-    StreamHead, Want, packed,
+    self, Alive, Body, Claim, GroupId, Header, Heard, Incarnation, KernelTold, Listed, Messages, Node,
+    NodeId, Refusal, Stood, StreamHead, Want, packed,
 };
 
 const HEADER: Header = Header {
@@ -110,12 +110,19 @@ fn alive() -> Alive {
         group: GroupId(0),
         claim: Claim { epoch: 2, node: HEADER.sender },
         owner: true,
-        survived: false,
+        truth: Some(Claim { epoch: 1, node: HEADER.sender }),
+        stood: Some(Stood {
+            claim: Claim { epoch: 1, node: NodeId(0x5555_6666_7777_8888) },
+            run: PEER,
+            next: 9,
+        }),
+        owes: false,
+        lineage: 0x0807_0605_0403_0201,
         fresh: false,
         ready: true,
         role: Role::Primary,
         seat: Seat { evidence: Evidence::Told, mover: Mover::Present, addresses: 2, here: 2 },
-        longest: 1452,
+        peers: vec![Heard { node: NodeId(0x5555_6666_7777_8888), longest: 1452 }],
         seed: SEED,
         root: 0x0102_0304_0506_0708,
         count: 1,
@@ -145,6 +152,7 @@ fn messages() -> Vec<u8> {
     wire::emit_put(&mut bytes, &connection(), 0x2a2a, false);
     wire::emit_put(&mut bytes, &expectation(), 0x2a2b, true);
     wire::emit_destroy(&mut bytes, 0xaabb_ccdd_eeff_0011, 0x2a29);
+    wire::emit_refusal(&mut bytes, 0xaabb_ccdd_eeff_0022, 0x2a28, Refusal::Ended);
     wire::emit_sums(&mut bytes, Node { level: 3, index: 0x0abc }, &std::array::from_fn(|at| at as u64));
     wire::emit_list(&mut bytes, 0xabcd, true, &[Listed { key: 0xabcd_0000_0000_0001, content: 5 }]);
     bytes
@@ -168,7 +176,7 @@ fn made() -> BTreeMap<&'static str, Vec<u8>> {
         ("key-hash", digester.hash_key(&mut Vec::new(), &key).to_be_bytes().to_vec()),
         ("content-hash", digester.hash(&canonical).to_be_bytes().to_vec()),
         ("stream", stream),
-        ("alive", body(&Body::Alive(alive()))),
+        ("alive", body(&Body::Alive(Box::new(alive())))),
         ("nack", body(&Body::Nack { to: PEER, holes: vec![(4, 5), (9, 9)] })),
         (
             "ask",
@@ -216,8 +224,8 @@ fn what_the_page_shows_is_read_as_what_was_meant() {
     assert_eq!((header, head.sequence), (HEADER, 7));
     let read: Vec<_> = Messages::new(found).map(Result::unwrap).collect();
     assert_eq!(read, Messages::new(&messages()).map(Result::unwrap).collect::<Vec<_>>());
-    assert_eq!(read.len(), 5);
-    assert_eq!(wire::parse(&page["alive"]).unwrap().1, Body::Alive(alive()));
+    assert_eq!(read.len(), 6);
+    assert_eq!(wire::parse(&page["alive"]).unwrap().1, Body::Alive(Box::new(alive())));
     let Body::Nack { to, holes } = wire::parse(&page["nack"]).unwrap().1 else { panic!() };
     assert_eq!((to, holes), (PEER, vec![(4, 5), (9, 9)]));
     let secret = SealKey(std::array::from_fn(|at| u8::try_from(at).unwrap()));

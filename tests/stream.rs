@@ -25,6 +25,7 @@ fn told(pair: &mut Pair, arrives: bool) -> Vec<&'static str> {
                 Message::Put { .. } => "put",
                 Message::Change { .. } => "change",
                 Message::Destroy { .. } => "destroy",
+                Message::Refusal { .. } => "refusal",
                 Message::Sums { .. } | Message::List { .. } => "repair",
             }));
         }
@@ -40,7 +41,7 @@ fn said(pair: &mut Pair) -> (Header, Alive) {
     pair.now += Duration::from_millis(300);
     let sent = std::iter::from_fn(|| pair.owner.poll_datagram(pair.now));
     let alives = sent.filter_map(|datagram| match wire::parse(&datagram).unwrap() {
-        (header, Body::Alive(alive)) => Some((header, alive)),
+        (header, Body::Alive(alive)) => Some((header, *alive)),
         _ => None,
     });
     alives.last().unwrap()

@@ -83,7 +83,7 @@ fn a_remembered_role_claims_nothing_from_a_living_primary() {
     pair.run(500);
     let claims = |pair: &Pair| (pair.owner.counters().claims, pair.owner.counters().yields);
     let before = claims(&pair);
-    let kept = Kept { settled: true, truth: false, was_owner: false, role: Some(Role::Primary) };
+    let kept = Kept { settled: true, role: Some(Role::Primary), ..Kept::default() };
     pair.backup = common::remembering(2, 9, kept, pair.now);
     pair.run(5000);
     assert!(pair.owner.owner() && !pair.backup.owner());
@@ -101,7 +101,7 @@ fn a_remembered_role_claims_nothing_from_a_living_primary() {
 #[test]
 fn a_remembered_role_claims_when_its_peer_is_lost() {
     let mut pair = Pair::start(5);
-    let kept = Kept { settled: true, truth: false, was_owner: false, role: Some(Role::Primary) };
+    let kept = Kept { settled: true, role: Some(Role::Primary), ..Kept::default() };
     pair.backup = common::remembering(2, 9, kept, pair.now);
     for _ in 0..200 {
         pair.now += Duration::from_millis(10);

@@ -463,7 +463,7 @@ fn another_pair_under_our_number_is_refused() {
         claim,
         ..wire::Alive::default()
     };
-    wire::emit_body(&mut datagram, &header, &Body::Alive(alive));
+    wire::emit_body(&mut datagram, &header, &Body::Alive(Box::new(alive)));
     for on in [On::Owner, On::Backup] {
         let now = stage.pair.now;
         stage.replica(on).handle_datagram(&datagram, now);

@@ -112,6 +112,7 @@ impl Stage {
             node: side.header().sender,
             node_group: 0,
             mechanism_group: String::new(),
+            peers: 0,
             keys: keys.clone(),
             incarnation: side.header().incarnation,
             secret: side.number().into(),

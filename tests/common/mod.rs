@@ -2,6 +2,9 @@
 
 #![allow(dead_code, reason = "each test uses a part of it")]
 
+#[path = "kernel.rs"]
+pub(crate) mod kernel;
+pub(crate) mod many;
 pub(crate) mod pair;
 
 use std::time::{Duration, Instant};
@@ -50,12 +53,29 @@ pub(crate) fn remembering(number: u64, run: u64, kept: Kept, now: Instant) -> Re
 }
 
 fn started(number: u64, run: u64, hot: bool, keys: Vec<Key>, kept: Kept, now: Instant) -> Replica {
+    let mut replica = starting(number, run, hot, keys, kept, now);
+    replica.handle_events_empty();
+    assert!(replica.poll_dump());
+    replica.handle_dump_end(true, now);
+    replica
+}
+
+/// Its kernel has not been read yet.
+pub(crate) fn starting(
+    number: u64,
+    run: u64,
+    hot: bool,
+    keys: Vec<Key>,
+    kept: Kept,
+    now: Instant,
+) -> Replica {
     let random = u128::from(run) << 64 | u128::from(number);
     let settings = Settings {
         name: format!("router{number}"),
         node: NodeId(number),
         node_group: 0,
         mechanism_group: "manual G".into(),
+        peers: 0,
         keys,
         incarnation: Incarnation(random),
         secret: random,
@@ -78,9 +98,6 @@ fn started(number: u64, run: u64, hot: bool, keys: Vec<Key>, kept: Kept, now: In
         },
     };
     let mut replica = Replica::new(settings, Filter::default(), now);
-    replica.handle_events_empty();
-    assert!(replica.poll_dump());
-    replica.handle_dump_end(true, now);
     replica.set_seat(Seat { evidence: Evidence::Told, ..Seat::default() }, now);
     replica
 }

@@ -1,7 +1,7 @@
 //! One node's turn, as the daemon's loop has it: datagrams, events, dump, requests and their answers; what
 //! goes out, and who listens in.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::time::Duration;
 
 use ctsync_ctnetlink::entry::Entry;
@@ -11,6 +11,9 @@ use nix::errno::Errno;
 
 use crate::kernel::ghost;
 use crate::world::{Violation, World};
+
+/// An owner's last changes reach another one, or its followers, within so long.
+const LATE: Duration = Duration::from_secs(1);
 
 /// What the kernel says to the requests of a batch.
 type Answers = Vec<Result<Option<Entry>, Errno>>;
@@ -72,8 +75,10 @@ impl World {
         self.check_reports(x)?;
         self.check_ready(x)?;
         // Where the owner has a connection with this tuple, it is the owner's affair.
-        let other = &self.nodes[1 - x].kernel.table;
-        self.strays[x].retain(|_, key| !other.contains_key(key));
+        for y in self.others(x) {
+            let other = &self.nodes[y].kernel.table;
+            self.strays[x].retain(|_, key| !other.contains_key(key));
+        }
         // Packets do not wait for the daemon: between a claim and this some may come.
         if !faults || self.rng.u32(0..4) != 0 {
             self.choose_events(x);
@@ -127,19 +132,20 @@ impl World {
 
     /// The kernel's answers to a batch, in its order.
     fn ask(&mut self, x: usize) -> Result<Option<Answers>, Violation> {
-        let [first, second] = &mut self.nodes;
-        let (node, other) = if x == 0 { (first, second) } else { (second, first) };
         // As the daemon: nobody is asked when nothing waits.
-        let Some(replica) = node.replica.as_mut().filter(|replica| replica.waiting() > 0) else {
+        if self.nodes[x].replica.as_ref().is_none_or(|replica| replica.waiting() == 0) {
             return Ok(None);
-        };
+        }
+        let (owned, several) = (self.owned_elsewhere(x), self.nodes.len() > 2);
+        let node = &mut self.nodes[x];
+        let Some(replica) = &mut node.replica else { return Ok(None) };
         let kernel = &mut node.kernel;
         let mut answers = Vec::new();
         let mut lines = Vec::new();
         let mut violation = None;
-        let primary = node.role == Role::Primary;
-        let other_owns = other.replica.as_ref().is_some_and(Replica::owner);
-        let (dead, strays) = (&self.dead, &self.strays[x]);
+        let (primary, owner) = (node.role == Role::Primary, replica.owner());
+        let (dead, strays, brought) = (&self.dead, &self.strays[x], &mut self.brought);
+        let (ended, now) = (&self.ended, self.now);
         let limit = self.rng.usize(1..6);
         replica.poll_requests(limit, |request| {
             if request.op == Op::Destroy
@@ -148,19 +154,21 @@ impl World {
                 if primary {
                     violation = Some(format!("12: a primary's daemon destroys {}", ghost(held)));
                 }
-                let living = other
-                    .kernel
-                    .table
-                    .get(&held.key())
-                    .is_some_and(|theirs| ghost(theirs) == ghost(held) && !dead.contains(&ghost(held)));
+                let living = owned.contains(&ghost(held)) && !dead.contains(&ghost(held));
+                // It had ended, and one that knew nothing of that has offered it since.
+                let late = several && ended.get(&held.key()).is_some_and(|at| now < *at + LATE);
+                let living = living && !late && !brought.contains(&ghost(held));
                 if strays.contains_key(&ghost(held)) && !crate::replaced(held, request.entry) {
                     violation = Some(format!("11: a backup destroys the stray {}", ghost(held)));
                 }
-                if living && other_owns && !crate::replaced(held, request.entry) {
+                if living && !crate::replaced(held, request.entry) {
                     violation = Some(format!("I7: removes {} that its owner still has", ghost(held)));
                 }
             }
             let answer = kernel.request(request);
+            if several && owner && request.op == Op::Create && answer.is_ok() {
+                brought.insert(ghost(request.entry));
+            }
             if self.trace.is_some() {
                 let line = format!(
                     "      request {x} {:?} {:?} ({}) {:?}",
@@ -259,30 +267,55 @@ impl World {
         let now = self.now;
         for _ in 0..32 {
             let Some(replica) = &mut self.nodes[x].replica else { return true };
-            let Some(mut datagram) = replica.poll_datagram(now) else { return true };
-            let lost = self.partition || self.rng.u32(0..100) < self.loss;
-            if lost || self.nodes[1 - x].replica.is_none() {
-                self.totals.lost += 1;
-                continue;
-            }
-            if !self.keys.is_empty() {
-                self.attack(1 - x, &datagram);
-            }
-            if self.loss > 0 && self.rng.u32(0..200) == 0 {
-                // A bit flips; without a key only what no longer parses is noticed, so spoil the magic
-                // number.
-                let at = if self.keys.is_empty() { 0 } else { self.rng.usize(0..datagram.len()) };
-                datagram[at] ^= 1 << self.rng.u32(0..8);
-                self.totals.corrupted += 1;
-            }
-            let copies = if self.rng.u32(0..50) == 0 { 2 } else { 1 };
-            self.totals.duplicated += copies - 1;
-            for _ in 0..copies {
-                let jitter = if self.loss > 0 { self.rng.u64(0..60) } else { self.rng.u64(0..3) };
-                self.nodes[1 - x].inbox.push((now + Duration::from_millis(jitter), datagram.clone()));
+            let Some(datagram) = replica.poll_datagram(now) else { return true };
+            for y in self.others(x) {
+                self.carry(x, y, &datagram);
             }
         }
         false
+    }
+
+    /// The wire takes a datagram from one node to another, or does not.
+    fn carry(&mut self, from: usize, to: usize, datagram: &[u8]) {
+        let lost = self.cuts.cuts(from, to) || self.rng.u32(0..100) < self.loss;
+        if lost || self.nodes[to].replica.is_none() {
+            self.totals.lost += 1;
+            return;
+        }
+        if !self.keys.is_empty() {
+            self.attack(to, datagram);
+        }
+        let mut datagram = datagram.to_vec();
+        if self.loss > 0 && self.rng.u32(0..200) == 0 {
+            // A bit flips; without a key only what no longer parses is noticed, so spoil the magic
+            // number.
+            let at = if self.keys.is_empty() { 0 } else { self.rng.usize(0..datagram.len()) };
+            datagram[at] ^= 1 << self.rng.u32(0..8);
+            self.totals.corrupted += 1;
+        }
+        let copies = if self.rng.u32(0..50) == 0 { 2 } else { 1 };
+        self.totals.duplicated += copies - 1;
+        for _ in 0..copies {
+            let jitter = if self.loss > 0 { self.rng.u64(0..60) } else { self.rng.u64(0..3) };
+            self.nodes[to].inbox.push((self.now + Duration::from_millis(jitter), datagram.clone()));
+        }
+    }
+
+    /// What the kernel of the owner has whose stream this node takes: of a pair, of the other one if it owns
+    /// the group.
+    fn owned_elsewhere(&self, x: usize) -> HashSet<u32> {
+        let owns = |y: &usize| self.nodes[*y].replica.as_ref().is_some_and(Replica::owner);
+        let pair = self.nodes.len() == 2;
+        let owner = self.others(x).find(|y| self.follows(x, *y) || pair && owns(y));
+        owner.map_or_else(HashSet::new, |y| self.nodes[y].kernel.table.values().map(ghost).collect())
+    }
+
+    /// Whether a node takes another's stream: this run's, not the one's before it.
+    pub(super) fn follows(&self, x: usize, owner: usize) -> bool {
+        let (Some(held), Some(sent)) = (&self.nodes[x].replica, &self.nodes[owner].replica) else {
+            return false;
+        };
+        sent.owner() && held.follows_run(sent.incarnation())
     }
 
     /// Somebody on the wire keeps datagrams and sends them again, now or much later.

@@ -37,11 +37,10 @@ impl World {
         if !self.steps.is_multiple_of(8) {
             return Ok(());
         }
-        let (backup, owner) = (&self.nodes[x], &self.nodes[1 - x]);
-        let (Some(held), Some(sent)) = (&backup.replica, &owner.replica) else { return Ok(()) };
-        let in_step = sent.owner() && sent.unsent() == 0 && sent.position() == held.position();
-        // Of the same run, not of the one before it.
-        if !in_step || !held.follows_run(sent.incarnation()) {
+        let owner = self.others(x).find(|y| self.follows(x, *y)).map(|y| &self.nodes[y]);
+        let owner = owner.and_then(|owner| owner.replica.as_ref());
+        let (Some(held), Some(sent)) = (&self.nodes[x].replica, owner) else { return Ok(()) };
+        if sent.unsent() > 0 || sent.position() != held.position() {
             return Ok(());
         }
         self.totals.checks += 1;
@@ -88,9 +87,13 @@ impl World {
     }
 
     pub(super) fn check_agreement(&mut self, primary: usize) -> Result<(), Violation> {
+        self.others(primary).try_for_each(|backup| self.check_pair(primary, backup))
+    }
+
+    fn check_pair(&mut self, primary: usize, standby: usize) -> Result<(), Violation> {
         self.totals.checks += 1;
         let now = self.now;
-        let (owner, backup) = (&self.nodes[primary], &self.nodes[1 - primary]);
+        let (owner, backup) = (&self.nodes[primary], &self.nodes[standby]);
         let (Some(first), Some(second)) = (&owner.replica, &backup.replica) else {
             return Err("a daemon is missing".into());
         };
@@ -131,13 +134,13 @@ impl World {
         }
         let backup_kernel = kernel(backup);
         for (key, content) in &held {
-            if self.hot && backup_kernel.get(key) != Some(content) && !self.refused(1 - primary, key) {
+            if self.hot && backup_kernel.get(key) != Some(content) && !self.refused(standby, key) {
                 return Err(format!("I1b: the backup's kernel lacks or contradicts {key:?}"));
             }
         }
         let words = [first.readiness(now), second.readiness(now)];
         // A sweep asks once more for what was refused for good: for a turn or two that waits for the kernel.
-        let refused = held.keys().filter(|key| self.refused(1 - primary, key)).count();
+        let refused = held.keys().filter(|key| self.refused(standby, key)).count();
         let asks_again = words[1] == Readiness::Installing && second.pending() <= refused;
         if !words[0].is_ready() || !(words[1].is_ready() || asks_again) {
             return Err(format!("I1: not ready after the bound: {words:?}"));
@@ -174,21 +177,25 @@ impl World {
         !kept(self.nodes[primary].kernel.table.get(key).map(ghost)) || !kept(self.shared.get(key).copied())
     }
 
-    /// Whatever both kernels held at the last quiet point and no packet ended is still there.
+    /// Whatever all kernels held at the last quiet point and no packet ended is still there.
     pub(super) fn check_survival(&mut self, primary: usize) -> Result<(), Violation> {
         for (key, connection) in &self.shared {
             let lost = self.nodes[primary].kernel.table.get(key).map(ghost) != Some(*connection);
-            let both = self.powered_off == [true, true];
+            let nowhere = self.powered_off.iter().all(|off| *off);
             self.totals.checks += 1;
             let excused = |id: &u32| self.dead.contains(id) || self.unprotected.contains(id);
-            if lost && !excused(connection) && !self.gone_with_master(connection, primary) && !both {
+            if lost && !excused(connection) && !self.gone_with_master(connection, primary) && !nowhere {
                 return Err(format!("I7: connection {connection} was lost, {key:?}"));
             }
         }
-        let (first, second) = (&self.nodes[0].kernel.table, &self.nodes[1].kernel.table);
+        let (first, others) = self.nodes.split_first().ok_or("no node")?;
+        let everywhere = |key: &Key, entry: &Entry| {
+            others.iter().all(|other| other.kernel.table.get(key).map(ghost) == Some(ghost(entry)))
+        };
+        let first = &first.kernel.table;
         self.shared = first
             .iter()
-            .filter(|(key, entry)| second.get(*key).map(ghost) == Some(ghost(entry)))
+            .filter(|(key, entry)| everywhere(key, entry))
             .map(|(key, entry)| (*key, ghost(entry)))
             .collect();
         self.dead.clear();
@@ -198,7 +205,7 @@ impl World {
 
     /// At a quiet point an operator who compares the tables finds no difference.
     pub(super) fn compare(&mut self) -> Result<(), Violation> {
-        let x = self.rng.usize(0..2);
+        let x = self.rng.usize(0..self.nodes.len());
         let now = self.now;
         if let Some(replica) = &mut self.nodes[x].replica {
             replica.begin_comparison(now);

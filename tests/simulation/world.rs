@@ -1,4 +1,5 @@
-//! Two replicas, two kernels, a wire and VRRP, on one virtual clock. Faults come from a seeded source.
+//! Two to five replicas, their kernels, a wire and VRRP, on one virtual clock. Faults come from a seeded
+//! source.
 
 use std::collections::{BTreeMap, HashSet};
 use std::time::{Duration, Instant};
@@ -12,6 +13,7 @@ use ctsync_engine::wire::{Incarnation, NodeId};
 use fastrand::Rng;
 use indexmap::IndexMap;
 
+use crate::cuts::Cuts;
 use crate::kernel::{Kernel, ghost};
 use crate::node::Node;
 use crate::totals::Totals;
@@ -31,8 +33,8 @@ pub(crate) struct World {
     pub(super) rng: Rng,
     pub now: Instant,
     pub(super) began: Instant,
-    pub(super) nodes: [Node; 2],
-    pub(super) partition: bool,
+    pub(super) nodes: Vec<Node>,
+    pub(super) cuts: Cuts,
     pub(super) loss: u32,
     pub(super) hot: bool,
     /// Every other world has a key, and a wire that changes bits.
@@ -45,25 +47,41 @@ pub(crate) struct World {
     pub(super) masters: BTreeMap<u32, (Key, u32)>,
     /// Connections that packets have ended.
     pub(super) dead: HashSet<u32>,
+    /// When something last ended under a key. Of several nodes one may still own what another has ended.
+    pub(super) ended: IndexMap<Key, Instant>,
+    /// Connections that an owner's daemon has put into its kernel: offered by others.
+    pub(super) brought: HashSet<u32>,
     /// Connections that nobody promised to keep.
     pub(super) unprotected: HashSet<u32>,
     /// What came to a node's kernel without anybody's daemon since its own daemon started, while it owned
     /// nothing.
-    pub(super) strays: [BTreeMap<u32, Key>; 2],
-    /// Connections in both kernels at the last quiet point.
+    pub(super) strays: Vec<BTreeMap<u32, Key>>,
+    /// Connections in all kernels at the last quiet point.
     pub(super) shared: IndexMap<Key, u32>,
-    pub(super) powered_off: [bool; 2],
+    pub(super) powered_off: Vec<bool>,
     pub totals: Totals,
     pub trace: Option<Vec<String>>,
 }
 
 pub(crate) type Violation = String;
 
+/// Nodes in the world of a seed: two in half of them, and each number with and without a key.
+fn nodes_of(seed: u64) -> usize {
+    match seed / 2 % 8 {
+        0..=3 => 2,
+        4 | 5 => 3,
+        6 => 4,
+        _ => 5,
+    }
+}
+
 impl World {
     pub(crate) fn new(seed: u64, start: Instant, traced: bool) -> World {
         let mut rng = Rng::with_seed(seed);
         let hot = rng.u32(0..8) != 0;
-        let node = |name| Node {
+        let names = ["a", "b", "c", "d", "e"];
+        let count = nodes_of(seed);
+        let node = |name: &&'static str| Node {
             name,
             kernel: Kernel::default(),
             replica: None,
@@ -80,8 +98,8 @@ impl World {
             rng,
             now: start,
             began: start,
-            nodes: [node("a"), node("b")],
-            partition: false,
+            nodes: names.iter().take(count).map(node).collect(),
+            cuts: Cuts::none(),
             loss: 0,
             hot,
             keys: if seed.is_multiple_of(2) { vec![SealKey([7; 32])] } else { Vec::new() },
@@ -89,15 +107,17 @@ impl World {
             connections: 0,
             steps: 0,
             dead: HashSet::new(),
+            ended: IndexMap::new(),
             unprotected: HashSet::new(),
+            brought: HashSet::new(),
             masters: BTreeMap::new(),
-            strays: Default::default(),
+            strays: vec![BTreeMap::new(); count],
             shared: IndexMap::new(),
-            powered_off: [false; 2],
+            powered_off: vec![false; count],
             totals: Totals::default(),
             trace: traced.then(Vec::new),
         };
-        for x in 0..2 {
+        for x in 0..count {
             world.start(x);
         }
         world.set_role(0, Role::Primary);
@@ -120,6 +140,7 @@ impl World {
             node: NodeId(x as u64 + 1),
             node_group: 0,
             mechanism_group: String::new(),
+            peers: 0,
             keys: self.keys.clone(),
             incarnation,
             secret,
@@ -256,7 +277,7 @@ impl World {
         let entry = self.expectation(number, master);
         let (key, id) = (entry.key(), ghost(&entry));
         if let Some(known) = self.nodes[x].kernel.table.get(&key).map(ghost) {
-            self.dead.insert(known);
+            self.bury(known, key);
             self.nodes[x].kernel.end(&key);
             self.note(|| format!("the expectation {known} of {number} ends on {x}"));
             return;
@@ -276,6 +297,11 @@ impl World {
         }
     }
 
+    fn bury(&mut self, connection: u32, key: Key) {
+        self.dead.insert(connection);
+        self.ended.insert(key, self.now);
+    }
+
     fn some_key(&mut self) -> u16 {
         self.rng.u16(0..KEYS)
     }
@@ -291,9 +317,10 @@ impl World {
                 self.foresee(x, number, &known);
             } else if self.rng.u32(0..3) == 0 {
                 self.totals.ended += 1;
-                self.dead.insert(ghost(&known));
-                let foreseen = self.nodes[x].kernel.end(&key);
-                self.dead.extend(foreseen.iter().map(ghost));
+                self.bury(ghost(&known), key);
+                for entry in self.nodes[x].kernel.end(&key) {
+                    self.bury(ghost(&entry), entry.key());
+                }
                 self.note(|| format!("end {number} ({}) on {x}", ghost(&known)));
             } else {
                 self.nodes[x].kernel.advance(&key, |entry| {
@@ -320,7 +347,9 @@ impl World {
         if self.nodes[x].kernel.open(entry) {
             self.totals.opened += 1;
             // A stray of this tuple elsewhere is this node's affair from now on, however soon this one ends.
-            self.strays[1 - x].retain(|_, stray| *stray != key);
+            for (_, strays) in self.strays.iter_mut().enumerate().filter(|(y, _)| *y != x) {
+                strays.retain(|_, stray| *stray != key);
+            }
             if let Some(contended) = self.shared.get(&key) {
                 self.unprotected.insert(*contended);
                 self.unprotected.insert(id);
@@ -356,7 +385,7 @@ impl World {
     pub(crate) fn step(&mut self, faults: bool) -> Result<(), Violation> {
         self.now += STEP;
         self.steps += 1;
-        for x in 0..2 {
+        for x in 0..self.nodes.len() {
             if self.nodes[x].role == Role::Primary && faults {
                 for _ in 0..self.rng.u32(0..3) {
                     self.traffic(x);
@@ -366,24 +395,21 @@ impl World {
         if faults {
             self.faults();
         }
-        for x in 0..2 {
+        for x in 0..self.nodes.len() {
             self.turn(x, faults)?;
         }
         Ok(())
     }
 
     fn faults(&mut self) {
-        let x = self.rng.usize(0..2);
+        let x = self.rng.usize(0..self.nodes.len());
         match self.rng.u32(0..2000) {
             0..=15 => self.crash(x),
             16..=60 if self.nodes[x].replica.is_none() => self.start(x),
-            61..=64 if !self.powered_off.iter().any(|off| *off) => self.power(x),
-            65..=74 => {
-                self.partition = !self.partition;
-                self.totals.partitions += u64::from(self.partition);
-                let partition = self.partition;
-                self.note(|| format!("partition {partition}"));
+            61..=64 if self.powered_off.iter().filter(|off| **off).count() + 1 < self.nodes.len() => {
+                self.power(x);
             }
+            65..=74 => self.cut_or_mend(x),
             75..=104 => {
                 let role = if self.nodes[x].role == Role::Primary { Role::Backup } else { Role::Primary };
                 self.set_role(x, role);
@@ -442,15 +468,17 @@ impl World {
     /// Faults stop, VRRP settles on `primary`; after the bound everything must agree.
     pub(crate) fn settle(&mut self, primary: usize) -> Result<(), Violation> {
         self.note(|| format!("quiet, primary {primary}"));
-        self.partition = false;
+        self.cuts = Cuts::none();
         self.loss = 0;
-        for x in 0..2 {
+        for x in 0..self.nodes.len() {
             self.nodes[x].kernel.limit = None;
             if self.nodes[x].replica.is_none() {
                 self.start(x);
             }
         }
-        self.set_role(1 - primary, Role::Backup);
+        for x in self.others(primary) {
+            self.set_role(x, Role::Backup);
+        }
         self.set_role(primary, Role::Primary);
         let began = self.now;
         let mut look = began;
@@ -475,11 +503,34 @@ impl World {
         self.check_counts()?;
         self.check_survival(primary)?;
         self.compare()?;
-        self.powered_off = [false; 2];
+        self.powered_off.fill(false);
+        self.brought.clear();
         Ok(())
     }
 
     pub(crate) fn random_primary(&mut self) -> usize {
-        self.rng.usize(0..2)
+        self.rng.usize(0..self.nodes.len())
+    }
+
+    /// All nodes but this one.
+    pub(super) fn others(&self, x: usize) -> impl Iterator<Item = usize> + use<> {
+        (0..self.nodes.len()).filter(move |y| *y != x)
+    }
+
+    /// The wire is cut somewhere, or whole again.
+    fn cut_or_mend(&mut self, x: usize) {
+        let count = self.nodes.len();
+        if self.cuts.any() {
+            self.cuts = Cuts::none();
+        } else {
+            self.totals.partitions += 1;
+            self.cuts = match if count == 2 { 0 } else { self.rng.u32(0..3) } {
+                0 => Cuts::everywhere(count),
+                1 => Cuts::around(count, x),
+                _ => Cuts::between(count, x, (x + self.rng.usize(1..count)) % count),
+            };
+        }
+        let cuts = self.cuts.clone();
+        self.note(|| format!("{cuts:?}"));
     }
 }

@@ -20,6 +20,7 @@ pub(crate) fn primary(name: &str, run: u128, began: Instant) -> Result<Replica> 
         node: node_id(name),
         node_group: 0,
         mechanism_group: "vrrp SYNC".into(),
+        peers: 0,
         keys: Vec::new(),
         incarnation: Incarnation(run),
         secret: run,

@@ -142,13 +142,13 @@ pub(crate) fn lie(heard: &[Vec<u8>], lie: Lie) -> Vec<Vec<u8>> {
     let mut last: HashMap<wire::NodeId, (wire::Header, wire::Alive)> = HashMap::new();
     for datagram in heard {
         if let Ok((header, wire::Body::Alive(alive))) = wire::parse(datagram) {
-            last.insert(header.sender, (header, alive));
+            last.insert(header.sender, (header, *alive));
         }
     }
     let lies = last.into_values().map(|(header, mut alive)| {
         lie(&mut alive);
         let mut datagram = Vec::new();
-        wire::emit_body(&mut datagram, &header, &wire::Body::Alive(alive));
+        wire::emit_body(&mut datagram, &header, &wire::Body::Alive(Box::new(alive)));
         datagram
     });
     lies.collect()

@@ -321,8 +321,8 @@ impl Replica {
                     self.note_fetched(key, Some(entry));
                 }
                 Ok(Message::Destroy { key, .. }) => self.note_fetched(key, None),
-                // A change is no answer.
-                Ok(Message::Change { .. }) | Err(_) => {
+                // These are no answers.
+                Ok(Message::Change { .. } | Message::Refusal { .. }) | Err(_) => {
                     self.counters.unusable += 1;
                     return;
                 }

@@ -69,6 +69,14 @@ pub struct Counters {
     pub repairs: u64,
     /// Entries offered to a new owner.
     pub offered: u64,
+    /// Offers taken as the new owner.
+    pub taken: u64,
+    /// Offers of connections that had ended.
+    pub ended_offers: u64,
+    /// Claims that were followed although a higher one was known: whoever made that is not heard.
+    pub fallbacks: u64,
+    /// Followed claims for which the table did not have to be walked: the new owner had all that is here.
+    pub covered: u64,
     /// Destroys dropped at the cap.
     pub dropped_destroys: u64,
     /// Claims made.

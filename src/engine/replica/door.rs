@@ -49,6 +49,8 @@ pub enum Refused {
     Overtaken,
     /// For another run, another group, or a role that this node does not have.
     Misdirected,
+    /// For another node that is there, or of another owner than the one that this node follows.
+    Elsewhere,
     /// It came through a router: its hop limit is not 255 any more (RFC 5082).
     Far,
     /// Its failover group is another one under our number: two pairs share a link and their `node-group`.
@@ -57,7 +59,7 @@ pub enum Refused {
 
 impl Refused {
     /// All of them, in the order of the counters.
-    pub const ALL: [Refused; 15] = [
+    pub const ALL: [Refused; 16] = [
         Refused::Malformed,
         Refused::OtherVersion,
         Refused::OwnRun,
@@ -71,6 +73,7 @@ impl Refused {
         Refused::Unproved,
         Refused::Overtaken,
         Refused::Misdirected,
+        Refused::Elsewhere,
         Refused::Far,
         Refused::OtherGroup,
     ];

@@ -251,6 +251,7 @@ impl Replica {
         let due = slot.has(Flags::DESTROY_DUE);
         if destroy && !due && full {
             slot.clear(Flags::DIRTY);
+            self.ends.push(self.out.sender.next(), slot.key_hash, slot.sent_birth);
             self.counters.dropped_destroys += 1;
             // A destroy that waits is queued: a datagram follows, and its root tells that this one is gone
             // (1).

@@ -68,9 +68,10 @@ impl Opening {
         })
     }
 
-    /// The owner answered a flush with its last sequence number.
-    pub(super) fn answered(&mut self, token: u32, last: u64) {
-        if let Some(flush) = self.flush.as_mut().filter(|flush| flush.token == token) {
+    /// A run answered a flush with its last sequence number. Only the one that was asked can (N7).
+    pub(super) fn answered(&mut self, run: Incarnation, token: u32, last: u64) {
+        let asked = |flush: &&mut Flush| flush.to == run && flush.token == token;
+        if let Some(flush) = self.flush.as_mut().filter(asked) {
             flush.until = Some(last);
         }
     }
@@ -100,18 +101,28 @@ impl Opening {
         Step::Wait
     }
 
-    /// The group is claimed: `pending` entries are not in the kernel yet, `failed` are refused, and so many
-    /// were, ever.
-    pub(super) fn close(
-        self,
-        pending: usize,
-        failed: usize,
-        failures: [u64; Failure::ALL.len()],
-        now: Instant,
-    ) -> Closing {
+    /// The group is claimed.
+    pub(super) fn close(self, at: Claimed, now: Instant) -> Closing {
         let flushed = self.flush.map_or(Duration::ZERO, |_| now.saturating_duration_since(self.started));
-        Closing { started: self.started, flushed, pending, failed, failures }
+        Closing { started: self.started, flushed, claimed: now, at }
     }
+}
+
+/// How things stood at the claim.
+#[derive(Debug)]
+pub(super) struct Claimed {
+    /// Entries that were not in the kernel yet.
+    pub(super) pending: usize,
+    /// Entries that it refused.
+    pub(super) failed: usize,
+    /// So many were refused for which reason, ever.
+    pub(super) failures: [u64; Failure::ALL.len()],
+    /// Offers taken, ever.
+    pub(super) taken: u64,
+    /// Those that had got further in the last owner's stream: what they have is waited for, if they live.
+    pub(super) ahead: Vec<Incarnation>,
+    /// ... for so long at most.
+    pub(super) wait: Duration,
 }
 
 /// The second half: after the claim.
@@ -119,27 +130,39 @@ impl Opening {
 pub(super) struct Closing {
     started: Instant,
     flushed: Duration,
-    pending: usize,
-    failed: usize,
-    failures: [u64; Failure::ALL.len()],
+    claimed: Instant,
+    at: Claimed,
 }
 
 impl Closing {
+    /// Whether somebody is waited for who is ahead; `settled` tells whether a run owes nothing any more, or
+    /// lives no more.
+    pub(super) fn waits(&self, settled: impl Fn(Incarnation) -> bool, now: Instant) -> bool {
+        now < self.claimed + self.at.wait && self.at.ahead.iter().any(|run| !settled(*run))
+    }
+
+    /// When it is not waited any longer, if it is.
+    pub(super) fn deadline(&self) -> Option<Instant> {
+        (!self.at.ahead.is_empty()).then_some(self.claimed + self.at.wait)
+    }
+
     /// Everything is installed, or refused.
     pub(super) fn report(
         &self,
         held: usize,
         failed: usize,
         failures: [u64; Failure::ALL.len()],
+        taken: u64,
         epoch: u64,
         now: Instant,
     ) -> FenceReport {
-        let since = failures.iter().zip(self.failures).map(|(now, before)| now - before);
+        let since = failures.iter().zip(self.at.failures).map(|(now, before)| now - before);
         let failures = Failure::ALL.iter().map(|reason| reason.word()).zip(since);
         FenceReport {
             held,
-            pending: self.pending,
-            failed: failed.saturating_sub(self.failed),
+            pending: self.at.pending,
+            taken: taken - self.at.taken,
+            failed: failed.saturating_sub(self.at.failed),
             failures: failures.filter(|(_, count)| *count > 0).collect(),
             took: now.saturating_duration_since(self.started),
             flushed: self.flushed,
@@ -155,6 +178,8 @@ pub struct FenceReport {
     pub held: usize,
     /// Entries that were not yet in the kernel when the group was claimed.
     pub pending: usize,
+    /// Entries that other backups had and this node lacked, taken before the fence was closed.
+    pub taken: u64,
     /// Entries the kernel refused at the fence.
     pub failed: usize,
     /// Of these, and of what was installed without a part that this kernel does not take: how many for which
@@ -175,7 +200,7 @@ impl FenceReport {
     /// The group was owned here already: nothing was to be done.
     pub(super) fn nothing_to_do(held: usize, epoch: u64) -> FenceReport {
         let (took, flushed) = (Duration::ZERO, Duration::ZERO);
-        FenceReport { held, pending: 0, failed: 0, failures: Vec::new(), took, flushed, epoch }
+        FenceReport { held, pending: 0, taken: 0, failed: 0, failures: Vec::new(), took, flushed, epoch }
     }
 }
 
@@ -217,9 +242,14 @@ mod tests {
         let mut living = Opening::new(Some(OWNER), 2, WAIT, now);
         let heard = now + Duration::from_millis(1);
         assert_eq!(living.step(Some(5), |_| Some(heard), heard), Step::Ask(OWNER, 2));
-        living.answered(1, 3);
-        assert_eq!(living.step(Some(5), |_| Some(heard), heard), Step::Wait, "an answer to another question");
-        living.answered(2, 6);
+        living.answered(OWNER, 1, 3);
+        living.answered(Incarnation(8), 2, 3);
+        assert_eq!(
+            living.step(Some(5), |_| Some(heard), heard),
+            Step::Wait,
+            "another question, and not who was asked"
+        );
+        living.answered(OWNER, 2, 6);
         assert_eq!(living.step(Some(6), |_| Some(heard), now + WAIT / 4), Step::Wait, "one is missing");
         assert_eq!(living.step(Some(7), |_| Some(heard), now + WAIT / 4), Step::Claim, "all have arrived");
         assert_eq!(
@@ -235,11 +265,18 @@ mod tests {
         let now = Instant::now();
         let mut failures = [0; Failure::ALL.len()];
         failures[0] = 3;
-        let closing = Opening::new(Some(OWNER), 1, WAIT, now).close(40, 2, failures, now + WAIT);
+        let ahead = vec![Incarnation(9)];
+        let at = Claimed { pending: 40, failed: 2, failures, taken: 3, ahead, wait: WAIT };
+        let closing = Opening::new(Some(OWNER), 1, WAIT, now).close(at, now + WAIT);
+        assert!(closing.waits(|_| false, now + WAIT), "who is ahead has something to offer");
+        assert!(!closing.waits(|run| run == Incarnation(9), now + WAIT), "no more");
+        assert!(!closing.waits(|_| false, now + 2 * WAIT), "for ever it is not waited");
+        assert_eq!(closing.deadline(), Some(now + 2 * WAIT));
         failures[0] = 5;
         failures[2] = 1;
-        let report = closing.report(100, 5, failures, 9, now + 2 * WAIT);
+        let report = closing.report(100, 5, failures, 7, 9, now + 2 * WAIT);
         assert_eq!((report.held, report.pending, report.failed, report.epoch), (100, 40, 3, 9));
+        assert_eq!(report.taken, 4);
         assert_eq!(report.failures, [(Failure::ALL[0].word(), 2), (Failure::ALL[2].word(), 1)]);
         assert_eq!((report.flushed, report.took), (WAIT, 2 * WAIT));
     }

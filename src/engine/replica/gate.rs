@@ -166,9 +166,10 @@ impl Replica {
             && !self.gate.open
             && self.peers.is_empty()
             && now < self.peers.listening() + START_GRACE;
-        // No living owner is nobody's fault: an election must go on.
+        // No living owner is nobody's fault: an election must go on, among those that have most of what it
+        // had.
         let fit = (readiness.is_ready() && !just_lost && !nobody_yet)
-            || readiness == Readiness::NoOwner
+            || (readiness == Readiness::NoOwner && self.ahead().next().is_none())
             || self.group.role == Role::Primary
             || now >= self.gate.progressed + self.settings.tunables.gate_limit;
         if readiness.is_ready() {

@@ -10,41 +10,46 @@ use super::{Cache, Replica, Verb};
 use crate::digest::Sums;
 use crate::stream::Place;
 use crate::table::{Flags, SlotId, is_present};
-use crate::wire::{Alive, Body, Changed, Claim, Header, Incarnation, Message, Messages, NodeId, StreamHead};
+use crate::wire::{Alive, Body, Changed, Header, Message, Messages, NodeId, Refusal, StreamHead};
 use ctsync_ctnetlink::entry::Entry;
-
-/// A claim this far above the known one is believed up to [`FAR_CLAIM`] only, and none above [`LAST_CLAIM`].
-const CLAIMS_AT_ONCE: u64 = 1 << 32;
-const FAR_CLAIM: u64 = 1 << 62;
-const LAST_CLAIM: u64 = (1 << 63) - CLAIMS_AT_ONCE;
 
 /// Messages for which there is room at once: what a full datagram of the usual ones holds.
 const MESSAGES: usize = 64;
 
 impl Replica {
-    /// Whether a datagram is for this run, this group, and the role that this node has.
-    fn concerns(&self, header: &Header, body: &Body<'_>) -> bool {
-        let (ours, owner) = (self.settings.incarnation, self.ownership.is_owner());
-        let here = |to: Incarnation, group| to == ours && group == self.group.id;
-        match body {
-            Body::Alive(_) => true,
+    /// Whether a datagram is for this run, this group, and the role that this node has; if not, why not.
+    fn concerns(&self, header: &Header, body: &Body<'_>) -> Result<(), Refused> {
+        let owner = self.ownership.is_owner();
+        let (to, group, fits) = match body {
+            Body::Alive(_) => return Ok(()),
             Body::Stream(head, _) => {
-                self.follows(header.sender)
-                    && head.group == self.group.id
-                    && self.group.claim_incarnation == Some(header.incarnation)
+                let followed =
+                    self.follows(header.sender) && self.group.claim_incarnation == Some(header.incarnation);
+                // What another owner sends is for those that follow it.
+                let peer = self.peers.get(header.sender).is_some_and(|peer| peer.owner);
+                return match (followed && head.group == self.group.id, peer && !followed) {
+                    (true, _) => Ok(()),
+                    (false, true) => Err(Refused::Elsewhere),
+                    (false, false) => Err(Refused::Misdirected),
+                };
             }
-            Body::Nack { to, .. } | Body::Challenge { to, .. } | Body::Proof { to, .. } => *to == ours,
-            Body::Flush { to, .. } => *to == ours && owner,
-            Body::Ask { to, group, .. } | Body::Offer { to, group, .. } => here(*to, *group) && owner,
-            Body::Look { to, group, .. } | Body::Seen { to, group, .. } => here(*to, *group),
+            Body::Nack { to, .. } | Body::Challenge { to, .. } | Body::Proof { to, .. } => {
+                (to, self.group.id, true)
+            }
+            Body::Flush { to, .. } => (to, self.group.id, owner),
+            Body::Ask { to, group, .. } | Body::Offer { to, group, .. } => (to, *group, owner),
+            Body::Look { to, group, .. } | Body::Seen { to, group, .. } => (to, *group, true),
+        };
+        if *to == self.settings.incarnation {
+            return if fits && group == self.group.id { Ok(()) } else { Err(Refused::Misdirected) };
         }
+        let known = self.peers.all().any(|peer| peer.incarnation == *to);
+        Err(if known { Refused::Elsewhere } else { Refused::Misdirected })
     }
 
     /// What an admitted peer says, or a stranger's challenge.
     pub(super) fn hear(&mut self, header: &Header, body: Body<'_>, now: Instant) -> Result<(), Refused> {
-        if !self.concerns(header, &body) {
-            return Err(Refused::Misdirected);
-        }
+        self.concerns(header, &body)?;
         match body {
             Body::Alive(alive) => return self.handle_alive(header, &alive, now),
             Body::Stream(head, messages) => self.handle_stream(&head, messages, now),
@@ -76,8 +81,7 @@ impl Replica {
     }
 
     fn handle_alive(&mut self, header: &Header, alive: &Alive, now: Instant) -> Result<(), Refused> {
-        let (from, incarnation) = (header.sender, header.incarnation);
-        let Alive { claim, owner, .. } = *alive;
+        let from = header.sender;
         self.peers
             .hear_alive(from, alive, self.settings.tunables.lost_after, now)
             .map_err(|Overtaken| Refused::Overtaken)?;
@@ -85,40 +89,25 @@ impl Replica {
         if let Some(longest) = self.peers.living().map(|peer| peer.longest).min() {
             self.out.size.note_heard(usize::from(longest), now);
         }
-        // The same epoch by a new incarnation is a new claim (16).
-        let again = owner
-            && claim.node == from
-            && claim == self.group.claim
-            && self.group.claim_incarnation != Some(incarnation);
-        if (claim > self.group.claim && !self.is_absurd(claim)) || again {
-            self.hear_claim(incarnation, alive, now);
-            if !self.ownership.is_owner() {
-                // The seed goes with the claim: whoever claims next goes on with it, and nobody hashes anew.
-                self.hash_by(alive.seed);
-            }
+        if !self.is_absurd(alive.claim) {
+            self.hear_claim(header, alive, now);
         }
-        if owner && claim.node == from && claim == self.group.claim {
-            self.group.claim_incarnation = Some(incarnation);
-        }
-        if self.follows(from) && owner && claim == self.group.claim {
+        if self.follows(from) && alive.owner && alive.claim == self.group.claim {
+            // The seed goes with the claim: whoever claims next goes on with it, and nobody hashes anew.
             self.hash_by(alive.seed);
             self.take_position(alive, now);
         }
-        self.answer_flush(alive.token, alive.last);
+        self.answer_flush(header.incarnation, alive.token, alive.last);
         // In step with a peer at last: nobody's copies are missing here any more.
         let followed = self.ownership.is_owner() && alive.ready && alive.claim == self.group.claim;
         if followed || self.following.is_equal() {
             self.worth.settle();
         }
+        if self.following.is_equal() && self.follows(from) {
+            self.group.lineage = alive.lineage;
+        }
         self.end_start(now);
         Ok(())
-    }
-
-    /// Nobody counts that far: a claim to which no later one could be added any more would never heal.
-    fn is_absurd(&self, claim: Claim) -> bool {
-        let known = self.group.claim.epoch;
-        let most = if known == 0 { LAST_CLAIM } else { FAR_CLAIM.max(known.saturating_add(CLAIMS_AT_ONCE)) };
-        claim.epoch > most.min(LAST_CLAIM)
     }
 
     /// How far a backup was behind this node's stream when it spoke.
@@ -131,43 +120,19 @@ impl Replica {
         let place = Followed { next: follows.then_some(alive.next), behind, lag };
         let equal = alive.root == self.group.sums.root();
         self.peers.note_place(from, place, equal, self.settings.tunables.lost_after, now);
-        // Who is lost may come back and miss what the others have: with the ring gone, its digest tells.
-        if let Some(applied) = self.peers.living().filter_map(|peer| peer.place.next).min() {
+        // Who is lost may come back and miss what the others have: with the ring gone, its digest tells. Who
+        // lives and does not follow yet, or owes something, may still offer what has ended (N2).
+        let mut all = self.peers.living().map(|peer| peer.place.next.filter(|_| !peer.owes));
+        let applied = all.try_fold(u64::MAX, |least, next| Some(least.min(next?)));
+        if let Some(applied) = applied.filter(|_| self.ownership.is_owner()) {
             self.out.sender.forget_before(applied);
+            self.ends.forget_before(applied);
         }
     }
 
     /// The owner whose stream this node follows.
     fn follows(&self, node: NodeId) -> bool {
         !self.ownership.is_owner() && self.group.claim.node == node
-    }
-
-    /// Another node claims the group, at a higher epoch than known here.
-    fn hear_claim(&mut self, incarnation: Incarnation, alive: &Alive, now: Instant) {
-        let Alive { claim, owner, .. } = *alive;
-        if self.ownership.is_owner() {
-            if owner || claim.node != self.settings.node {
-                self.yield_to(claim, now);
-            } else {
-                // A peer remembers a higher claim in our own name, of an earlier run: claim above it (16).
-                self.reclaim(claim, now);
-            }
-            return;
-        }
-        self.give_refill_up();
-        // An owner that lost its kernel and came back must not purge the survivor's copies (18). One whose
-        // kernel survived is the truth and is offered nothing (19).
-        let may_offer = !self.ownership.is_starting() || self.worth.was_owner() || alive.fresh;
-        if owner && !alive.survived && may_offer {
-            self.worth.forget_last_run();
-            self.owe_all();
-        }
-        self.group.claim = claim;
-        self.group.claim_incarnation = owner.then_some(incarnation);
-        self.begin_following();
-        if claim.node != self.settings.node {
-            self.worth.overruled();
-        }
     }
 
     /// Where the owner's stream stands, told by its alive (5).
@@ -177,6 +142,8 @@ impl Replica {
             None => self.take_stream_up(alive),
         };
         self.following.heard_of(alive.last);
+        // What its ring does not have any more every living node has applied (N2).
+        self.ends.forget_before(alive.oldest.min(expected));
         // An alive that is late says less than has been applied; one after another does not: a number was
         // forged.
         let beyond = expected > alive.last + 1;
@@ -195,9 +162,7 @@ impl Replica {
             self.following.compare(alive.root == self.group.sums.root());
             if self.following.is_equal() {
                 self.end_repair();
-                if !self.dumps.late() {
-                    self.forgive_offers();
-                }
+                self.forgive_offers();
             } else {
                 self.begin_repair(now);
             }
@@ -208,6 +173,7 @@ impl Replica {
     /// next.
     fn take_stream_up(&mut self, alive: &Alive) -> u64 {
         self.following.take_up(alive.last);
+        self.ends.take_up(alive.last + 1);
         self.gate.forget_step();
         alive.last + 1
     }
@@ -275,7 +241,9 @@ impl Replica {
         }
         let hashes = self.hashing.batch(all.iter().map(|message| match message {
             Message::Put { entry, .. } => Hashed::of(entry),
-            Message::Change { key, .. } | Message::Destroy { key, .. } => Hashed::Known(*key),
+            Message::Change { key, .. } | Message::Destroy { key, .. } | Message::Refusal { key, .. } => {
+                Hashed::Known(*key)
+            }
             Message::Sums { .. } | Message::List { .. } => Hashed::Known(0),
         }));
         self.table.prefetch(&hashes);
@@ -289,7 +257,11 @@ impl Replica {
                     self.apply_put(*hash, entry, birth);
                 }
                 Message::Change { key, birth, changed } => self.apply_change(key, birth, changed),
-                Message::Destroy { key, birth } => self.apply_destroy(key, birth),
+                Message::Destroy { key, birth } => {
+                    self.ends.push(head.sequence, key, birth);
+                    self.apply_destroy(key, birth);
+                }
+                Message::Refusal { key, birth, why } => self.apply_refusal(key, birth, why),
                 Message::Sums { node, sums } => self.apply_sums(node, &sums, now),
                 Message::List { bucket, last, lines } => self.apply_list(bucket, last, lines, now),
             }
@@ -299,6 +271,7 @@ impl Replica {
             self.alive_now(now);
         }
         self.following.compare(head.root == self.group.sums.root());
+        self.forgive_offers();
         self.chase_repair(now);
     }
 
@@ -318,6 +291,8 @@ impl Replica {
     fn note_put(&mut self, id: SlotId, content: u64, birth: u16) {
         let Some(mut slot) = self.table.get_mut(id) else { return };
         slot.birth = birth;
+        // Who owns the group next goes on with what all have.
+        slot.sent_birth = birth;
         let (present, before) = (slot.has(Flags::PRESENT), slot.sent);
         self.set_present(id, true);
         self.drop_offer(id);
@@ -376,9 +351,8 @@ impl Replica {
     /// |---|---|
     /// | or offered, of another birth | nothing: it ends another connection (17) |
     /// | aside, by a reset | it is held no more; the kernel's copy ends, not what came up there meanwhile |
-    /// | on the owner's word, and in the kernel or on its way there | both end |
-    /// | on the owner's word, by a cold backup | the table's part ends, the kernel has none |
-    /// | as an offer that the owner refuses | the table's part ends; the kernel's stays as a stray (11) |
+    /// | and in the kernel or on its way there | both end |
+    /// | by a cold backup | the table's part ends, the kernel has none |
     fn apply_destroy(&mut self, key: u64, birth: u16) {
         let Some(id) = self.table.find_hash(key) else { return };
         let Some(mut slot) = self.table.get_mut(id) else { return };
@@ -394,7 +368,21 @@ impl Replica {
         }
         // What is pending may be there, if an answer was lost.
         let may_be_there = slot.has_any(Flags::INSTALLED | Flags::PENDING);
-        if slot.has(Flags::PRESENT) && !slot.has(Flags::OFFER) && may_be_there {
+        if slot.has(Flags::PRESENT) && may_be_there {
+            slot.set(Flags::MINE);
+        }
+        self.drop_key(id);
+    }
+
+    /// What was offered is not taken, and leaves the table. Has it ended, so does what this kernel has (N2);
+    /// else that stays there as a stray (11).
+    fn apply_refusal(&mut self, key: u64, birth: u16, why: Refusal) {
+        let Some(id) = self.table.find_hash(key) else { return };
+        let Some(mut slot) = self.table.get_mut(id) else { return };
+        if !slot.has(Flags::PRESENT | Flags::OFFER) || slot.birth != birth {
+            return;
+        }
+        if why == Refusal::Ended && slot.has_any(Flags::INSTALLED | Flags::PENDING) {
             slot.set(Flags::MINE);
         }
         self.drop_key(id);
@@ -434,7 +422,7 @@ impl Replica {
 
     /// Equal digests: the owner has everything.
     fn forgive_offers(&mut self) {
-        if self.offers() == 0 {
+        if self.offers() == 0 || !self.following.is_equal() || self.dumps.late() {
             return;
         }
         for id in 0..self.table.end() {
@@ -452,6 +440,7 @@ impl Replica {
         self.fall_out_of_step();
         self.following.repair = Repair::default();
         self.out.unsent.forget_refused();
+        self.ends.forget();
         self.give_comparison_up();
         let hashing = &mut self.hashing;
         self.table.rehash(|key| hashing.key(key));
@@ -461,11 +450,5 @@ impl Replica {
                 self.count_as_held(id);
             }
         }
-    }
-
-    /// A peer remembers a higher claim in this node's name.
-    fn reclaim(&mut self, heard: Claim, now: Instant) {
-        self.group.claim = Claim { epoch: heard.epoch + 1, node: self.settings.node };
-        self.alive_now(now);
     }
 }

@@ -7,13 +7,20 @@
 use serde::{Deserialize, Serialize};
 
 use super::Role;
+use crate::wire::Claim;
 
 /// What survives a daemon's end, in `/run` (19).
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
+#[serde(rename_all = "kebab-case", default)]
 pub struct Kept {
     /// This node owned the group and its fence was complete: this kernel is the truth.
     pub truth: bool,
+    /// The highest claim that it followed or made: that of the truth, if this kernel is it.
+    pub claim: Claim,
+    /// The run with which the table began from nothing that this kernel was in step with last.
+    pub lineage: u64,
+    /// Peers that lived.
+    pub peers: u8,
     /// It owned the group, or still owed offers.
     pub was_owner: bool,
     /// The kernel table was in step with a peer's once, in this boot and network namespace: it is not new
@@ -103,7 +110,7 @@ mod tests {
         assert!(worth.is_truth() && !worth.survived(), "of this run");
         worth.overruled();
         assert!(!worth.is_truth());
-        let left = Kept { truth: true, was_owner: true, settled: true, role: None };
+        let left = Kept { truth: true, was_owner: true, settled: true, ..Kept::default() };
         let mut worth = Worth::new(left);
         assert!(worth.survived() && worth.is_truth() && worth.was_owner() && !worth.fresh());
         worth.fenced();

@@ -14,11 +14,13 @@
 mod alives;
 mod answers;
 mod bound;
+mod claims;
 mod comparison;
 mod counters;
 mod departed;
 mod door;
 mod dumps;
+mod ends;
 mod events;
 mod fence;
 mod following;
@@ -54,7 +56,7 @@ use crate::digest::{Sums, bucket_of};
 use crate::filter::Filter;
 use crate::reconcile::Standing;
 use crate::table::{Flags, SlotId, Table, is_present};
-use crate::wire::{Claim, GroupId, Incarnation};
+use crate::wire::{Claim, GroupId, Incarnation, Stood};
 use ctsync_ctnetlink::entry::Entry;
 
 use ownership::Ownership;
@@ -75,13 +77,34 @@ pub use settings::{Settings, Tunables};
 /// A failover group as this node sees it.
 pub(crate) struct Group {
     id: GroupId,
+    /// The claim that this node made, or whose stream it follows.
     claim: Claim,
-    /// The incarnation behind `claim`, when a peer made it (16).
+    /// The run behind `claim` (16); none before there was one.
     claim_incarnation: Option<Incarnation>,
+    /// The highest claim that this node, or the run before it, made or followed (N9).
+    highest: Claim,
+    /// The claim under which the run before this one owned the group: that of the truth, if it is (19).
+    truth: Claim,
+    /// The run with which the table began from nothing that this kernel was in step with last, folded (18).
+    lineage: u64,
+    /// The highest epoch that anybody ever told of (N4).
+    epoch: u64,
+    /// Where this node stood when it claimed (N1).
+    stood: Option<Stood>,
     role: Role,
     /// The role is what the addresses show: nobody told it, and it claims nothing from a living primary.
     supposed: bool,
     sums: Sums,
+}
+
+impl Group {
+    /// This claim binds from now on.
+    fn claim_as(&mut self, claim: Claim, run: Incarnation) {
+        self.claim = claim;
+        self.claim_incarnation = Some(run);
+        self.highest = self.highest.max(claim);
+        self.epoch = self.epoch.max(claim.epoch);
+    }
 }
 
 /// This node's engine.
@@ -117,6 +140,8 @@ pub struct Replica {
     following: following::Following,
     /// What goes out. `outgoing`, and whoever has something to say.
     out: outgoing::Outgoing,
+    /// Which connections have ended lately. `outgoing`, `incoming` and `takeover` change it.
+    ends: ends::Ends,
     /// What this node says of itself. The daemon changes it.
     presence: presence::Presence,
 
@@ -167,6 +192,11 @@ impl Replica {
                 id: GroupId::default(),
                 claim: Claim::default(),
                 claim_incarnation: None,
+                highest: kept.claim,
+                truth: kept.claim,
+                lineage: kept.lineage,
+                epoch: kept.claim.epoch,
+                stood: None,
                 // What a former run was told is a level, no news: nothing is claimed from a living primary by
                 // it.
                 role,
@@ -177,10 +207,11 @@ impl Replica {
             takeovers: takeover::Takeovers::default(),
             worth: kept::Worth::new(kept),
             gate: gate::Gate::new(now),
-            peers: peers::Peers::new(now),
+            peers: peers::Peers::new(settings.node, settings.peers.max(usize::from(kept.peers)), now),
             door: door::Door::new(settings.secret),
             following: following::Following::default(),
             out: outgoing::Outgoing::new(&settings, now),
+            ends: ends::Ends::default(),
             presence: presence::Presence::new(settings.mechanism_group.clone(), settings.kernel),
             work: work::Work::new(),
             strays: strays::Strays::new(),
@@ -212,8 +243,9 @@ impl Replica {
             if self.dumps.known() { self.out.alives.due() } else { now + self.settings.tunables.alive };
         let mut consider = |at: Instant| next = next.min(at);
         self.peers.next_loss(self.settings.tunables.lost_after).into_iter().for_each(&mut consider);
-        if self.peers.is_empty() && self.ownership.is_starting() && self.dumps.known() {
-            consider(self.peers.listening() + self.settings.tunables.lost_after);
+        let silent = self.peers.listening() + self.settings.tunables.lost_after;
+        if now < silent && self.ownership.is_starting() && self.dumps.known() {
+            consider(silent);
         }
         self.following.next_nack(now).into_iter().for_each(&mut consider);
         if let Some(at) = self.following.repair.next(now) {
@@ -227,6 +259,8 @@ impl Replica {
         if let Some(opening) = self.ownership.opening() {
             consider(opening.next_step(now));
         }
+        let waits = self.ownership.closing().and_then(fence::Closing::deadline).filter(|at| now < *at);
+        waits.into_iter().for_each(&mut consider);
         self.looks.next_step().into_iter().for_each(&mut consider);
         consider(self.sweep.next(now));
         self.next_reread().into_iter().chain(self.next_window_step()).for_each(&mut consider);

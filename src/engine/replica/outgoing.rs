@@ -5,14 +5,15 @@ use std::time::Instant;
 
 use super::alives::Alives;
 use super::answers::Answers;
-use super::peers::Peer;
 use super::size::{Size, put_room};
 use super::unsent::Unsent;
 use super::{Replica, Settings};
 use crate::seal::Seal;
 use crate::stream::Sender;
 use crate::table::{Flags, SlotId};
-use crate::wire::{self, Alive, Body, Changed, HEADER, Header, Message, Messages, STREAM_HEAD, StreamHead};
+use crate::wire::{
+    self, Alive, Body, Changed, HEADER, Header, Heard, Message, Messages, Refusal, STREAM_HEAD, StreamHead,
+};
 
 /// Datagrams of the stream that may be under way to a node that follows it. What a narrow channel, or a slow
 /// peer, cannot take waits here, where later changes of one entry become one: sent at full rate it would be
@@ -172,8 +173,8 @@ impl Replica {
             if messages.len() + put_room(self.out.unsent.first(&self.table)) > room {
                 break;
             }
-            if let Some((key, birth)) = self.out.unsent.pop_refused() {
-                wire::emit_destroy(&mut messages, key, birth);
+            if let Some((key, birth, why)) = self.out.unsent.pop_refused() {
+                wire::emit_refusal(&mut messages, key, birth, why);
                 continue;
             }
             let Some(id) = self.out.unsent.pop(&mut self.table, now) else { break };
@@ -191,6 +192,7 @@ impl Replica {
                 self.emit_present(id, messages, false);
             } else {
                 wire::emit_destroy(messages, slot.key_hash, slot.sent_birth);
+                self.ends.push(self.out.sender.next(), slot.key_hash, slot.sent_birth);
                 self.count_as(id, 0);
             }
         }
@@ -220,7 +222,10 @@ impl Replica {
     fn alive(&mut self, now: Instant) -> Vec<u8> {
         let (turn, token) = self.out.alives.next(self.ownership.is_owner());
         self.following.acknowledged();
-        let heard: Vec<u16> = self.peers.living().map(Peer::heard_bytes).collect();
+        let peers = self.peers.living_nodes();
+        let peers: Vec<Heard> =
+            peers.map(|(node, peer)| Heard { node, longest: peer.heard_bytes() }).collect();
+        let heard = !peers.is_empty();
         let alive = Alive {
             name: self.settings.name.clone(),
             mechanism_group: self.presence.mechanism_group.clone(),
@@ -233,8 +238,11 @@ impl Replica {
             owner: self.ownership.is_owner(),
             role: self.group.role,
             seat: self.presence.seat,
-            longest: heard.iter().copied().min().unwrap_or(0),
-            survived: self.worth.survived(),
+            peers,
+            owes: self.offers() > 0 || self.dumps.late(),
+            truth: self.worth.survived().then_some(self.group.truth),
+            lineage: if self.ownership.is_owner() { self.group.lineage } else { 0 },
+            stood: self.group.stood.filter(|_| self.ownership.is_owner()),
             fresh: self.worth.fresh(),
             ready: self.in_step(now) && !self.backlog(now),
             seed: self.hashing.seed(),
@@ -244,8 +252,8 @@ impl Replica {
             next: if self.ownership.is_owner() { 0 } else { self.following.expected().unwrap_or(0) },
         };
         let mut datagram = Vec::new();
-        wire::emit_body(&mut datagram, &self.out.header, &Body::Alive(alive));
-        if let Some(full) = self.out.size.probe(!heard.is_empty(), now) {
+        wire::emit_body(&mut datagram, &self.out.header, &Body::Alive(Box::new(alive)));
+        if let Some(full) = self.out.size.probe(heard, now) {
             datagram.resize(datagram.len().max(full - self.out.seal.overhead()), 0);
         }
         datagram
@@ -310,11 +318,19 @@ impl Replica {
     pub(super) fn handle_offer(&mut self, messages: &[u8]) {
         for message in Messages::new(messages) {
             let Ok(Message::Put { entry, birth, .. }) = message else { break };
+            let (hash, _) = self.look_up(&entry);
+            if self.ends.has(hash, birth) {
+                // Who offers it has missed its end (N2).
+                self.counters.ended_offers += 1;
+                self.out.unsent.refuse(hash, birth, Refusal::Ended);
+                continue;
+            }
             let id = self.slot_for(&entry);
             let Some(mut slot) = self.table.get_mut(id) else { continue };
             if slot.has(Flags::PRESENT) {
                 continue;
             }
+            self.counters.taken += 1;
             slot.set_entry(entry);
             slot.birth = birth;
             self.set_present(id, true);

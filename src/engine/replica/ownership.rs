@@ -129,6 +129,13 @@ impl Ownership {
     }
 
     /// The second half is under way.
+    pub(super) fn closing(&self) -> Option<&Closing> {
+        match self {
+            Ownership::Owner(closing) => closing.as_ref(),
+            Ownership::Starting(_) | Ownership::Backup(_) | Ownership::Abandoned(_) => None,
+        }
+    }
+
     pub(super) fn is_closing(&self) -> bool {
         matches!(self, Ownership::Owner(Some(_)))
     }
@@ -164,6 +171,7 @@ impl Ownership {
 mod tests {
     use std::time::{Duration, Instant};
 
+    use super::super::fence::Claimed;
     use super::*;
     use crate::failure::Failure;
 
@@ -193,7 +201,9 @@ mod tests {
 
     #[expect(clippy::disallowed_methods, reason = "any instant will do")]
     fn closing(opening: Opening) -> Closing {
-        opening.close(0, 0, [0; Failure::ALL.len()], Instant::now())
+        let (failures, wait) = ([0; Failure::ALL.len()], Duration::ZERO);
+        let at = Claimed { pending: 0, failed: 0, failures, taken: 0, ahead: Vec::new(), wait };
+        opening.close(at, Instant::now())
     }
 
     fn state(word: &str) -> Ownership {

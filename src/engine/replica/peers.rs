@@ -10,10 +10,10 @@ use super::Role;
 use super::size::Longest;
 use crate::facts::Seat;
 use crate::seal::{Replays, SealError};
-use crate::wire::{Alive, Incarnation, KernelTold, NodeId};
+use crate::wire::{Alive, Claim, Incarnation, KernelTold, NodeId};
 
-/// Peers whose state is kept; more than that on one channel are ignored and counted.
-const PEERS: usize = 8;
+/// Peers whose state is kept: a group has sixteen nodes. More than that are ignored and counted.
+const PEERS: usize = 15;
 
 /// How a peer is there.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -46,6 +46,12 @@ pub(super) struct Peer {
     /// Its last datagram.
     pub(super) heard: Instant,
     pub(super) owner: bool,
+    /// The claim that it made, if it owns the group; else the one that it follows.
+    pub(super) claim: Claim,
+    /// The number of that claim's stream that it applies next; 0 for an owner, and for who follows nobody.
+    pub(super) next: u64,
+    /// It may have entries for the owner that it follows.
+    pub(super) owes: bool,
     pub(super) role: Role,
     pub(super) seat: Seat,
     pub(super) ready: bool,
@@ -57,8 +63,10 @@ pub(super) struct Peer {
     /// Its last alive: its number, and when it was heard.
     turn: u32,
     spoke: Instant,
-    /// The longest datagram of ours that it says it has heard lately, in bytes.
+    /// The longest datagram of ours that it says it has heard lately, in bytes; 0: it does not hear us.
     pub(super) longest: u16,
+    /// Whom it hears.
+    hears: Vec<NodeId>,
     /// The longest of its datagrams that was heard here lately.
     heard_longest: Longest,
     /// Where it is in this node's stream, and when that last moved.
@@ -86,10 +94,13 @@ impl Peer {
         self.equal_since = None;
     }
 
-    fn say(&mut self, alive: &Alive, now: Instant) {
+    fn say(&mut self, alive: &Alive, here: NodeId, now: Instant) {
         self.life = Life::Speaking;
         self.name.clone_from(&alive.name);
         self.owner = alive.owner;
+        self.claim = alive.claim;
+        self.next = if alive.owner { 0 } else { alive.next };
+        self.owes = alive.owes;
         self.role = alive.role;
         self.seat = alive.seat;
         self.ready = alive.ready;
@@ -97,7 +108,8 @@ impl Peer {
         self.kernel = alive.kernel.or(self.kernel);
         self.turn = alive.turn;
         self.spoke = now;
-        self.longest = alive.longest;
+        self.longest = alive.peers.iter().find(|peer| peer.node == here).map_or(0, |peer| peer.longest);
+        self.hears = alive.peers.iter().map(|peer| peer.node).filter(|node| *node != here).collect();
         self.seed = alive.seed;
     }
 }
@@ -109,6 +121,10 @@ pub(super) struct Overtaken;
 /// All that is known of other nodes.
 #[derive(Debug)]
 pub(super) struct Peers {
+    /// This node.
+    here: NodeId,
+    /// So many peers are known to exist, by the configuration or from the last run; 0: nobody knows.
+    expected: usize,
     known: BTreeMap<NodeId, Peer>,
     /// Since when somebody could be heard: the end of the first dump, or when the last one was sent away.
     listening: Instant,
@@ -117,8 +133,8 @@ pub(super) struct Peers {
 }
 
 impl Peers {
-    pub(super) fn new(now: Instant) -> Peers {
-        Peers { known: BTreeMap::new(), listening: now, changes: VecDeque::new() }
+    pub(super) fn new(here: NodeId, expected: usize, now: Instant) -> Peers {
+        Peers { here, expected, known: BTreeMap::new(), listening: now, changes: VecDeque::new() }
     }
 
     /// Peers are listened to from now on.
@@ -136,6 +152,11 @@ impl Peers {
 
     pub(super) fn living(&self) -> impl Iterator<Item = &Peer> {
         self.all().filter(|peer| peer.lives())
+    }
+
+    /// The living ones, by their numbers.
+    pub(super) fn living_nodes(&self) -> impl Iterator<Item = (NodeId, &Peer)> {
+        self.known.iter().filter(|(_, peer)| peer.lives()).map(|(node, peer)| (*node, peer))
     }
 
     pub(super) fn get(&self, node: NodeId) -> Option<&Peer> {
@@ -157,14 +178,54 @@ impl Peers {
         self.living().any(|peer| peer.owner)
     }
 
-    /// A living peer is primary.
-    pub(super) fn primary(&self) -> bool {
-        self.living().any(|peer| peer.role == Role::Primary)
+    /// A living peer owns the group and is primary: one and the same (N6).
+    pub(super) fn own_as_primary(&self) -> bool {
+        self.living().any(|peer| peer.owner && peer.role == Role::Primary)
+    }
+
+    /// Whether this run owns the group under this claim, and lives (N4).
+    pub(super) fn owns_by(&self, claim: Claim, run: Option<Incarnation>) -> bool {
+        let peer = self.known.get(&claim.node).filter(|peer| peer.lives() && peer.owner);
+        peer.is_some_and(|peer| peer.claim == claim && run == Some(peer.incarnation))
+    }
+
+    /// The living owner with the highest claim (N7).
+    pub(super) fn highest_owner(&self) -> Option<&Peer> {
+        self.living().filter(|peer| peer.owner).max_by_key(|peer| peer.claim)
+    }
+
+    /// Living peers that have got further in the stream of this claim than `expected`, or as far if `equal`
+    /// says that this node has not all of that.
+    pub(super) fn ahead(
+        &self,
+        claim: Claim,
+        expected: Option<u64>,
+        equal: bool,
+    ) -> impl Iterator<Item = &Peer> {
+        let least = expected.map_or(1, |expected| expected + u64::from(equal));
+        self.living().filter(move |peer| !peer.owner && peer.claim == claim && peer.next >= least)
     }
 
     /// A living peer has said who owns the group. One that has just proved to be a new run has not yet.
     pub(super) fn speak(&self) -> bool {
         self.all().any(|peer| peer.life == Life::Speaking)
+    }
+
+    /// All that are known to exist have said who owns the group, or have been silent for so long: those that
+    /// were expected, and those that peers hear (N5).
+    pub(super) fn all_speak(&self, lost_after: Duration, now: Instant) -> bool {
+        let speaking = || self.all().filter(|peer| peer.life == Life::Speaking);
+        let speaks = |node: &NodeId| self.known.get(node).is_some_and(|peer| peer.life == Life::Speaking);
+        let proved = self.living().any(|peer| peer.life == Life::Proved);
+        now >= self.listening + lost_after
+            || !proved
+                && speaking().count() >= self.expected.max(1)
+                && speaking().flat_map(|peer| &peer.hears).all(speaks)
+    }
+
+    /// Living peers, for the next run.
+    pub(super) fn count_living(&self) -> usize {
+        self.living().count()
     }
 
     /// When the next one would be lost.
@@ -229,6 +290,9 @@ impl Peers {
             life: Life::Proved,
             heard: now,
             owner: false,
+            claim: Claim::default(),
+            next: 0,
+            owes: false,
             role: Role::Unknown,
             seat: Seat::default(),
             ready: false,
@@ -238,6 +302,7 @@ impl Peers {
             turn: 0,
             spoke: now,
             longest: 0,
+            hears: Vec::new(),
             heard_longest: Longest::new(now),
             place: Place::default(),
             moved: now,
@@ -270,7 +335,7 @@ impl Peers {
             if peer.life != Life::Speaking {
                 self.changes.push_back((alive.name.clone(), true));
             }
-            peer.say(alive, now);
+            peer.say(alive, self.here, now);
             return Ok(());
         }
         if now >= peer.spoke + lost_after {
@@ -323,7 +388,7 @@ mod tests {
     }
 
     fn proved(now: Instant) -> Peers {
-        let mut peers = Peers::new(now);
+        let mut peers = Peers::new(NodeId(1), 0, now);
         peers.begin_run(NODE, RUN, 0, now);
         peers
     }
@@ -363,10 +428,10 @@ mod tests {
         let mut peers = proved(now);
         assert!(!peers.own() && !peers.speak());
         peers.hear_alive(NODE, &alive(1), LOST, now).unwrap();
-        assert!(peers.own() && peers.primary() && peers.speak());
+        assert!(peers.own() && peers.own_as_primary() && peers.speak());
         assert_eq!(peers.next_loss(LOST), Some(now + LOST));
         peers.judge_silence(LOST, now + LOST);
-        assert!(!peers.own() && !peers.primary() && !peers.speak() && peers.next_loss(LOST).is_none());
+        assert!(!peers.own() && !peers.own_as_primary() && !peers.speak() && peers.next_loss(LOST).is_none());
         assert!(peers.hear(NODE, RUN, now + LOST) && !peers.own(), "until its next alive");
         let told: Vec<bool> = std::iter::from_fn(|| peers.poll_change()).map(|(_, came)| came).collect();
         assert_eq!(told, [true, false]);
@@ -410,7 +475,7 @@ mod tests {
     #[expect(clippy::disallowed_methods, reason = "any instant will do")]
     fn those_that_are_lost_make_room_and_those_that_live_do_not() {
         let now = Instant::now();
-        let mut peers = Peers::new(now);
+        let mut peers = Peers::new(NodeId(1), 0, now);
         for node in 0..PEERS as u64 {
             assert!(peers.make_room(NodeId(node)));
             peers.begin_run(NodeId(node), RUN, 0, now);

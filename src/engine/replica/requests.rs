@@ -10,6 +10,7 @@ use super::events::{Report, note_time_left};
 use crate::failure::Failure;
 use crate::reconcile::{Decision, Op, Outcome, decide, note_answer, note_found};
 use crate::table::{Flags, Slot, SlotId, is_present};
+use crate::wire::Refusal;
 use ctsync_ctnetlink::codec::Install;
 use ctsync_ctnetlink::entry::Entry;
 
@@ -330,13 +331,12 @@ impl Replica {
         }
     }
 
-    /// The kernel will not hold this entry: it leaves the table, and whoever offered it is told so, by a
-    /// destroy of just this birth.
+    /// The kernel will not hold this entry: it leaves the table, and whoever offered it is told so.
     pub(super) fn refuse(&mut self, id: SlotId) {
         let Some(mut slot) = self.table.get_mut(id) else { return };
         slot.clear(Flags::PENDING | Flags::READ_BACK);
         if slot.has(Flags::PRESENT) {
-            self.out.unsent.refuse(slot.key_hash, slot.birth);
+            self.out.unsent.refuse(slot.key_hash, slot.birth, Refusal::Impossible);
             self.end(id);
         }
     }

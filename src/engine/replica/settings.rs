@@ -21,6 +21,8 @@ pub struct Settings {
     /// The failover group by mechanism and name, as peers are told it: `vrrp SYNC`. Nodes of another one are
     /// refused.
     pub mechanism_group: String,
+    /// Peers that are known to exist; 0: whoever is heard.
+    pub peers: usize,
     /// Keys of the channel; the first one seals. None: anyone can write to both tables.
     pub keys: Vec<SealKey>,
     /// This run: 128 random bits.

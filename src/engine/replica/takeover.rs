@@ -3,11 +3,11 @@
 use std::collections::VecDeque;
 use std::time::Instant;
 
-use super::fence::{FenceReport, Opening, Step};
+use super::fence::{Claimed, Closing, FenceReport, Opening, Step};
 use super::peers::Peer;
 use super::{Kept, Replica, Role};
 use crate::table::{Flags, SlotId};
-use crate::wire::{Body, Claim};
+use crate::wire::{Body, Claim, Incarnation, Stood};
 
 /// What takeovers leave.
 #[derive(Default)]
@@ -75,7 +75,7 @@ impl Replica {
             self.report_nothing_to_do();
             return;
         }
-        let owner = self.peers.all().find(|peer| peer.owner && self.talks(peer, now)).map(|p| p.incarnation);
+        let owner = self.peers.highest_owner().filter(|owner| self.talks(owner, now)).map(|p| p.incarnation);
         let (token, wait) = (self.takeovers.next_flush(), self.settings.flush_wait);
         self.ownership.open(Opening::new(owner, token, wait, now));
     }
@@ -91,9 +91,9 @@ impl Replica {
     }
 
     /// The owner answered a flush with its last sequence number.
-    pub(super) fn answer_flush(&mut self, token: u32, last: u64) {
+    pub(super) fn answer_flush(&mut self, run: Incarnation, token: u32, last: u64) {
         if let Some(opening) = self.ownership.opening_mut() {
-            opening.answered(token, last);
+            opening.answered(run, token, last);
         }
     }
 
@@ -117,8 +117,7 @@ impl Replica {
     }
 
     fn may_claim(&self, now: Instant) -> bool {
-        let level =
-            self.peer_lost(now) || (self.peers.speak() && !(self.peers.own() && self.peers.primary()));
+        let level = self.peer_lost(now) || (self.peers.speak() && !self.peers.own_as_primary());
         self.group.role == Role::Primary
             && !self.ownership.is_owner()
             && !self.ownership.is_starting()
@@ -145,6 +144,10 @@ impl Replica {
     }
 
     fn claim(&mut self, now: Instant) {
+        let ahead = self.ahead().map(|peer| peer.incarnation).collect();
+        self.group.stood = self.place();
+        self.ends.change_stream();
+        self.ends.take_up(self.out.sender.next());
         self.give_refill_up();
         self.dumps.look_after_the_fence();
         for id in self.strays.take(&mut self.table) {
@@ -169,8 +172,12 @@ impl Replica {
         if !self.settings.tunables.hot {
             self.queue_what_is_not_installed();
         }
-        self.group.claim = Claim { epoch: self.group.claim.epoch + 1, node: self.settings.node };
-        self.group.claim_incarnation = Some(self.settings.incarnation);
+        // Above all that was ever heard of, not only above what was followed (N4).
+        let epoch = self.group.epoch.max(self.group.claim.epoch) + 1;
+        self.group.claim_as(Claim { epoch, node: self.settings.node }, self.settings.incarnation);
+        if self.worth.fresh() || self.group.lineage == 0 {
+            self.group.lineage = self.settings.incarnation.folded();
+        }
         let opening = self.ownership.become_owner();
         self.following.stop();
         self.worth.forget_last_run();
@@ -184,9 +191,28 @@ impl Replica {
         self.alive_now(now);
         if let Some(opening) = opening {
             let (pending, failed) = (self.work.keys(), self.table.counts().failed);
-            let closing = opening.close(pending, failed, self.counters.failures, now);
-            self.ownership.begin_closing(closing);
+            let (failures, taken) = (self.counters.failures, self.counters.taken);
+            let at = Claimed { pending, failed, failures, taken, ahead, wait: self.settings.flush_wait };
+            self.ownership.begin_closing(opening.close(at, now));
         }
+    }
+
+    /// Living peers that have more of the last owner's stream than this node.
+    pub(super) fn ahead(&self) -> impl Iterator<Item = &Peer> {
+        self.peers.ahead(self.group.claim, self.following.expected(), self.following.is_equal())
+    }
+
+    /// This node's place in the stream that it follows, if it has all that came before (N1).
+    fn place(&self) -> Option<Stood> {
+        let next = self.following.expected().filter(|_| self.following.is_equal())?;
+        Some(Stood { claim: self.group.claim, run: self.group.claim_incarnation?, next })
+    }
+
+    /// Whether a run that was ahead is not waited for any more: it follows this claim and owes nothing, or
+    /// has gone.
+    fn has_settled(&self, run: Incarnation) -> bool {
+        let mut peers = self.peers.living().filter(|peer| peer.incarnation == run);
+        peers.all(|peer| peer.claim == self.group.claim && peer.next > 0 && !peer.owes)
     }
 
     pub(super) fn queue_what_is_not_installed(&mut self) {
@@ -202,14 +228,17 @@ impl Replica {
     }
 
     pub(super) fn step_fence(&mut self, now: Instant) {
-        if self.work.keys() > 0 {
+        let waits =
+            |closing: &Closing| self.work.keys() > 0 || closing.waits(|run| self.has_settled(run), now);
+        if self.ownership.closing().is_some_and(waits) {
             return;
         }
         let Some(closing) = self.ownership.close() else { return };
         self.worth.fenced();
         self.begin_trim(now);
         let (counts, epoch) = (self.table.counts(), self.group.claim.epoch);
-        let report = closing.report(counts.present, counts.failed, self.counters.failures, epoch, now);
+        let (failures, taken) = (self.counters.failures, self.counters.taken);
+        let report = closing.report(counts.present, counts.failed, failures, taken, epoch, now);
         self.takeovers.reports.push_back(report);
     }
 
@@ -224,11 +253,12 @@ impl Replica {
     }
 
     /// Another node's claim is higher: everything here is owed to it, and becomes its copy (17).
-    pub(super) fn yield_to(&mut self, claim: Claim, now: Instant) {
+    pub(super) fn yield_to(&mut self, claim: Claim, run: Incarnation, now: Instant) {
         self.counters.yields += 1;
         self.owe_all();
-        self.group.claim = claim;
-        self.group.claim_incarnation = None;
+        self.group.claim_as(claim, run);
+        self.group.stood = None;
+        self.ends.change_stream();
         self.ownership.follow();
         self.departed.forget();
         self.stop_trim();
@@ -286,8 +316,8 @@ impl Replica {
 
     /// Starting ends when the digests equal a living owner's, when no peer lives, or when none owns (15).
     pub(super) fn end_start(&mut self, now: Instant) {
-        let known =
-            self.peer_lost(now) || (self.peers.speak() && !self.peers.own()) || self.following.is_equal();
+        let nobody_owns = self.peers.all_speak(self.settings.tunables.lost_after, now) && !self.peers.own();
+        let known = self.peer_lost(now) || nobody_owns || self.following.is_equal();
         if self.dumps.known() && known {
             self.ownership.end_start();
         }
@@ -297,6 +327,9 @@ impl Replica {
     pub fn persist(&self) -> Kept {
         Kept {
             truth: self.worth.is_truth() && !self.ownership.is_closing(),
+            claim: self.group.highest,
+            lineage: self.group.lineage,
+            peers: u8::try_from(self.peers.count_living()).unwrap_or(u8::MAX),
             was_owner: self.ownership.is_owner()
                 || self.dumps.late()
                 || self.offers() > 0

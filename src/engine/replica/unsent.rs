@@ -7,9 +7,11 @@ use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
 use crate::table::{Lists, Queue, Slot, SlotId, Table};
+use crate::wire::Refusal;
 
-/// Refused offers waiting to be told; past it the offer comes again and is refused again.
+/// Answers to offers waiting to be told; past it the offer comes again and is answered again.
 const REFUSALS: usize = 4096;
+
 /// Instants remembered of the queue; past it later changes count as old as the last one remembered.
 const MARKS: usize = 1024;
 
@@ -57,8 +59,8 @@ impl Waits {
 pub(super) struct Unsent {
     dirty: Queue,
     waits: Waits,
-    /// Offers that cannot be taken: key hash and birth stamp.
-    refused: VecDeque<(u64, u16)>,
+    /// Offers that are not taken, by key hash and birth stamp.
+    refused: VecDeque<(u64, u16, Refusal)>,
 }
 
 impl Unsent {
@@ -85,15 +87,15 @@ impl Unsent {
         table.get(self.dirty.at(0)?)
     }
 
-    /// An offer that cannot be taken: whoever made it is told so.
-    pub(super) fn refuse(&mut self, key_hash: u64, birth: u16) {
+    /// An offer that is not taken: whoever made it is told so.
+    pub(super) fn refuse(&mut self, key_hash: u64, birth: u16, why: Refusal) {
         if self.refused.len() < REFUSALS {
-            self.refused.push_back((key_hash, birth));
+            self.refused.push_back((key_hash, birth, why));
         }
     }
 
     /// The offer that was refused first, once.
-    pub(super) fn pop_refused(&mut self) -> Option<(u64, u16)> {
+    pub(super) fn pop_refused(&mut self) -> Option<(u64, u16, Refusal)> {
         self.refused.pop_front()
     }
 
@@ -169,7 +171,7 @@ mod tests {
         let a = ids[0];
         let mut unsent = Unsent::new();
         unsent.push(&mut table, a, now);
-        unsent.refuse(7, 1);
+        unsent.refuse(7, 1, Refusal::Ended);
         assert_eq!(unsent.len(), 2);
         assert_eq!(unsent.give_up(&mut table), [a]);
         assert!(unsent.is_empty() && unsent.oldest(now).is_none() && !unsent.holds(&table, a));

@@ -32,7 +32,7 @@ pub struct PeerView {
     pub seat: Seat,
     /// Says it could take over.
     pub ready: bool,
-    /// Says that it hears a living peer.
+    /// Says that it hears this node.
     pub hears: bool,
     /// Entries in its table.
     pub entries: u32,
@@ -189,7 +189,9 @@ impl Replica {
             // With nobody there is nothing to be equal to.
             return self.following.equal_since().filter(|_| self.peers.own());
         }
-        self.peers.living().find_map(|peer| peer.equal_since)
+        // Since the last of those that live is.
+        let all: Option<Vec<Instant>> = self.peers.living().map(|peer| peer.equal_since).collect();
+        all?.into_iter().max()
     }
 
     /// A peer that came (true) or went, to be told once.

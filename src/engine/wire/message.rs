@@ -14,6 +14,7 @@ const TAG_LIST: u8 = 4;
 const TAG_LIST_LAST: u8 = 5;
 const TAG_PUT_REPAIR: u8 = 6;
 const TAG_CHANGE: u8 = 7;
+const TAG_REFUSAL: u8 = 8;
 
 /// One line of a contents list: the hashes of key and of canonical bytes, as sent.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -22,6 +23,19 @@ pub struct Listed {
     pub key: u64,
     /// Hash of the canonical bytes.
     pub content: u64,
+}
+
+/// Why an offered entry is not taken.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Refusal {
+    /// The owner's kernel does not take it.
+    Impossible,
+    /// The connection has ended.
+    Ended,
+}
+
+impl Refusal {
+    const ALL: [Refusal; 2] = [Refusal::Impossible, Refusal::Ended];
 }
 
 /// One message of the stream.
@@ -51,6 +65,15 @@ pub enum Message<'a> {
         key: u64,
         /// The birth stamp that ended.
         birth: u16,
+    },
+    /// The entry was offered, and is not taken.
+    Refusal {
+        /// Hash of its key.
+        key: u64,
+        /// Its birth stamp.
+        birth: u16,
+        /// Why.
+        why: Refusal,
     },
     /// Sums of the sixteen nodes below one.
     Sums {
@@ -89,6 +112,14 @@ pub fn emit_destroy(out: &mut Vec<u8>, key: u64, birth: u16) {
     out.push(TAG_DESTROY);
     out.extend_from_slice(&key.to_be_bytes());
     out.extend_from_slice(&birth.to_be_bytes());
+}
+
+/// Appends a refusal of an offer.
+pub fn emit_refusal(out: &mut Vec<u8>, key: u64, birth: u16, why: Refusal) {
+    out.push(TAG_REFUSAL);
+    out.extend_from_slice(&key.to_be_bytes());
+    out.extend_from_slice(&birth.to_be_bytes());
+    out.push(why as u8);
 }
 
 /// Appends the sums below a node.
@@ -145,6 +176,11 @@ impl<'a> Messages<'a> {
                 Message::Change { key, birth, changed: Changed::parse(reader)? }
             }
             TAG_DESTROY => Message::Destroy { key: reader.u64()?, birth: reader.u16()? },
+            TAG_REFUSAL => {
+                let (key, birth, why) = (reader.u64()?, reader.u16()?, reader.u8()?);
+                let why = Refusal::ALL.get(usize::from(why)).ok_or(WireError::Undefined("refusal"))?;
+                Message::Refusal { key, birth, why: *why }
+            }
             TAG_SUMS => {
                 let node = Node { level: reader.u8()?, index: reader.u16()? };
                 if node.level > 3 || u32::from(node.index) >= 1 << (4 * u32::from(node.level)) {

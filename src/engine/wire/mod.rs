@@ -12,10 +12,12 @@ mod message;
 pub mod packed;
 pub mod reader;
 
-pub use alive::{Alive, KernelTold};
+use serde::{Deserialize, Serialize};
+
+pub use alive::{Alive, Heard, KernelTold, Stood};
 pub use message::{
-    LIST_HEAD, LISTED_SIZE, Listed, Message, Messages, emit_change, emit_destroy, emit_list, emit_put,
-    emit_sums, listed,
+    LIST_HEAD, LISTED_SIZE, Listed, Message, Messages, Refusal, emit_change, emit_destroy, emit_list,
+    emit_put, emit_refusal, emit_sums, listed,
 };
 pub use packed::Changed;
 pub use reader::{Reader, WireError};
@@ -32,19 +34,28 @@ pub const STREAM_HEAD: usize = 1 + 8 + 8;
 pub const GROUP_HEAD: usize = 16 + 1;
 
 /// A node, told by its configured name.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default, Serialize, Deserialize)]
 pub struct NodeId(pub u64);
 
 /// One run of a daemon: 128 random bits.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 pub struct Incarnation(pub u128);
 
+impl Incarnation {
+    /// Its upper half, the halves of that exchanged, xored with its lower one: enough to tell it from others
+    /// of one group. Never 0, which is nobody's.
+    pub fn folded(self) -> u64 {
+        let half = |at: u32| u64::try_from(self.0 >> at & u128::from(u64::MAX)).unwrap_or(0);
+        (half(64).rotate_left(32) ^ half(0)).max(1)
+    }
+}
+
 /// A failover group within one stream. Each group has a stream of its own, told by its header: always 0.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, Default)]
 pub struct GroupId(pub u8);
 
 /// "I own this group now": compared by epoch, then by node.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default, Serialize, Deserialize)]
 pub struct Claim {
     /// Counts claims.
     pub epoch: u64,
@@ -108,7 +119,7 @@ pub enum Body<'a> {
     /// Part of the owner's stream; messages are read by [`Messages`].
     Stream(StreamHead, &'a [u8]),
     /// I am here.
-    Alive(Alive),
+    Alive(Box<Alive>),
     /// Datagrams of the stream of `to` are missing here.
     Nack {
         /// Whose stream.
@@ -358,7 +369,7 @@ pub fn parse_body(bytes: &[u8]) -> Result<Body<'_>, WireError> {
             let (group, sequence) = (GroupId(reader.u8()?), parse_count(&mut reader)?);
             Body::Stream(StreamHead { group, sequence, root: reader.u64()? }, reader.rest())
         }
-        KIND_ALIVE => Body::Alive(Alive::parse(&mut reader)?),
+        KIND_ALIVE => Body::Alive(Box::new(Alive::parse(&mut reader)?)),
         KIND_NACK => {
             let to = Incarnation(reader.u128()?);
             let mut holes = Vec::with_capacity(reader.rest().len() / 16);

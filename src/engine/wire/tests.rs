@@ -238,14 +238,17 @@ fn every_body_comes_back() {
         token: 77,
         claim: Claim { epoch: 4, node: NodeId(5) },
         owner: true,
-        survived: true,
+        truth: Some(Claim { epoch: 3, node: NodeId(5) }),
+        stood: Some(Stood { claim: Claim { epoch: 2, node: NodeId(6) }, run: Incarnation(8), next: 11 }),
+        owes: true,
+        lineage: 9,
         ready: true,
         root: 0xdead_beef,
         count: 223,
         mechanism_group: "vrrp SYNC".into(),
         role: Role::Fault,
         seat: Seat { evidence: Evidence::Addresses, mover: Mover::Absent, addresses: 3, here: 1 },
-        longest: 1452,
+        peers: vec![Heard { node: NodeId(0x5555_6666_7777_8888), longest: 1452 }],
         kernel: Some(KernelTold {
             settings: KernelSettings {
                 max: 262_144,
@@ -266,8 +269,8 @@ fn every_body_comes_back() {
     let wants = vec![Want::Sums(node), Want::Subtree(node), Want::List(65535), Want::Key(u64::MAX)];
     let (to, group) = (Incarnation(42), GroupId(0));
     for body in [
-        Body::Alive(alive),
-        Body::Alive(quiet),
+        Body::Alive(Box::new(alive)),
+        Body::Alive(Box::new(quiet)),
         Body::Nack { to, holes: vec![(1, 9), (12, 12)] },
         Body::Ask { to, group, wants },
         Body::Offer { to, group, messages: b"x" },
@@ -287,12 +290,13 @@ fn every_body_comes_back() {
 fn a_count_that_nobody_reaches_is_refused() {
     let claim = |epoch| Claim { epoch, node: NodeId(1) };
     let stream = |sequence| Body::Stream(StreamHead { sequence, ..StreamHead::default() }, b"");
+    let alive = |alive: Alive| Body::Alive(Box::new(alive));
     let bodies = |count| {
         [
-            Body::Alive(Alive { last: count, ..Alive::default() }),
-            Body::Alive(Alive { oldest: count, ..Alive::default() }),
-            Body::Alive(Alive { next: count, ..Alive::default() }),
-            Body::Alive(Alive { claim: claim(count), ..Alive::default() }),
+            alive(Alive { last: count, ..Alive::default() }),
+            alive(Alive { oldest: count, ..Alive::default() }),
+            alive(Alive { next: count, ..Alive::default() }),
+            alive(Alive { claim: claim(count), ..Alive::default() }),
             stream(count),
         ]
     };
@@ -321,14 +325,30 @@ fn a_name_that_no_node_has_is_refused() {
     let header = Header { node_group: 0, sender: NodeId(1), incarnation: Incarnation(2) };
     let alive = Alive { name: "n".repeat(64), mechanism_group: "manual G".into(), ..Alive::default() };
     let mut good = Vec::new();
-    emit_body(&mut good, &header, &Body::Alive(alive));
+    emit_body(&mut good, &header, &Body::Alive(Box::new(alive)));
     assert!(parse(&good).is_ok());
+    // The first attribute: its kind, its length, and the name.
+    let at = good.windows(2).position(|bytes| bytes == [1, 64]).unwrap();
     let mut long = good.clone();
-    long[HEADER] = 65;
+    long[at + 1] = 65;
     assert_eq!(parse(&long), Err(WireError::Undefined("name")));
     let mut no_text = good.clone();
-    no_text[HEADER + 64] = 0xff;
+    no_text[at + 2] = 0xff;
     assert_eq!(parse(&no_text), Err(WireError::Undefined("name")));
+}
+
+/// What a later build adds: an attribute that is not known here, and more of one that is.
+#[test]
+fn what_a_later_build_adds_to_an_alive_is_left_out() {
+    let alive = Box::new(Alive { name: "a".into(), token: 7, ..Alive::default() });
+    let mut bytes = Vec::new();
+    emit_body(&mut bytes, &header(), &Body::Alive(alive.clone()));
+    let at = bytes.windows(2).position(|bytes| bytes == [4, 4]).unwrap();
+    bytes[at + 1] = 6;
+    bytes.extend([0xff, 0xff, 200, 3, 1, 2, 3, 0, 1, 2]);
+    assert_eq!(parse(&bytes), Ok((header(), Body::Alive(alive))));
+    bytes.truncate(bytes.len() - 5);
+    assert_eq!(parse(&bytes), Err(WireError::Truncated));
 }
 
 #[test]

@@ -64,6 +64,9 @@ fn refused_words(why: Refused) -> (&'static str, &'static str) {
         Refused::Misdirected => {
             ("misdirected_datagrams", "Datagrams for another run, or for a role that this node does not have")
         }
+        Refused::Elsewhere => {
+            ("elsewhere_datagrams", "Datagrams for another node, or of another owner's stream")
+        }
         Refused::Far => ("far_datagrams", "Datagrams that came through a router"),
         Refused::OtherGroup => {
             ("other_group_datagrams", "Datagrams of another failover group under this one's number")
