@@ -5,7 +5,9 @@
 
 use std::time::Duration;
 
+use ctsync_engine::facts::KernelSettings;
 use ctsync_engine::replica::{Kept, Role};
+use ctsync_engine::verdict::{Around, Judge, Verdict};
 use ctsync_engine::wire::Body;
 
 #[path = "common/mod.rs"]
@@ -313,4 +315,42 @@ fn who_survived_is_not_purged_by_two_who_did_not() {
     many.run(1000);
     let held = |x| (0..10).filter(|number| many.has(x, *number)).count();
     assert_eq!([held(A), held(B), held(C)], [10; 3]);
+}
+
+/// As router1 judges.
+fn verdict(many: &mut Many) -> Verdict {
+    let now = many.now;
+    Judge::default().judge(&many.replica(A).view(now), &Around::default(), now)
+}
+
+#[test]
+fn one_fit_backup_of_two_is_protection_unless_the_other_could_be_elected() {
+    let mut many = Many::start(3, 10);
+    let fit = |verdict: &Verdict| (verdict.backups.fit, verdict.backups.known);
+    let seen = verdict(&mut many);
+    assert_eq!((seen.verdict.as_str(), fit(&seen)), ("protected: 2 of 2 backups hold 10 entries", (2, 2)));
+    // It could be elected, and its kernel would not take them all.
+    let small = KernelSettings { max: 5, ..KernelSettings::default() };
+    many.replica(C).set_kernel(small);
+    many.run(1500);
+    let seen = verdict(&mut many);
+    assert!(!seen.protected && fit(&seen) == (1, 2), "{seen:?}");
+    assert!(seen.verdict.contains("nf_conntrack_max is 5 on router3"), "{seen:?}");
+    many.replica(C).set_kernel(KernelSettings::default());
+    // It cannot be elected.
+    many.role(C, Role::Fault);
+    many.run(1500);
+    let seen = verdict(&mut many);
+    assert_eq!(seen.verdict, "protected by 1 of 2 backups: router2 holds 10 entries");
+    assert_eq!(seen.backups.unfit[0].word, "role-fault");
+    // It is gone.
+    many.power_off(C);
+    many.run(1500);
+    let seen = verdict(&mut many);
+    assert!(seen.protected && seen.backups.unfit[0].word == "peer-lost", "{seen:?}");
+    many.power_off(B);
+    many.run(1500);
+    let seen = verdict(&mut many);
+    assert!(!seen.protected && seen.verdict.contains("router2 not for"), "{seen:?}");
+    assert!(seen.verdict.contains("router3 not for"), "{seen:?}");
 }

@@ -218,54 +218,66 @@ pub(super) async fn events(daemon: &Daemon, choice: Choice, form: Form) -> Resul
     enough_is_fine(daemon, watch.await)
 }
 
-/// `diff`: this table against its own kernel, then against the peer's table.
+/// `diff`: this table against its own kernel, then against each peer's table.
 pub(super) async fn diff(daemon: &Daemon, form: Form) -> Result<std::process::ExitCode> {
     let against_kernel = against_kernel(daemon).await?;
     let value = daemon.ask(Request::Diff, WORK).await?;
-    let peer = value["peer"].as_str().unwrap_or("the peer").to_owned();
-    let count = value["count"].as_u64().unwrap_or(0);
-    let unseen = value["unseen"].as_u64().unwrap_or(0);
-    let equal = count == 0 && unseen == 0 && against_kernel.is_empty();
+    let list = |name: &str| value[name].as_array().cloned().unwrap_or_default();
+    let (tables, failed) = (list("tables"), list("failed"));
+    let same = |table: &Value| table["count"] == 0 && table["unseen"] == 0;
+    let equal = tables.iter().all(same) && failed.is_empty() && against_kernel.is_empty();
     if form.json {
         let kernel: Vec<Value> = against_kernel
             .iter()
             .map(|(table, kernel)| json!({ "table": table, "kernel": kernel }))
             .collect();
-        print(&pretty(
-            &json!({ "version": VERSION, "equal": equal, "own-kernel": kernel, "tables": value }),
-        )?)?;
+        print(&pretty(&json!({
+            "version": VERSION, "equal": equal, "own-kernel": kernel, "tables": tables, "failed": failed,
+        }))?)?;
     } else {
-        let mut text = String::new();
-        text += &match against_kernel.len() {
+        let mut text = match against_kernel.len() {
             0 => "own kernel: equal\n".to_owned(),
             differing => format!(
                 "own kernel: {differing} entries differ\n{}",
                 show::differing("table", "kernel", &against_kernel)
             ),
         };
-        let pairs: Vec<(Option<Row>, Option<Row>)> = value["differing"]
-            .as_array()
-            .into_iter()
-            .flatten()
-            .map(|pair| Ok((Option::deserialize(&pair["here"])?, Option::deserialize(&pair["there"])?)))
-            .collect::<Result<_, serde_json::Error>>()
-            .context("cannot read the reply")?;
-        text += &match count {
-            0 if unseen == 0 => format!("{peer}: equal\n"),
-            count => {
-                format!("{peer}: {count} entries differ\n{}", show::differing("this table", &peer, &pairs))
-            }
-        };
-        if unseen > 0 {
-            text += &format!("({unseen} parts of the table differ and are too large to be looked at)\n");
+        for table in &tables {
+            text += &tell_difference(table)?;
         }
-        match value["moving"].as_u64() {
-            Some(moving) if moving > 0 => text += &format!("({moving} changes were on their way)\n"),
-            _ => {}
+        for why in &failed {
+            text += &format!("{}\n", why.as_str().unwrap_or_default());
         }
         print(&text)?;
     }
     Ok(if equal { std::process::ExitCode::SUCCESS } else { std::process::ExitCode::FAILURE })
+}
+
+/// What a comparison with one peer found.
+fn tell_difference(table: &Value) -> Result<String> {
+    let peer = table["peer"].as_str().unwrap_or("the peer");
+    let count = |name: &str| table[name].as_u64().unwrap_or(0);
+    let pairs: Vec<(Option<Row>, Option<Row>)> = table["differing"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .map(|pair| Ok((Option::deserialize(&pair["here"])?, Option::deserialize(&pair["there"])?)))
+        .collect::<Result<_, serde_json::Error>>()
+        .context("cannot read the reply")?;
+    let mut text = match (count("count"), count("unseen")) {
+        (0, 0) => format!("{peer}: equal\n"),
+        (count, _) => {
+            format!("{peer}: {count} entries differ\n{}", show::differing("this table", peer, &pairs))
+        }
+    };
+    if count("unseen") > 0 {
+        text +=
+            &format!("({} parts of the table differ and are too large to be looked at)\n", count("unseen"));
+    }
+    if count("moving") > 0 {
+        text += &format!("({} changes were on their way)\n", count("moving"));
+    }
+    Ok(text)
 }
 
 type Pair = (Option<Row>, Option<Row>);

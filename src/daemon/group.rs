@@ -102,8 +102,8 @@ pub(super) struct Group {
     pub transitions: VecDeque<Transition>,
     /// Transitions since start, by the role that they led to.
     pub transitions_by_role: [u64; Role::ALL.len()],
-    /// What the last comparison with the peer found.
-    pub compared: Option<Compared>,
+    /// What the last comparison found, with each peer.
+    pub compared: Vec<Compared>,
     /// Roles told and not yet taken.
     told: VecDeque<(Role, Cause)>,
     witness: Witness,
@@ -179,7 +179,7 @@ impl Group {
             last_fence: None,
             transitions: VecDeque::new(),
             transitions_by_role: [0; Role::ALL.len()],
-            compared: None,
+            compared: Vec::new(),
             told: VecDeque::new(),
             witness,
             believed,
@@ -232,6 +232,7 @@ impl Group {
             "verdict": verdict.verdict,
             "protected": verdict.protected,
             "reasons": verdict.reasons,
+            "backups": verdict.backups,
             "failover-mechanism": self.mechanism.told(),
             "mechanism-group": self.mechanism.group(),
             "owner": self.replica.owner_name(),
@@ -343,7 +344,7 @@ impl Group {
     pub(super) fn judge(&mut self, around: &Around, now: Instant) -> Verdict {
         self.judged = now;
         self.verdict = self.judged_by.judge(&self.replica.view(now), around, now);
-        let Verdict { verdict, protected, reasons } = &self.verdict;
+        let Verdict { verdict, protected, reasons, .. } = &self.verdict;
         // Another number in the same sentence is no news.
         let kind = verdict.replace(|letter: char| letter.is_ascii_digit() || letter == '.', "");
         let shown = (*protected, kind);

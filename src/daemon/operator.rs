@@ -101,7 +101,7 @@ impl Daemon {
                 for group in &mut self.groups {
                     if !group.replica.comparing() {
                         group.replica.begin_comparison(now);
-                        group.compared = None;
+                        group.compared.clear();
                     }
                 }
                 return self.wait_for(client, request);
@@ -429,38 +429,35 @@ fn add_up(sums: &mut Vec<(String, u64)>, counts: impl Iterator<Item = (&'static 
     }
 }
 
-/// What the groups' comparisons found, as one answer.
+/// What the groups' comparisons found, as one answer: one part a peer.
 pub(super) fn tell_compared(all: &[Compared]) -> Reply {
-    let mut sums = [0; 3];
-    let mut pairs: Vec<Value> = Vec::new();
-    let mut with = String::new();
-    for compared in all {
-        match compared {
-            Compared::NoOwner { peer } => {
-                return Reply::Error(format!(
-                    "no node has claimed the group since this one and {peer} started: what they hold cannot be \
-                     compared yet"
-                ));
-            }
-            Compared::NoPeer => {
-                return Reply::Error("no peer is heard: there is nothing to compare with".into());
-            }
-            Compared::Silent { peer } => {
-                return Reply::Error(format!("{peer} does not say what it holds"));
-            }
-            Compared::Done { peer, differing, count, moving, unseen } => {
-                let row = |entry: &Option<crate::ctnetlink::entry::Entry>| entry.as_ref().map(Row::of);
-                let found = differing
-                    .iter()
-                    .map(|pair| json!({ "here": row(&pair.here), "there": row(&pair.there) }));
-                pairs.extend(found);
-                for (sum, count) in sums.iter_mut().zip([count, moving, unseen]) {
-                    *sum += *count;
-                }
-                with.clone_from(peer);
-            }
+    let row = |entry: &Option<crate::ctnetlink::entry::Entry>| entry.as_ref().map(Row::of);
+    let told = all.iter().map(|compared| match compared {
+        Compared::NoOwner { peer } => Err(format!(
+            "no node has claimed the group since this one and {peer} started: what they hold cannot be compared yet"
+        )),
+        Compared::NoPeer => Err("no peer is heard: there is nothing to compare with".into()),
+        Compared::Silent { peer } => Err(format!("{peer} does not say what it holds")),
+        Compared::Done { peer, differing, count, moving, unseen } => {
+            let pairs = differing.iter();
+            let pairs = pairs.map(|pair| json!({ "here": row(&pair.here), "there": row(&pair.there) }));
+            Ok(json!({
+                "peer": peer, "count": count, "moving": moving, "unseen": unseen,
+                "differing": pairs.collect::<Vec<Value>>(),
+            }))
+        }
+    });
+    let (mut tables, mut failed): (Vec<Value>, Vec<String>) = (Vec::new(), Vec::new());
+    for one in told {
+        match one {
+            Ok(table) => tables.push(table),
+            Err(why) => failed.push(why),
         }
     }
-    let [count, moving, unseen] = sums;
-    Reply::Ok(json!({ "peer": with, "count": count, "moving": moving, "unseen": unseen, "differing": pairs }))
+    tables.sort_by_key(|table| table["peer"].as_str().unwrap_or_default().to_owned());
+    if tables.is_empty() {
+        failed.dedup();
+        return Reply::Error(failed.join("; "));
+    }
+    Reply::Ok(json!({ "tables": tables, "failed": failed }))
 }

@@ -81,9 +81,7 @@ impl Daemon {
 
     fn answer_waiting(&mut self, ready: bool) {
         for group in &mut self.groups {
-            if let Some(compared) = group.replica.poll_comparison() {
-                group.compared = Some(compared);
-            }
+            group.compared.extend(std::iter::from_fn(|| group.replica.poll_comparison()));
         }
         let compared = self.compared();
         let mut index = 0;
@@ -105,10 +103,11 @@ impl Daemon {
 
     /// What all groups' comparisons found, once, for whoever waits for it; what nobody waits for is let go.
     fn compared(&mut self) -> Option<Reply> {
-        if self.groups.iter().any(|group| group.compared.is_none()) {
+        if self.groups.iter().any(|group| group.compared.is_empty() || group.replica.comparing()) {
             return None;
         }
-        let all: Vec<Compared> = self.groups.iter_mut().filter_map(|group| group.compared.take()).collect();
+        let all: Vec<Compared> =
+            self.groups.iter_mut().flat_map(|group| std::mem::take(&mut group.compared)).collect();
         let awaited = self.waiting.iter().any(|(_, request)| *request == Request::Diff);
         awaited.then(|| tell_compared(&all))
     }

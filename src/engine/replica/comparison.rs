@@ -1,5 +1,5 @@
-//! Where this table and a peer's differ, for an operator who asks. Walks down both digest trees, outside the
-//! stream, in two rounds: what differs in the same way a second apart differs, the rest is on its way.
+//! Where this table and each living peer's differ, for an operator who asks. Walks down both digest trees,
+//! outside the stream, in two rounds: what differs in the same way a second apart differs, the rest is on its way.
 //!
 //! Changes nothing on either node.
 
@@ -74,7 +74,8 @@ type Found = BTreeMap<u64, (u64, u64)>;
 /// This node's comparison, and what it answers to its peers'.
 #[derive(Default)]
 pub(super) struct Looks {
-    under_way: Option<Comparison>,
+    /// One with each peer.
+    under_way: Vec<Comparison>,
     /// Looks answered in this turn.
     answered: usize,
 }
@@ -90,7 +91,7 @@ impl Looks {
     }
 
     pub(super) fn next_step(&self) -> Option<Instant> {
-        self.under_way.as_ref().map(Comparison::next_step)
+        self.under_way.iter().map(Comparison::next_step).min()
     }
 }
 
@@ -112,26 +113,9 @@ struct Comparison {
 }
 
 impl Comparison {
-    fn next_step(&self) -> Instant {
-        let again = self.asked.values().min().map(|at| *at + LOOK_AGAIN);
-        let silent = self.heard + SILENT;
-        self.second_at.unwrap_or(again.map_or(silent, |again| again.min(silent)))
-    }
-}
-
-impl Replica {
-    /// Begin to compare this table with the living peer's.
-    pub fn begin_comparison(&mut self, now: Instant) {
-        let peer = self.peers.living().next();
-        let result = match peer {
-            None => Some(Compared::NoPeer),
-            Some(peer) if peer.seed != self.hashing.seed() => {
-                Some(Compared::NoOwner { peer: peer.name.clone() })
-            }
-            Some(_) => None,
-        };
-        let (peer, name) = peer.map(|peer| (peer.incarnation, peer.name.clone())).unwrap_or_default();
-        self.looks.under_way = Some(Comparison {
+    /// With this peer; `result` if there is one without asking it anything.
+    fn new(peer: Incarnation, name: String, result: Option<Compared>, now: Instant) -> Comparison {
+        Comparison {
             peer,
             name,
             waiting: VecDeque::from([ROOT]),
@@ -144,32 +128,59 @@ impl Replica {
             moving: 0,
             unseen: 0,
             result,
+        }
+    }
+
+    fn next_step(&self) -> Instant {
+        let again = self.asked.values().min().map(|at| *at + LOOK_AGAIN);
+        let silent = self.heard + SILENT;
+        self.second_at.unwrap_or(again.map_or(silent, |again| again.min(silent)))
+    }
+}
+
+impl Replica {
+    /// Begin to compare this table with every living peer's.
+    pub fn begin_comparison(&mut self, now: Instant) {
+        let seed = self.hashing.seed();
+        let with = self.peers.living().map(|peer| {
+            let apart = (peer.seed != seed).then(|| Compared::NoOwner { peer: peer.name.clone() });
+            Comparison::new(peer.incarnation, peer.name.clone(), apart, now)
         });
+        self.looks.under_way = with.collect();
+        if self.looks.under_way.is_empty() {
+            let nobody = Comparison::new(Incarnation::default(), String::new(), Some(Compared::NoPeer), now);
+            self.looks.under_way.push(nobody);
+        }
         self.chase_comparison(now);
     }
 
     /// The peer's hashes mean something else from now on.
     pub(super) fn give_comparison_up(&mut self) {
-        if let Some(comparison) = &mut self.looks.under_way {
+        for comparison in &mut self.looks.under_way {
             comparison.result.get_or_insert(Compared::NoOwner { peer: comparison.name.clone() });
         }
     }
 
     /// Whether a comparison is under way or waits to be polled.
     pub fn comparing(&self) -> bool {
-        self.looks.under_way.is_some()
+        !self.looks.under_way.is_empty()
     }
 
-    /// The result, once, when there is one.
+    /// What was found with a peer, once, when it is known.
     pub fn poll_comparison(&mut self) -> Option<Compared> {
-        let result = self.looks.under_way.as_mut()?.result.take()?;
-        self.looks.under_way = None;
-        Some(result)
+        let done = self.looks.under_way.iter().position(|comparison| comparison.result.is_some())?;
+        self.looks.under_way.remove(done).result
     }
 
     /// Send what can be sent, end what has ended.
     pub(super) fn chase_comparison(&mut self, now: Instant) {
-        let Some(comparison) = &mut self.looks.under_way else { return };
+        for at in 0..self.looks.under_way.len() {
+            self.chase_comparison_with(at, now);
+        }
+    }
+
+    fn chase_comparison_with(&mut self, at: usize, now: Instant) {
+        let Some(comparison) = self.looks.under_way.get_mut(at) else { return };
         if comparison.result.is_some() || comparison.second_at.is_some_and(|at| now < at) {
             return;
         }
@@ -179,13 +190,13 @@ impl Replica {
             return;
         }
         if comparison.waiting.is_empty() && comparison.asked.is_empty() {
-            self.end_round(now);
+            self.end_round(at, now);
         }
-        let Some(comparison) = &mut self.looks.under_way else { return };
+        let Some(comparison) = self.looks.under_way.get_mut(at) else { return };
         let mut wants: Vec<Want> = Vec::new();
-        for (want, at) in &mut comparison.asked {
-            if now >= *at + LOOK_AGAIN {
-                *at = now;
+        for (want, asked) in &mut comparison.asked {
+            if now >= *asked + LOOK_AGAIN {
+                *asked = now;
                 wants.push(*want);
             }
         }
@@ -200,8 +211,8 @@ impl Replica {
         }
     }
 
-    fn end_round(&mut self, now: Instant) {
-        let Some(comparison) = &mut self.looks.under_way else { return };
+    fn end_round(&mut self, at: usize, now: Instant) {
+        let Some(comparison) = self.looks.under_way.get_mut(at) else { return };
         if let Some(fetched) = comparison.fetched.take() {
             let (peer, moving, unseen) = (comparison.name.clone(), comparison.moving, comparison.unseen);
             let count = comparison.found.len();
@@ -211,7 +222,7 @@ impl Replica {
                 Differing { here: here.map(|slot| slot.entry().into_owned()), there }
             });
             let differing = differing.collect();
-            if let Some(comparison) = &mut self.looks.under_way {
+            if let Some(comparison) = self.looks.under_way.get_mut(at) {
                 comparison.result = Some(Compared::Done { peer, differing, count, moving, unseen });
             }
             return;
@@ -235,7 +246,7 @@ impl Replica {
                 comparison.fetched = Some(shown.into_iter().map(|key| (key, None)).collect());
                 comparison.found = same;
                 if comparison.waiting.is_empty() {
-                    self.end_round(now);
+                    self.end_round(at, now);
                 }
             }
         }
@@ -281,11 +292,11 @@ impl Replica {
 
     /// The peer's answer to a look.
     pub(super) fn handle_seen(&mut self, from: Incarnation, messages: &[u8], now: Instant) {
+        let Some(at) = self.looks.under_way.iter().position(|comparison| comparison.peer == from) else {
+            return;
+        };
         for message in Messages::new(messages) {
-            let Some(comparison) = &mut self.looks.under_way else { return };
-            if comparison.peer != from {
-                return;
-            }
+            let Some(comparison) = self.looks.under_way.get_mut(at) else { return };
             comparison.heard = comparison.heard.max(now);
             match message {
                 Ok(Message::Sums { node, sums }) => {
@@ -293,8 +304,8 @@ impl Replica {
                         continue;
                     }
                     let ours = self.group.sums.children(node);
-                    for (at, (theirs, ours)) in sums.iter().zip(ours).enumerate() {
-                        let child = child(node, u8::try_from(at).unwrap_or(0));
+                    for (index, (theirs, ours)) in sums.iter().zip(ours).enumerate() {
+                        let child = child(node, u8::try_from(index).unwrap_or(0));
                         if *theirs != ours {
                             let last = child.level == LEVELS;
                             comparison.waiting.push_back(if last {
@@ -318,9 +329,9 @@ impl Replica {
                 }
                 Ok(Message::Put { entry, .. }) => {
                     let key = self.hashing.key(&entry.key());
-                    self.note_fetched(key, Some(entry));
+                    self.note_fetched(at, key, Some(entry));
                 }
-                Ok(Message::Destroy { key, .. }) => self.note_fetched(key, None),
+                Ok(Message::Destroy { key, .. }) => self.note_fetched(at, key, None),
                 // These are no answers.
                 Ok(Message::Change { .. } | Message::Refusal { .. }) | Err(_) => {
                     self.counters.unusable += 1;
@@ -331,8 +342,8 @@ impl Replica {
         self.chase_comparison(now);
     }
 
-    fn note_fetched(&mut self, key: u64, entry: Option<Entry>) {
-        let Some(comparison) = &mut self.looks.under_way else { return };
+    fn note_fetched(&mut self, at: usize, key: u64, entry: Option<Entry>) {
+        let Some(comparison) = self.looks.under_way.get_mut(at) else { return };
         comparison.asked.remove(&Want::Key(key));
         if let Some(place) = comparison.fetched.as_mut().and_then(|fetched| fetched.get_mut(&key)) {
             *place = entry;

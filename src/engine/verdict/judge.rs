@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use serde::Serialize;
 
-use super::{Around, Finding, findings};
+use super::{Around, Backups, Finding, judged};
 use crate::replica::view::View;
 
 /// The last alarm is over when it has not been seen for so long.
@@ -23,6 +23,8 @@ pub struct Verdict {
     pub protected: bool,
     /// What is wrong, longest first.
     pub reasons: Vec<Reason>,
+    /// An owner's backups: which of them would carry everything on.
+    pub backups: Backups,
 }
 
 /// A finding that counts, and since when.
@@ -53,7 +55,8 @@ pub struct Judge {
 impl Judge {
     /// Judge a group at this moment.
     pub fn judge(&mut self, view: &View, around: &Around, now: Instant) -> Verdict {
-        for finding in findings(view, around) {
+        let (findings, backups) = judged(view, around);
+        for finding in findings {
             // Another number in the same sentence is no news.
             let kind = finding.what.replace(|letter: char| letter.is_ascii_digit() || letter == '.', "");
             let seen = self.seen.entry((finding.word, kind)).or_insert_with(|| Seen {
@@ -84,19 +87,15 @@ impl Judge {
                 seconds: now.saturating_duration_since(seen.first).as_secs(),
             })
             .collect();
-        Verdict { verdict: line(view, &reasons), protected: reasons.is_empty(), reasons }
+        Verdict { verdict: line(view, &reasons, &backups), protected: reasons.is_empty(), reasons, backups }
     }
 }
 
 /// The verdict in one line.
-fn line(view: &View, reasons: &[Reason]) -> String {
+fn line(view: &View, reasons: &[Reason], backups: &Backups) -> String {
     let whats: Vec<&str> = reasons.iter().map(|reason| reason.finding.what.as_str()).collect();
     match reasons {
-        [] if view.owner => {
-            let peer = view.peers.iter().find(|peer| peer.alive);
-            let (name, entries) = peer.map_or(("-", 0), |peer| (peer.name.as_str(), peer.entries));
-            format!("protected: {name} holds {entries} entries")
-        }
+        [] if view.owner => backups.line(),
         [] => format!("ready to take over {} entries", view.external),
         [only] if only.finding.word == "not-ready" => only.finding.what.clone(),
         [only] if only.finding.word == "entries-refused" => format!("degraded: {}", only.finding.what),

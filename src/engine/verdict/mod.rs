@@ -6,6 +6,7 @@
 //! for a while. `docs/verdict.md` has the table, and `tests/verdict.rs` a case for each of its rows. No
 //! socket, no clock.
 
+mod backups;
 mod judge;
 mod kernels;
 
@@ -19,6 +20,7 @@ use crate::replica::Refused;
 use crate::replica::view::{PeerView, View};
 use crate::wire::KernelTold;
 
+pub use backups::Backups;
 pub use judge::{Judge, Reason, Verdict};
 use kernels::{rules, settings};
 
@@ -107,13 +109,19 @@ impl<'a> Side<'a> {
 
 /// Everything that is wrong now.
 pub fn findings(view: &View, around: &Around) -> Vec<Finding> {
+    judged(view, around).0
+}
+
+/// Everything that is wrong now, and how an owner's backups stand.
+fn judged(view: &View, around: &Around) -> (Vec<Finding>, Backups) {
     let mut all = own_findings(view, around);
-    let alive: Vec<&PeerView> = view.peers.iter().filter(|peer| peer.alive).collect();
     if view.owner {
-        // Of several peers the fittest would be elected.
-        let with = alive.iter().map(|peer| as_owner(view, peer, around)).min_by_key(Vec::len);
-        all.extend(with.unwrap_or_else(|| vec![nobody_heard(view, around)]));
-    } else if let Some(owner) = alive.iter().find(|peer| peer.owner) {
+        let (with, backups) = backups::judge(view, around);
+        all.extend(with);
+        return (all, backups);
+    }
+    let alive: Vec<&PeerView> = view.peers.iter().filter(|peer| peer.alive).collect();
+    if let Some(owner) = alive.iter().find(|peer| peer.owner) {
         let (owner, own) = (Side::of(owner), Side::own(view));
         all.extend(between(&owner, &own, peer_entries(view), around));
     } else {
@@ -122,7 +130,7 @@ pub fn findings(view: &View, around: &Around) -> Vec<Finding> {
             all.push(nobody_heard(view, around));
         }
     }
-    all
+    (all, Backups::default())
 }
 
 fn finding(word: &'static str, what: String, cure: impl Into<String>) -> Finding {
@@ -228,7 +236,7 @@ fn as_owner(view: &View, peer: &PeerView, around: &Around) -> Vec<Finding> {
     if !peer.hears {
         let deaf = finding(
             "one-way",
-            format!("{name} is heard and hears nobody: the channel carries one way only"),
+            format!("{name} is heard and does not hear this router: the channel carries one way only"),
             format!(
                 "`tcpdump` on {name}: does what this router says arrive? Then a firewall there drops it, else one here, or \
                  the switch (IGMP snooping). The channel is {}",
@@ -403,17 +411,20 @@ fn nobody_heard(view: &View, around: &Around) -> Finding {
         };
         return finding("peer-refused", format!("no peer is believed: {sentence}"), cure);
     }
-    let lost = view.peers.iter().min_by_key(|peer| peer.silent_ms);
+    let mut lost: Vec<&PeerView> = view.peers.iter().collect();
+    lost.sort_by_key(|peer| peer.silent_ms);
+    let silent = |peer: &&PeerView| format!("{} not for {:.0} s", peer.name, peer.silent_ms as f64 / 1e3);
+    let lost: Vec<String> = lost.iter().map(silent).collect();
     let at = &around.channel_at;
-    match lost {
-        Some(peer) => finding(
+    match lost.is_empty() {
+        false => finding(
             "peer-lost",
-            format!("no peer is heard, {} not for {:.0} s", peer.name, peer.silent_ms as f64 / 1e3),
+            format!("no peer is heard, {}", lost.join(", ")),
             format!(
                 "is it up, does ctsync run there, does its cable carry, does a firewall here drop what it says? The channel is {at}"
             ),
         ),
-        None => finding(
+        true => finding(
             "no-peer",
             match around.channel {
                 None => {

@@ -65,6 +65,11 @@ fn tell_reasons(group: &Value, line: &mut impl FnMut(&str, String)) {
         line("for", if reasons.len() == 1 { format!("{seconds} s") } else { format!("{seconds} s: {what}") });
         line("what to do", cure);
     }
+    for unfit in group.pointer("/backups/unfit").and_then(Value::as_array).into_iter().flatten() {
+        let [what, cure] = ["what", "cure"].map(|name| plain(unfit.get(name)));
+        line("not fit", what);
+        line("what to do", cure);
+    }
 }
 
 /// A role, how it is known, and the addresses that belong to it.

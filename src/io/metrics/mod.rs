@@ -140,6 +140,7 @@ fn without_suffix_rules(open: &str) -> String {
 impl Collector for Snapshot {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
         self.encode_verdict(&mut encoder)?;
+        self.encode_backups(&mut encoder)?;
         self.encode_state(&mut encoder)?;
         self.encode_peers(&mut encoder)?;
         self.encode_counters(&mut encoder)?;
@@ -315,6 +316,29 @@ impl Snapshot {
             (labels, ConstGauge::new(1.0))
         });
         family(encoder, ("peer_info", "1: the build that a living peer runs"), MetricType::Gauge, builds)
+    }
+
+    fn encode_backups(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
+        for (about, fit) in [
+            (
+                ("fit_backups", "Backups that would carry everything on; 0 on who does not own the group"),
+                true,
+            ),
+            (
+                (
+                    "known_backups",
+                    "Backups that were heard of since the start; 0 on who does not own the group",
+                ),
+                false,
+            ),
+        ] {
+            let samples = self.of_groups(move |group| {
+                let backups = &group.verdict.backups;
+                [ConstGauge::new(size(if fit { backups.fit } else { backups.known }))]
+            });
+            family(encoder, about, MetricType::Gauge, samples)?;
+        }
+        Ok(())
     }
 
     fn encode_state(&self, encoder: &mut DescriptorEncoder<'_>) -> fmt::Result {
