@@ -77,11 +77,12 @@ pub(crate) struct Description {
     pub text: String,
 }
 
-/// One of a figure's two routers.
+/// One of a figure's two routers; the documented one may have a third, a spare.
 pub(crate) fn router(figure: Figure, number: u8) -> Result<Description> {
     let (directory, text) = match (figure, number) {
         (Figure::Documented, 1) => ("documented", include_str!("../../examples/documented/router1.set")),
-        (Figure::Documented, _) => ("documented", include_str!("../../examples/documented/router2.set")),
+        (Figure::Documented, 2) => ("documented", include_str!("../../examples/documented/router2.set")),
+        (Figure::Documented, _) => ("three", include_str!("../../examples/three/router3.set")),
         (Figure::Cluster, 1) => {
             ("documented/cluster", include_str!("../../examples/documented/cluster/router1.set"))
         }

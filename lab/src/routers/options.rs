@@ -72,6 +72,8 @@ pub(crate) struct Options {
     pub hold: bool,
     /// `window-tracking`.
     pub window_tracking: bool,
+    /// How many routers: two, or three.
+    pub routers: u8,
     /// Which routers.
     pub figure: Figure,
     /// What moves the virtual addresses.
@@ -111,6 +113,7 @@ impl Options {
             everything: false,
             hold: false,
             window_tracking: false,
+            routers: 2,
             figure: Figure::Documented,
             mover: Mover::Keepalived,
             vrrp: Vrrp::default(),

@@ -1,4 +1,5 @@
-//! The documented figure: two routers, WAN and LAN between them, a client on the LAN, a server on the WAN.
+//! The documented figure: two routers, or three, WAN and LAN between them, a client on the LAN, a server on
+//! the WAN.
 //!
 //! A switch node holds both bridges; cutting a cable is taking its port down there. Called by the stories.
 
@@ -30,8 +31,8 @@ pub(crate) const SERVER6: &str = "fd00:0:0:a::100";
 
 /// All of it.
 pub(crate) struct Topology {
-    pub router1: Option<Router>,
-    pub router2: Option<Router>,
+    /// router1 first; none where one is powered off.
+    routers: Vec<Option<Router>>,
     pub client: Node,
     pub server: Node,
     switch: Node,
@@ -54,34 +55,38 @@ impl Topology {
             end_host("server", directory, &links, "wan", [SERVER, SERVER6], ["10.0.0.1", "fd00:0:0:a::1"]);
         let server = server.await?;
         let mut topology = Topology {
-            router1: None,
-            router2: None,
+            routers: (0..options.routers).map(|_| None).collect(),
             client,
             server,
             switch,
             directory: directory.to_owned(),
             options: options.clone(),
         };
-        for number in [1, 2] {
+        for number in topology.numbers() {
             topology.boot_router(number).await?;
         }
         Ok(topology)
     }
 
-    /// Both routers lose their power and come back: empty kernels, as `options` are now.
+    /// The routers' numbers, from 1.
+    pub(crate) fn numbers(&self) -> impl Iterator<Item = u8> + use<> {
+        1..=self.options.routers
+    }
+
+    /// All routers lose their power and come back: empty kernels, as `options` are now.
     pub(crate) async fn reboot(&mut self) -> Result<()> {
-        self.power_on_both().await?;
+        self.power_on_all().await?;
         self.start().await
     }
 
     /// The same, and nothing runs on them yet.
-    pub(crate) async fn power_on_both(&mut self) -> Result<()> {
-        for number in [1, 2] {
+    pub(crate) async fn power_on_all(&mut self) -> Result<()> {
+        for number in self.numbers() {
             if self.router(number).is_ok() {
                 self.power_off(number).await?;
             }
         }
-        for number in [1, 2] {
+        for number in self.numbers() {
             self.boot_router(number).await?;
         }
         Ok(())
@@ -96,7 +101,7 @@ impl Topology {
         links.plug(&port(number, "wan"), "wan", &node.net, "eth0").await?;
         links.plug(&port(number, "lan"), "lan", &node.net, "eth1").await?;
         let router = Router::configure(node, told, &self.options).await?;
-        *self.place(number) = Some(router);
+        *self.place(number)? = Some(router);
         Ok(())
     }
 
@@ -136,16 +141,16 @@ impl Topology {
         Ok(())
     }
 
-    /// Firewall, ctsync and what moves the addresses on both routers, until router1 is elected.
+    /// Firewall, ctsync and what moves the addresses on all routers, until router1 is elected.
     pub(crate) async fn start(&mut self) -> Result<()> {
-        for number in [1, 2] {
+        for number in self.numbers() {
             self.router(number)?.load_firewall()?;
             self.router_mut(number)?.start_ctsync()?;
             if self.options.incumbent {
                 self.router_mut(number)?.start_incumbent().await?;
             }
         }
-        for number in [1, 2] {
+        for number in self.numbers() {
             if self.options.sync {
                 let router = self.router(number)?;
                 until("ctsync answers", START, async || Ok(Some(router.status().await?))).await?;
@@ -158,25 +163,27 @@ impl Topology {
         self.wait_elected(1).await
     }
 
-    fn place(&mut self, number: u8) -> &mut Option<Router> {
-        if number == 1 { &mut self.router1 } else { &mut self.router2 }
+    fn place(&mut self, number: u8) -> Result<&mut Option<Router>> {
+        let place = self.routers.get_mut(usize::from(number).wrapping_sub(1));
+        place.with_context(|| format!("there is no router{number}"))
     }
 
     /// A router that is there.
     pub(crate) fn router(&self, number: u8) -> Result<&Router> {
-        let place = if number == 1 { &self.router1 } else { &self.router2 };
-        place.as_ref().with_context(|| format!("router{number} is powered off"))
+        let place = self.routers.get(usize::from(number).wrapping_sub(1));
+        let router = place.and_then(Option::as_ref);
+        router.with_context(|| format!("router{number} is powered off"))
     }
 
     /// A router that is there.
     pub(crate) fn router_mut(&mut self, number: u8) -> Result<&mut Router> {
-        self.place(number).as_mut().with_context(|| format!("router{number} is powered off"))
+        self.place(number)?.as_mut().with_context(|| format!("router{number} is powered off"))
     }
 
     /// The routers that hold the virtual addresses now.
     pub(crate) async fn holders(&self) -> Result<Vec<u8>> {
         let mut holders = Vec::new();
-        for number in [1, 2] {
+        for number in self.numbers() {
             if let Ok(router) = self.router(number)
                 && router.has_vip().await?
             {
@@ -237,7 +244,7 @@ impl Topology {
         for side in ["wan", "lan"] {
             links.delete(&port(number, side)).await?;
         }
-        let router = self.place(number).take().with_context(|| format!("router{number} is powered off"))?;
+        let router = self.place(number)?.take().with_context(|| format!("router{number} is powered off"))?;
         router.node.power_off()
     }
 
@@ -250,6 +257,17 @@ impl Topology {
              udp dport 3780 counter drop; }; }\n"
         };
         self.switch.feed("nft", &["-f", "-"], rules).map(|_| ())
+    }
+
+    /// Drop what one router says to another on the channel, at the switch; all others hear it.
+    pub(crate) fn channel_is_deaf(&self, from: u8, to: u8) -> Result<()> {
+        let rules = format!(
+            "table bridge cut {{ chain forward {{ type filter hook forward priority 0; \
+             iifname {} oifname {} udp dport 3780 counter drop; }}; }}\n",
+            port(from, "wan"),
+            port(to, "wan")
+        );
+        self.switch.feed("nft", &["-f", "-"], &rules).map(|_| ())
     }
 
     /// Drop the channel's datagrams that are longer than so many bytes, IP header included, at the switch,
@@ -271,12 +289,12 @@ impl Topology {
         self.switch.feed("nft", &["-f", "-"], &rules).map(|_| ())
     }
 
-    /// Bytes that both routers have sent towards the WAN side, where the channel is: nearly nothing else is
+    /// Bytes that all routers have sent towards the WAN side, where the channel is: nearly nothing else is
     /// there in a quiet lab.
     pub(crate) fn channel_bytes(&self) -> Result<u64> {
         let counters = self.switch.net.run(|| Ok(std::fs::read_to_string("/proc/thread-self/net/dev")?))?;
         let mut all = 0;
-        for number in [1, 2] {
+        for number in self.numbers() {
             let name = format!("{}:", port(number, "wan"));
             let line = counters.lines().find_map(|line| line.trim_start().strip_prefix(&name));
             let received = line.and_then(|line| line.split_whitespace().next()?.parse::<u64>().ok());
@@ -288,16 +306,15 @@ impl Topology {
     /// Every address that is a router's own.
     pub(crate) fn own_addresses(&self) -> Result<Vec<String>> {
         let mut own = Vec::new();
-        for router in [&self.router1, &self.router2].into_iter().flatten() {
+        for router in self.routers.iter().flatten() {
             own.extend(router.own_addresses()?);
         }
         Ok(own)
     }
 
-    /// Everything about both routers, for a failure's report.
+    /// Everything about all routers, for a failure's report.
     pub(crate) fn diagnosis(&self) -> String {
-        let mut all: String =
-            [&self.router1, &self.router2].into_iter().flatten().map(Router::diagnosis).collect();
+        let mut all: String = self.routers.iter().flatten().map(Router::diagnosis).collect();
         for (node, program) in [(&self.server, "sshd"), (&self.client, "ssh"), (&self.client, "ping")] {
             let log = node.log_tail(program).unwrap_or_else(|error| format!("{error:#}"));
             all += &format!("=== {} {program}.log\n{log}\n", node.name);
@@ -307,7 +324,7 @@ impl Topology {
 
     /// All nodes that can be entered.
     pub(crate) fn nodes(&self) -> impl Iterator<Item = &Node> {
-        let routers = [&self.router1, &self.router2].into_iter().flatten().map(|router| &router.node);
+        let routers = self.routers.iter().flatten().map(|router| &router.node);
         routers.chain([&self.client, &self.server, &self.switch])
     }
 }

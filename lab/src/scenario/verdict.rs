@@ -202,7 +202,7 @@ async fn fail_over(pair: &mut Pair, narrator: &Narrator) -> Result<String> {
 async fn keepalived_first(pair: &mut Pair, options: Options) -> Result<String> {
     pair.clients.clear();
     pair.topology.options = options;
-    pair.topology.power_on_both().await?;
+    pair.topology.power_on_all().await?;
     for number in [1, 2] {
         let router = pair.topology.router_mut(number)?;
         router.load_firewall()?;

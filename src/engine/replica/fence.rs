@@ -11,6 +11,8 @@ use crate::wire::Incarnation;
 
 /// Between two flush requests.
 const FLUSH_AGAIN: Duration = Duration::from_millis(20);
+/// Who is ahead is waited for while what it has comes, for so long at most.
+const LONGEST: Duration = Duration::from_secs(2);
 
 /// The first half: before the claim.
 #[derive(Debug)]
@@ -104,7 +106,7 @@ impl Opening {
     /// The group is claimed.
     pub(super) fn close(self, at: Claimed, now: Instant) -> Closing {
         let flushed = self.flush.map_or(Duration::ZERO, |_| now.saturating_duration_since(self.started));
-        Closing { started: self.started, flushed, claimed: now, at }
+        Closing { started: self.started, flushed, claimed: now, progressed: (at.taken, now), at }
     }
 }
 
@@ -121,7 +123,7 @@ pub(super) struct Claimed {
     pub(super) taken: u64,
     /// Those that had got further in the last owner's stream: what they have is waited for, if they live.
     pub(super) ahead: Vec<Incarnation>,
-    /// ... for so long at most.
+    /// ... for so long without anything coming.
     pub(super) wait: Duration,
 }
 
@@ -131,19 +133,29 @@ pub(super) struct Closing {
     started: Instant,
     flushed: Duration,
     claimed: Instant,
+    /// Offers taken, ever, and since when so many.
+    progressed: (u64, Instant),
     at: Claimed,
 }
 
 impl Closing {
+    /// So many offers have been taken, ever.
+    pub(super) fn note_taken(&mut self, taken: u64, now: Instant) {
+        if self.progressed.0 != taken {
+            self.progressed = (taken, now);
+        }
+    }
+
     /// Whether somebody is waited for who is ahead; `settled` tells whether a run owes nothing any more, or
     /// lives no more.
     pub(super) fn waits(&self, settled: impl Fn(Incarnation) -> bool, now: Instant) -> bool {
-        now < self.claimed + self.at.wait && self.at.ahead.iter().any(|run| !settled(*run))
+        self.deadline().is_some_and(|at| now < at) && self.at.ahead.iter().any(|run| !settled(*run))
     }
 
     /// When it is not waited any longer, if it is.
     pub(super) fn deadline(&self) -> Option<Instant> {
-        (!self.at.ahead.is_empty()).then_some(self.claimed + self.at.wait)
+        let deadline = (self.progressed.1 + self.at.wait).min(self.claimed + LONGEST);
+        (!self.at.ahead.is_empty()).then_some(deadline)
     }
 
     /// Everything is installed, or refused.
@@ -267,11 +279,17 @@ mod tests {
         failures[0] = 3;
         let ahead = vec![Incarnation(9)];
         let at = Claimed { pending: 40, failed: 2, failures, taken: 3, ahead, wait: WAIT };
-        let closing = Opening::new(Some(OWNER), 1, WAIT, now).close(at, now + WAIT);
+        let mut closing = Opening::new(Some(OWNER), 1, WAIT, now).close(at, now + WAIT);
         assert!(closing.waits(|_| false, now + WAIT), "who is ahead has something to offer");
         assert!(!closing.waits(|run| run == Incarnation(9), now + WAIT), "no more");
         assert!(!closing.waits(|_| false, now + 2 * WAIT), "for ever it is not waited");
         assert_eq!(closing.deadline(), Some(now + 2 * WAIT));
+        closing.note_taken(3, now + 2 * WAIT);
+        assert_eq!(closing.deadline(), Some(now + 2 * WAIT), "nothing has come");
+        closing.note_taken(4, now + 2 * WAIT);
+        assert!(closing.waits(|_| false, now + 2 * WAIT) && closing.deadline() == Some(now + 3 * WAIT));
+        closing.note_taken(5, now + WAIT + LONGEST);
+        assert_eq!(closing.deadline(), Some(now + WAIT + LONGEST), "not for ever");
         failures[0] = 5;
         failures[2] = 1;
         let report = closing.report(100, 5, failures, 7, 9, now + 2 * WAIT);

@@ -128,7 +128,7 @@ impl Ownership {
         }
     }
 
-    /// The second half is under way.
+    /// The second half of a fence, while it is under way.
     pub(super) fn closing(&self) -> Option<&Closing> {
         match self {
             Ownership::Owner(closing) => closing.as_ref(),
@@ -136,6 +136,15 @@ impl Ownership {
         }
     }
 
+    /// As [`Ownership::closing`], to be gone on with.
+    pub(super) fn closing_mut(&mut self) -> Option<&mut Closing> {
+        match self {
+            Ownership::Owner(closing) => closing.as_mut(),
+            Ownership::Starting(_) | Ownership::Backup(_) | Ownership::Abandoned(_) => None,
+        }
+    }
+
+    /// The second half is under way.
     pub(super) fn is_closing(&self) -> bool {
         matches!(self, Ownership::Owner(Some(_)))
     }

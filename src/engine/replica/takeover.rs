@@ -228,6 +228,9 @@ impl Replica {
     }
 
     pub(super) fn step_fence(&mut self, now: Instant) {
+        if let Some(closing) = self.ownership.closing_mut() {
+            closing.note_taken(self.counters.taken, now);
+        }
         let waits =
             |closing: &Closing| self.work.keys() > 0 || closing.waits(|run| self.has_settled(run), now);
         if self.ownership.closing().is_some_and(waits) {
