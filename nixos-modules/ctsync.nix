@@ -254,10 +254,10 @@ in
                 freeformType = format.type;
                 options = {
                   peer = mkOption {
-                    type = types.nullOr types.str;
+                    type = types.nullOr (types.either types.str (types.listOf types.str));
                     default = null;
                     example = "10.0.2.2";
-                    description = "Address of the other router: unicast to it instead of multicast.";
+                    description = "Address of the other router, or a list of them: unicast instead of multicast.";
                   };
                   port = mkOption {
                     type = types.port;

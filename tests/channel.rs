@@ -54,6 +54,30 @@ async fn hop_limits(peer: &str, port: u16) {
     assert_eq!((channel.traffic.received, channel.traffic.sent), (4, 1));
 }
 
+/// Each datagram goes to each peer, once.
+#[tokio::test]
+async fn several_peers_hear_each_datagram() {
+    let others = ["127.0.0.2", "127.0.0.3"].map(|address| UdpSocket::bind((address, 47_803)).unwrap());
+    let text = r#"{"interface": {"lo": {"peer": ["127.0.0.2", "127.0.0.3"], "port": 47803}},
+                   "listen-address": ["127.0.0.1"],
+                   "failover-mechanism": {"manual": {"group": "G"}}}"#;
+    let config = config::parse(Path::new("config.json"), text).unwrap().config;
+    let mut channel = Channel::new(&config);
+    assert_eq!(channel.place(), "lo, unicast 127.0.0.2, 127.0.0.3, UDP port 47803");
+    channel.open_on(1, None).unwrap();
+    channel.writable().await.unwrap();
+    for said in [b"one", b"two"] {
+        assert!(channel.send(said));
+        for other in &others {
+            other.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+            let mut buffer = [0; 16];
+            let (length, from) = other.recv_from(&mut buffer).unwrap();
+            assert_eq!((buffer.get(..length), from.ip()), (Some(&said[..]), IpAddr::from([127, 0, 0, 1])));
+        }
+    }
+    assert_eq!((channel.traffic.sent, channel.traffic.bytes_sent), (4, 12));
+}
+
 #[tokio::test]
 async fn only_neighbours_are_heard_over_ipv4() {
     hop_limits("127.0.0.1", 47_801).await;

@@ -292,7 +292,7 @@ fn value(option: &'static Opt) -> BoxedStrategy<Value> {
     match option.shape {
         Shape::Flag => any::<bool>().prop_map(Value::from).boxed(),
         Shape::Count { from, to, .. } => (from..=to).prop_map(Value::from).boxed(),
-        Shape::Text(kind) => text(kind),
+        Shape::Text(kind) | Shape::Several(kind) => text(kind),
         Shape::List(kind) => prop::collection::vec(text(kind), 1..4).prop_map(unique).boxed(),
         Shape::Table(options) => table(options),
         Shape::Tagged(kind, options) => (text(kind), table(options))

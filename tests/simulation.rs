@@ -23,6 +23,8 @@ mod kernel;
 mod node;
 #[path = "simulation/totals.rs"]
 mod totals;
+#[path = "simulation/traffic.rs"]
+mod traffic;
 #[path = "simulation/world.rs"]
 mod world;
 

@@ -13,7 +13,7 @@ use crate::engine::replica::Tunables;
 
 use super::mechanism::{self, GivenFurther, GivenMechanism};
 use super::mistake::{CombinationMistake, ConfigError, JsonMistake, Mistake, ValueMistake};
-use super::text::network;
+use super::text::{below, network};
 use super::{Config, FurtherGroup, Mechanism, MetricsAddress, Source};
 use crate::ctnetlink::entry::proto;
 
@@ -27,6 +27,9 @@ pub(super) struct Combined {
     pub errors: Vec<ConfigError>,
     pub remarks: Vec<String>,
 }
+
+/// A group has sixteen nodes.
+const MOST_PEERS: usize = 15;
 
 /// Mistakes of values together.
 struct Judge<'a> {
@@ -92,8 +95,26 @@ struct Given {
 
 #[derive(Deserialize)]
 struct GivenInterface {
-    peer: Option<IpAddr>,
+    peer: Option<Several>,
     port: Option<u16>,
+}
+
+/// One, or a list.
+#[derive(Deserialize)]
+#[serde(untagged)]
+enum Several {
+    One(IpAddr),
+    Many(Vec<IpAddr>),
+}
+
+impl GivenInterface {
+    fn peers(&self) -> Vec<IpAddr> {
+        match &self.peer {
+            None => Vec::new(),
+            Some(Several::One(peer)) => vec![*peer],
+            Some(Several::Many(peers)) => peers.clone(),
+        }
+    }
 }
 
 /// Judge them; `doubtful` are the JSON pointers where something was wrong already.
@@ -113,23 +134,35 @@ pub(super) fn combine(values: Map<String, Json>, source: &Source, doubtful: &[St
 }
 
 impl Judge<'_> {
-    /// The channel's interface, and the peer's address and port where they are given.
-    fn channel(&mut self, given: &Given) -> (String, Option<IpAddr>, Option<u16>) {
-        let (interface, (peer, port)) = match given.interface.first() {
-            Some((name, options)) => (name.clone(), (options.peer, options.port)),
+    /// The channel's interface, and the peers' addresses and the port where they are given.
+    fn channel(&mut self, given: &Given) -> (String, Vec<IpAddr>, Option<u16>) {
+        let (interface, peers, port) = match given.interface.first() {
+            Some((name, options)) => (name.clone(), options.peers(), options.port),
             None => {
                 self.wrong("/interface", CombinationMistake::NoInterface, &["/interface"]);
-                (String::new(), (None, None))
+                (String::new(), Vec::new(), None)
             }
         };
-        let with = given.interface.iter().find(|(_, options)| options.peer.is_some());
-        let without = given.interface.iter().find(|(_, options)| options.peer.is_none());
+        let with = given.interface.iter().find(|(_, options)| !options.peers().is_empty());
+        let without = given.interface.iter().find(|(_, options)| options.peers().is_empty());
         if let (Some((with, _)), Some((without, _))) = (with, without) {
             let mistake = CombinationMistake::MixedModes { with: with.clone(), without: without.clone() };
             self.wrong("/interface", mistake, &["/interface"]);
         }
+        let pointer = below(&below("/interface", &interface), "peer");
+        if peers.len() > MOST_PEERS {
+            let mistake = CombinationMistake::TooManyPeers { found: peers.len(), most: MOST_PEERS };
+            self.wrong(&pointer, mistake, &["/interface"]);
+        }
+        if let Some(first) = peers.first()
+            && let Some(other) = peers.iter().find(|peer| peer.is_ipv4() != first.is_ipv4())
+        {
+            let mistake =
+                CombinationMistake::PeersOfTwoFamilies { first: first.to_string(), other: other.to_string() };
+            self.wrong(&pointer, mistake, &["/interface"]);
+        }
         let listen = given.listen_address.first().copied();
-        match (listen, peer) {
+        match (listen, peers.first()) {
             (Some(_), None) if !interface.is_empty() => {
                 let mistake = CombinationMistake::ListenWithoutPeer { interface: interface.clone() };
                 self.wrong("/listen-address", mistake, &["/interface"]);
@@ -141,11 +174,11 @@ impl Judge<'_> {
             }
             _ => {}
         }
-        (interface, peer, port)
+        (interface, peers, port)
     }
 
     fn config(&mut self, given: Given) -> Option<Config> {
-        let (interface, peer, port) = self.channel(&given);
+        let (interface, peers, port) = self.channel(&given);
         if given.expect_sync.len() > 1 && given.expect_sync.iter().any(|word| word == "all") {
             let others: Vec<&str> =
                 given.expect_sync.iter().map(String::as_str).filter(|word| *word != "all").collect();
@@ -169,7 +202,7 @@ impl Judge<'_> {
             node,
             node_group: given.node_group,
             interface,
-            peer,
+            peers,
             port: port.unwrap_or(3780),
             mcast_group: given.mcast_group,
             listen_address: given.listen_address.first().copied(),

@@ -159,7 +159,7 @@ fn check_interfaces(config: &Config, machine: &Machine) -> Vec<(String, MachineM
                 MachineMistake::InterfaceMissing { found: config.interface.clone(), nearest },
             ));
         }
-        Some(addresses) if config.peer.is_none() && !addresses.iter().any(IpAddr::is_ipv4) => {
+        Some(addresses) if config.peers.is_empty() && !addresses.iter().any(IpAddr::is_ipv4) => {
             let interface = config.interface.clone();
             wrong.push((at.clone(), MachineMistake::InterfaceWithoutAddress { interface }));
         }
@@ -168,7 +168,7 @@ fn check_interfaces(config: &Config, machine: &Machine) -> Vec<(String, MachineM
     if let Some(listen) = config.listen_address.filter(|listen| !machine.has(*listen)) {
         wrong.push(("/listen-address".into(), MachineMistake::ListenNotLocal { found: listen.to_string() }));
     }
-    if let Some(peer) = config.peer.filter(|peer| machine.has(*peer)) {
+    for peer in config.peers.iter().filter(|peer| machine.has(**peer)) {
         wrong.push((format!("{at}/peer"), MachineMistake::PeerIsSelf { found: peer.to_string() }));
     }
     wrong

@@ -60,8 +60,8 @@ pub struct Config {
     pub node_group: u32,
     /// Interface of the channel.
     pub interface: String,
-    /// Unicast to this peer instead of multicast.
-    pub peer: Option<IpAddr>,
+    /// Unicast to these peers instead of multicast.
+    pub peers: Vec<IpAddr>,
     /// UDP port.
     pub port: u16,
     /// Multicast group.

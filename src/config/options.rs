@@ -38,6 +38,8 @@ pub enum Shape {
     Text(Kind),
     /// Any number of texts.
     List(Kind),
+    /// A text, or a list of them where there are several.
+    Several(Kind),
     /// Options of its own.
     Table(&'static [Opt]),
     /// Names chosen by the user, each with options of its own.
@@ -321,7 +323,12 @@ pub const OPTIONS: &[Opt] = &[
 ];
 
 const INTERFACE: &[Opt] = &[
-    vyos("peer", Shape::Text(Kind::Host), "", "Unicast to this address instead of multicast; IPv6 too."),
+    vyos(
+        "peer",
+        Shape::Several(Kind::Host),
+        "",
+        "Unicast to this address instead of multicast; IPv6 too. With more than two routers a list of the others.",
+    ),
     vyos("port", Shape::Count { from: 1, to: 65_535, unit: "" }, "3780", "The channel's UDP port."),
 ];
 
@@ -443,7 +450,7 @@ pub fn walk(visit: &mut impl FnMut(&[&'static str], &Opt)) {
                     below(path, inner, visit);
                     path.pop();
                 }
-                Shape::Flag | Shape::Count { .. } | Shape::Text(_) | Shape::List(_) => {}
+                Shape::Flag | Shape::Count { .. } | Shape::Text(_) | Shape::List(_) | Shape::Several(_) => {}
             }
             path.pop();
         }

@@ -27,6 +27,9 @@ fn property(option: &Opt) -> Json {
         Shape::Count { from, to, .. } => json!({ "type": "integer", "minimum": from, "maximum": to }),
         Shape::Text(kind) => text(kind),
         Shape::List(kind) => json!({ "type": "array", "items": text(kind) }),
+        Shape::Several(kind) => {
+            json!({ "oneOf": [text(kind), { "type": "array", "items": text(kind), "minItems": 1 }] })
+        }
         Shape::Table(options) => table(options),
         Shape::Tagged(_, options) => {
             json!({ "type": "object", "minProperties": 1, "additionalProperties": table(options) })

@@ -203,7 +203,7 @@ fn insert(
             let Some(below) = below.filter(|_| !rest.is_empty()) else { return Ok(()) };
             return insert(below, inner, rest, end, &format!("{path} {}", tag.text));
         }
-        Shape::List(kind) => {
+        Shape::List(kind) | Shape::Several(kind) => {
             let Some((word, rest)) = rest.split_first() else { return Err(missing(kind.expected())) };
             nothing_more(rest, &path)?;
             let node = field(fields, option.name, name.place, || Value::List(Vec::new()));

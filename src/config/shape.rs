@@ -93,8 +93,7 @@ impl Checked {
                 self.wrong(node.place, pointer, ValueMistake::NotANumber { found: found(), hint });
                 None
             }
-            (Shape::Text(kind), _) => self.text(node, kind, pointer),
-            (Shape::List(kind), Value::List(nodes)) => {
+            (Shape::List(kind) | Shape::Several(kind), Value::List(nodes)) => {
                 let mut list: Vec<Json> = Vec::new();
                 let mut seen: HashSet<String> = HashSet::new();
                 for (at, node) in nodes.iter().enumerate() {
@@ -106,8 +105,13 @@ impl Checked {
                         list.push(value);
                     }
                 }
+                // One alone is as good without the list.
+                if let (Shape::Several(_), [only]) = (shape, list.as_slice()) {
+                    return Some(only.clone());
+                }
                 Some(Json::Array(list))
             }
+            (Shape::Text(kind) | Shape::Several(kind), _) => self.text(node, kind, pointer),
             (Shape::List(_), _) => {
                 self.wrong(node.place, pointer, ValueMistake::NotAList { found: found() });
                 None
@@ -160,6 +164,7 @@ fn expected(shape: Shape) -> String {
         Shape::Count { from, to, .. } => format!("a number from {from} to {to}"),
         Shape::Text(kind) => kind.expected().into(),
         Shape::List(_) => "a list".into(),
+        Shape::Several(kind) => format!("{}, or a list of them", kind.expected()),
         Shape::Table(_) | Shape::Tagged(..) => "an object".into(),
     }
 }

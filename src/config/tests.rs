@@ -45,7 +45,7 @@ fn every_default_fits_its_option() {
                 default.as_u64().is_some_and(|number| (from..=to).contains(&number))
             }
             Shape::Text(_) => default.is_string(),
-            Shape::List(_) | Shape::Table(_) | Shape::Tagged(..) => false,
+            Shape::List(_) | Shape::Several(_) | Shape::Table(_) | Shape::Tagged(..) => false,
         };
         assert!(fits, "{path:?}: {default}");
         assert!(!option.help.is_empty());

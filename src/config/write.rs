@@ -80,6 +80,7 @@ fn takes(option: &Opt) -> String {
         Shape::Count { from, to, unit } => format!("{unit}, {from} to {to}"),
         Shape::Text(kind) => kind.expected().into(),
         Shape::List(kind) => format!("list: {}", kind.expected()),
+        Shape::Several(kind) => format!("{}, or a list of them", kind.expected()),
         Shape::Table(_) | Shape::Tagged(..) => "object".into(),
     }
 }

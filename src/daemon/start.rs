@@ -19,7 +19,7 @@ pub(super) fn settings(config: &Config, mtu: usize, state: &RunState) -> Result<
         node: node_id(&config.node),
         node_group: config.node_group,
         mechanism_group: String::new(),
-        peers: usize::from(config.peer.is_some()),
+        peers: config.peers.len(),
         keys: Vec::new(),
         incarnation: Incarnation(random()?),
         secret: random()?,

@@ -1,4 +1,4 @@
-//! The UDP socket to the peer: multicast on one interface, or unicast to one address.
+//! The UDP socket to the peers: multicast on one interface, or unicast to a list of addresses.
 //!
 //! Called by the daemon, which follows the interface: deleted and made again, it is another one, and the
 //! channel is opened on it anew. Datagrams go in and out whole; what they mean is the replica's. Bound to the
@@ -63,7 +63,10 @@ pub enum Received {
 /// The channel, its socket while it has one, and its counters.
 pub struct Channel {
     interface: String,
-    target: SocketAddr,
+    /// The multicast group, or each peer.
+    targets: Vec<SocketAddr>,
+    /// How many of them the datagram under way has gone to: the socket was full then.
+    gone: usize,
     multicast: Option<Ipv4Addr>,
     listen: SocketAddr,
     /// Bytes of its socket buffers.
@@ -85,16 +88,18 @@ struct Open {
 impl Channel {
     /// The channel that the configuration names, not open yet.
     pub fn new(config: &Config) -> Channel {
-        let multicast = config.peer.is_none().then_some(config.mcast_group);
-        let target = config.peer.map_or(SocketAddr::from((config.mcast_group, config.port)), |peer| {
-            SocketAddr::from((peer, config.port))
-        });
-        let any: IpAddr =
-            if target.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
-        let listen = if config.peer.is_some() { config.listen_address.unwrap_or(any) } else { any };
+        let multicast = config.peers.is_empty().then_some(config.mcast_group);
+        let group = multicast.map(IpAddr::from);
+        let targets = config.peers.iter().copied().chain(group);
+        let targets: Vec<SocketAddr> =
+            targets.map(|address| SocketAddr::from((address, config.port))).collect();
+        let six = targets.iter().any(SocketAddr::is_ipv6);
+        let any: IpAddr = if six { Ipv6Addr::UNSPECIFIED.into() } else { Ipv4Addr::UNSPECIFIED.into() };
+        let listen = config.listen_address.filter(|_| multicast.is_none()).unwrap_or(any);
         Channel {
             interface: config.interface.clone(),
-            target,
+            targets,
+            gone: 0,
             multicast,
             listen: SocketAddr::from((listen, config.port)),
             room: config.sync_queue,
@@ -114,7 +119,7 @@ impl Channel {
             let interface = self.interface.clone();
             move |source: io::Error| ChannelError { what, interface, source }
         };
-        let domain = if self.target.is_ipv4() { Domain::IPV4 } else { Domain::IPV6 };
+        let domain = if self.listen.is_ipv4() { Domain::IPV4 } else { Domain::IPV6 };
         let socket = Socket::new(domain, Type::DGRAM, Some(Protocol::UDP)).map_err(failed("open"))?;
         socket.set_nonblocking(true).map_err(failed("set up"))?;
         // A successor starts while its predecessor's socket closes.
@@ -127,7 +132,7 @@ impl Channel {
         if setsockopt(&socket, sockopt::SndBufForce, &self.room).is_err() {
             let _ = setsockopt(&socket, sockopt::SndBuf, &self.room);
         }
-        if self.target.is_ipv4() {
+        if self.listen.is_ipv4() {
             setsockopt(&socket, sockopt::Ipv4RecvTtl, &true)
                 .map_err(|error| failed("set up")(error.into()))?;
             socket.set_ttl_v4(HOP_LIMIT).map_err(failed("set up"))?;
@@ -173,7 +178,8 @@ impl Channel {
     /// Where peers are expected.
     pub fn place(&self) -> String {
         let kind = if self.multicast.is_some() { "multicast" } else { "unicast" };
-        format!("{}, {kind} {}, UDP port {}", self.interface, self.target.ip(), self.target.port())
+        let targets: Vec<String> = self.targets.iter().map(|target| target.ip().to_string()).collect();
+        format!("{}, {kind} {}, UDP port {}", self.interface, targets.join(", "), self.listen.port())
     }
 
     /// Wait until something can be read.
@@ -220,25 +226,26 @@ impl Channel {
         self.open.as_ref().map_or(0, |open| open.buffer / LEAST_DATAGRAM)
     }
 
-    /// Send a datagram. False: the socket is full, try again when it is writable. Other errors are counted
-    /// and count as loss, which the stream repairs.
+    /// Send a datagram, to each peer. False: the socket is full, try again with the same one when it is
+    /// writable. Other errors are counted and count as loss, which the stream repairs.
     pub fn send(&mut self, datagram: &[u8]) -> bool {
-        let sent = match &self.open {
-            Some(open) => open.socket.try_send_to(datagram, self.target),
-            None => Err(io::ErrorKind::NotConnected.into()),
-        };
-        match sent {
-            Ok(length) => {
-                self.traffic.sent += 1;
-                self.traffic.bytes_sent += length as u64;
-                true
+        while let Some(target) = self.targets.get(self.gone) {
+            let sent = match &self.open {
+                Some(open) => open.socket.try_send_to(datagram, *target),
+                None => Err(io::ErrorKind::NotConnected.into()),
+            };
+            match sent {
+                Ok(length) => {
+                    self.traffic.sent += 1;
+                    self.traffic.bytes_sent += length as u64;
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => return false,
+                Err(_) => self.traffic.send_errors += 1,
             }
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => false,
-            Err(_) => {
-                self.traffic.send_errors += 1;
-                true
-            }
+            self.gone += 1;
         }
+        self.gone = 0;
+        true
     }
 
     /// Whether datagrams go to a multicast group.

@@ -90,6 +90,22 @@ pub enum CombinationMistake {
         /// Milliseconds.
         least: u64,
     },
+    /// A datagram leaves by one socket.
+    #[error("peers {first} and {other} are of different families")]
+    PeersOfTwoFamilies {
+        /// One.
+        first: String,
+        /// Another.
+        other: String,
+    },
+    /// More than a group has nodes.
+    #[error("found {found} peers, expected at most {most}")]
+    TooManyPeers {
+        /// So many.
+        found: usize,
+        /// At most.
+        most: usize,
+    },
     /// IPv4 here, IPv6 there.
     #[error("listen-address {listen} and peer {peer} are of different families")]
     FamiliesDiffer {

@@ -1,5 +1,6 @@
 //! Where this table and each living peer's differ, for an operator who asks. Walks down both digest trees,
-//! outside the stream, in two rounds: what differs in the same way a second apart differs, the rest is on its way.
+//! outside the stream, in two rounds: what differs in the same way a second apart differs, the rest is on
+//! its way.
 //!
 //! Changes nothing on either node.
 

@@ -131,6 +131,9 @@ fn tell_fence(fence: &Value) -> String {
     let milliseconds = fence["microseconds"].as_f64().unwrap_or_default() / 1e3;
     let [held, pending, failed] = ["held", "pending", "failed"].map(|name| plain(fence.get(name)));
     let mut told = format!("{milliseconds:.1} ms: {held} held, {pending} installed, {failed} failed");
+    if let Some(taken) = fence["taken"].as_u64().filter(|taken| *taken > 0) {
+        let _ = write!(told, ", {taken} taken of other backups");
+    }
     for (reason, count) in fence["failures"].as_object().into_iter().flatten() {
         let _ = write!(told, ", {reason} {count}");
     }

@@ -24,6 +24,18 @@ pub fn named_counters(counters: &Counters) -> Vec<(&'static str, &'static str, u
         ("repaired_entries_sent", "Entries sent because a repair asked", counters.repaired_out),
         ("repaired_entries_received", "Entries received because a repair asked", counters.repaired_in),
         ("offered_entries_sent", "Entries offered to a new owner", counters.offered),
+        ("offered_entries_taken", "Entries taken of other nodes' offers", counters.taken),
+        ("offered_entries_ended", "Offers refused because the connection had ended", counters.ended_offers),
+        (
+            "claims_covered",
+            "Claims followed whose maker had all that was here, so that no table was walked",
+            counters.covered,
+        ),
+        (
+            "claims_fallen_back_to",
+            "Lower claims followed because nobody was heard to own the group by the higher one",
+            counters.fallbacks,
+        ),
         (
             "dropped_destroys",
             "Destroys left to the digest because too many waited",
