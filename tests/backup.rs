@@ -456,3 +456,17 @@ fn a_look_at_the_standby_is_no_failure() {
     assert_eq!((view.external, view.failed), (4, 0));
     assert!(common::protected(&pair.owner, pair.now) && common::protected(&pair.backup, pair.now));
 }
+
+/// A cold backup has installed nothing, and so has nothing to remove.
+#[test]
+fn a_cold_backup_asks_its_kernel_for_nothing_when_entries_end() {
+    let mut pair = Pair::with(10, false);
+    for number in 0..5 {
+        pair.owner.handle_event(Event::Destroy(entry(number, 1)), pair.now);
+    }
+    for _ in 0..50 {
+        pair.exchange();
+        assert_eq!(pair.batches(), Vec::<Vec<Op>>::new());
+    }
+    assert_eq!(pair.backup.view(pair.now).external, 5);
+}
