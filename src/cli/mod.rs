@@ -125,16 +125,10 @@ impl Cli {
                 })?;
             }
             Verb::Reload { form } => reload(&daemon, form).await?,
-            Verb::Notify { role, group, form } => {
-                let role = match role {
-                    RoleWord::Primary => Role::Primary,
-                    RoleWord::Backup => Role::Backup,
-                    RoleWord::Fault => Role::Fault,
-                };
-                let value = daemon.ask(Request::Notify { role, group }, WORK).await?;
-                if form.json {
-                    print(&pretty(&value)?)?;
-                }
+            Verb::Notify { role, group, form } => notify(&daemon, role, group, form).await?,
+            Verb::Switch { group, to, force, form } => {
+                let value = daemon.ask(Request::Switch { group, to, force }, WORK).await?;
+                print(&if form.json { pretty(&value)? } else { show::switched(&value) })?;
             }
             Verb::WaitReady { timeout } => wait_ready(&daemon, timeout).await?,
             Verb::Config(verb) => return configuration::run(verb),
@@ -242,6 +236,16 @@ async fn sync_status(daemon: &Daemon, form: Form) -> Result<()> {
             &words,
         )
     })
+}
+
+async fn notify(daemon: &Daemon, role: RoleWord, group: String, form: Form) -> Result<()> {
+    let role = match role {
+        RoleWord::Primary => Role::Primary,
+        RoleWord::Backup => Role::Backup,
+        RoleWord::Fault => Role::Fault,
+    };
+    let value = daemon.ask(Request::Notify { role, group }, WORK).await?;
+    if form.json { print(&pretty(&value)?) } else { Ok(()) }
 }
 
 async fn reload(daemon: &Daemon, form: Form) -> Result<()> {

@@ -67,6 +67,24 @@ pub(super) enum Verb {
         #[command(flatten)]
         form: Form,
     },
+    /// Move a failover group to another router, on purpose and only when that is safe; returns when the other
+    /// one carries it.
+    ///
+    /// Typed on the owner. It stands aside until the daemon is started again, or `ctsync switch` is typed
+    /// there once more.
+    Switch {
+        /// The group's name. With one group alone it need not be said.
+        #[arg(add = ArgValueCandidates::new(completion::groups))]
+        group: Option<String>,
+        /// The router that should take over; the election decides, by priority.
+        #[arg(long, value_name = "NODE")]
+        to: Option<String>,
+        /// Also when connections would be lost.
+        #[arg(long)]
+        force: bool,
+        #[command(flatten)]
+        form: Form,
+    },
     /// Wait until this node could take over without loss.
     WaitReady {
         /// Give up after this many seconds.

@@ -50,6 +50,16 @@ pub enum Request {
         /// The group's name.
         group: String,
     },
+    /// Move a group to another node, or let this one be elected again after that; answered when the other one
+    /// carries it.
+    Switch {
+        /// The group's name; with one group alone none.
+        group: Option<String>,
+        /// Who should take over.
+        to: Option<String>,
+        /// Also when it is not safe.
+        force: bool,
+    },
     /// Read the kernel table again; answered when it has been read.
     Resync,
     /// Rebuild a cache; answered when that is done.
@@ -65,7 +75,11 @@ impl Request {
     /// Only root and the daemon's own user may do this.
     pub fn changes(&self) -> bool {
         match self {
-            Request::Notify { .. } | Request::Resync | Request::Reset { .. } | Request::Reload => true,
+            Request::Notify { .. }
+            | Request::Switch { .. }
+            | Request::Resync
+            | Request::Reset { .. }
+            | Request::Reload => true,
             Request::Status
             | Request::Statistics
             | Request::Cache { .. }

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 use serde_json::{Value, json};
 
+use super::aside::Aside;
 use super::trouble::Trouble;
 use super::{DaemonError, clock, local_time, rfc3339, start};
 use crate::config::{self, Config, FurtherGroup, Mechanism};
@@ -104,6 +105,7 @@ pub(super) struct Group {
     pub transitions_by_role: [u64; Role::ALL.len()],
     /// What the last comparison found, with each peer.
     pub compared: Vec<Compared>,
+    pub(super) aside: Aside,
     /// Roles told and not yet taken.
     told: VecDeque<(Role, Cause)>,
     witness: Witness,
@@ -180,6 +182,7 @@ impl Group {
             transitions: VecDeque::new(),
             transitions_by_role: [0; Role::ALL.len()],
             compared: Vec::new(),
+            aside: Aside::No,
             told: VecDeque::new(),
             witness,
             believed,
@@ -233,6 +236,7 @@ impl Group {
             "protected": verdict.protected,
             "reasons": verdict.reasons,
             "backups": verdict.backups,
+            "aside": self.aside.word(),
             "failover-mechanism": self.mechanism.told(),
             "mechanism-group": self.mechanism.group(),
             "owner": self.replica.owner_name(),
@@ -361,6 +365,7 @@ impl Group {
 
     /// Tell the log, the track file and `/run` what changed. Whether this node is in step.
     pub(super) fn report(&mut self, now: Instant) -> bool {
+        self.step_switch(now);
         let readiness = self.replica.readiness(now);
         let shown = (self.replica.owner(), readiness.word());
         if self.shown != Some(shown) {
@@ -380,7 +385,8 @@ impl Group {
             self.tried = now;
         }
         if let Some(track) = self.track.as_mut().filter(|_| again || self.track_trouble.why().is_none()) {
-            self.track_trouble.note(track.set(self.replica.gate_open()), "the election hears of readiness");
+            let fit = self.replica.gate_open() && !self.aside.lowers();
+            self.track_trouble.note(track.set(fit), "the election hears of readiness");
         }
         if again || self.state_trouble.why().is_none() {
             let kept = self.state.keep(self.replica.persist());

@@ -17,6 +17,7 @@
 //! - `trouble`: what goes wrong again and again is told once.
 
 mod alarm;
+mod aside;
 mod datagrams;
 mod group;
 mod kernel;
@@ -27,6 +28,7 @@ mod report;
 mod requests;
 mod start;
 mod surroundings;
+mod switch;
 mod systemd;
 mod trouble;
 

@@ -96,6 +96,12 @@ impl Daemon {
                 Ok(()) => return self.wait_for(client, request),
                 Err(refused) => Reply::Error(refused),
             },
+            Request::Switch { group, to, force } => {
+                match self.switch(group.as_deref(), to.as_deref(), *force, now) {
+                    Ok(()) => return self.wait_for(client, request),
+                    Err(refused) => Reply::Error(refused),
+                }
+            }
             Request::WaitReady => return self.wait_for(client, request),
             Request::Diff => {
                 for group in &mut self.groups {
@@ -120,6 +126,30 @@ impl Daemon {
             },
         };
         self.control.answer(client, reply);
+    }
+
+    /// Somebody moves a group. A sentence if it is not moved.
+    fn switch(
+        &mut self,
+        group: Option<&str>,
+        to: Option<&str>,
+        force: bool,
+        now: Instant,
+    ) -> Result<(), String> {
+        let names: Vec<&str> = self.groups.iter().map(|group| group.name.as_str()).collect();
+        let names = names.join("\", \"");
+        let several = self.groups.len() > 1;
+        let found = self.groups.iter_mut().find(|known| group.is_none_or(|name| known.is_named(name)));
+        match found {
+            Some(_) if several && group.is_none() => {
+                Err(format!("say which group; there are \"{names}\": `ctsync switch GROUP`"))
+            }
+            Some(found) => found.begin_switch(to, force, now),
+            None => Err(format!(
+                "no failover group \"{}\" here; there are \"{names}\"",
+                group.unwrap_or_default()
+            )),
+        }
     }
 
     /// Somebody tells a group's role. A sentence if it is nobody's to tell.
@@ -261,6 +291,11 @@ impl Daemon {
             Request::Notify { role, group } => {
                 let group = self.groups.iter().find(|known| known.is_named(group))?;
                 group.answer_notify(*role)
+            }
+            Request::Switch { group, to, .. } => {
+                let mut groups = self.groups.iter();
+                let group = groups.find(|known| group.as_ref().is_none_or(|name| known.is_named(name)))?;
+                group.answer_switch(to.as_deref())
             }
             Request::Resync | Request::Reset { cache: Cache::Internal } => {
                 let done = !self.groups.iter().any(|group| group.replica.resyncing());

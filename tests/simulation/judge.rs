@@ -212,12 +212,11 @@ impl World {
         }
         for _ in 0..400 {
             self.step(false)?;
-            match self.nodes[x].replica.as_mut().and_then(Replica::poll_comparison) {
-                None => {}
-                Some(Compared::Done { count: 0, moving: 0, .. }) => {
-                    self.totals.comparisons += 1;
-                    return Ok(());
-                }
+            let Some(replica) = &mut self.nodes[x].replica else { break };
+            match replica.poll_comparison() {
+                None if replica.comparing() => {}
+                None => return Ok(()),
+                Some(Compared::Done { count: 0, moving: 0, .. }) => self.totals.comparisons += 1,
                 Some(other) => return Err(format!("I9: equal tables compare as {other:?}")),
             }
         }

@@ -30,6 +30,7 @@ pub(crate) mod repair;
 mod roles;
 pub(crate) mod stage;
 mod stream;
+mod switch;
 mod three;
 pub(crate) mod verdict;
 mod vrrp;
@@ -102,6 +103,8 @@ pub(crate) enum Scenario {
     Channel,
     /// From conntrackd to ctsync under load, as docs/migration.md has it.
     Migrate,
+    /// `ctsync switch` there and back under load; refused when it is not safe.
+    Switch,
     /// Three routers: one after the other dies and returns, and one that is behind takes over.
     Three,
     /// Prometheus scrapes both routers while router1 dies and returns; it knows the verdict.
@@ -156,6 +159,7 @@ pub(crate) async fn run(scenario: Scenario, stage: &Stage<'_>, narrator: &mut Na
         Scenario::Masquerade => masquerade::run(stage, narrator).await,
         Scenario::Channel => channel::run(stage, narrator).await,
         Scenario::Migrate => migrate::run(stage, narrator).await,
+        Scenario::Switch => switch::run(stage, narrator).await,
         Scenario::Three => three::run(stage, narrator).await,
         Scenario::Metrics => metrics::run(stage, narrator).await,
     }

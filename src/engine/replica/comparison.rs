@@ -92,7 +92,8 @@ impl Looks {
     }
 
     pub(super) fn next_step(&self) -> Option<Instant> {
-        self.under_way.iter().map(Comparison::next_step).min()
+        let unfinished = self.under_way.iter().filter(|comparison| comparison.result.is_none());
+        unfinished.map(Comparison::next_step).min()
     }
 }
 

@@ -64,6 +64,11 @@ fn lost(peer: &PeerView, around: &Around) -> Finding {
 }
 
 impl Backups {
+    /// Whether a node would carry everything on.
+    pub fn is_fit(&self, name: &str) -> bool {
+        self.fit > 0 && self.holders.iter().any(|(holder, _)| holder == name)
+    }
+
     /// Who holds what, in the verdict's line.
     pub(super) fn line(&self) -> String {
         let one = self.holders.first();

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::faces::rows::{End2End, Row};
 
-pub use verdict::{differing, status};
+pub use verdict::{differing, status, switched};
 pub use wide::{change, wide};
 
 /// One cache's numbers, as `statistics` shows them.

@@ -95,6 +95,13 @@ fn tell_group(group: &Value, line: &mut impl FnMut(&str, String)) {
         line("role rests on", seat.trim_start_matches(", ").to_owned());
     }
     line("mechanism", text("/failover-mechanism"));
+    match group["aside"].as_str() {
+        Some("moving") => line("stands aside", "until another router has taken over".into()),
+        Some(_) => {
+            line("stands aside", "since a switch; `ctsync switch` here lets it be elected again".into());
+        }
+        None => {}
+    }
     line("claim", format!("owner {}, epoch {}", text("/owner"), text("/state/epoch")));
     line("entries", format!("internal {}, external {}", text("/state/internal"), text("/state/external")));
     line("digests equal", equal(group));
@@ -124,6 +131,20 @@ fn tell_group(group: &Value, line: &mut impl FnMut(&str, String)) {
         }
         line("transition", told);
     }
+}
+
+/// What `switch` came to.
+pub fn switched(value: &Value) -> String {
+    if value["returned"] == true {
+        let [group, owner] = ["group", "owner"].map(|name| plain(value.get(name)));
+        return format!("this router may be elected again; {owner} owns {group}\n");
+    }
+    let [group, to, entries] = ["group", "to", "entries"].map(|name| plain(value.get(name)));
+    let seconds = value["milliseconds"].as_f64().unwrap_or_default() / 1e3;
+    format!(
+        "{to} owns {group} and holds {entries} entries, after {seconds:.2} s; this router stands aside until ctsync is started \
+         again or `ctsync switch` is typed here\n"
+    )
 }
 
 /// What a takeover did.
