@@ -1,5 +1,5 @@
-//! Planned moves: `ctsync switch` on the owner, there and back, under TCP and UDP; and what it says when a move
-//! would lose something.
+//! Planned moves: `ctsync switch` on the owner, there and back, under TCP and UDP; and what it says when a
+//! move would lose something.
 
 use std::time::Duration;
 
