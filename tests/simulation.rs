@@ -129,4 +129,13 @@ fn replicas_converge_and_lose_nothing() {
             floor * seeds
         );
     }
+    // What takes several nodes, in so many seeds once.
+    for (what, count, each) in [
+        ("offers of what had ended", totals.ended_offers, 1),
+        ("claims that covered what was here", totals.covered, 1),
+        ("takeovers with what another backup had", totals.caught_up, 100),
+        ("claims fallen back to", totals.fallbacks, 500),
+    ] {
+        assert!(count >= seeds / each, "only {count} {what} in {seeds} seeds");
+    }
 }

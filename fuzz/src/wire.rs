@@ -33,6 +33,7 @@ fn message_round_trip(message: &Message<'_>) {
         Message::Put { entry, birth, .. } => return entry_round_trip(entry, *birth),
         Message::Change { key, birth, changed } => return change_round_trip(*key, *birth, changed),
         Message::Destroy { key, birth } => wire::emit_destroy(&mut bytes, *key, *birth),
+        Message::Refusal { key, birth, why } => wire::emit_refusal(&mut bytes, *key, *birth, *why),
         Message::Sums { node: node @ Node { .. }, sums } => wire::emit_sums(&mut bytes, *node, sums),
         Message::List { bucket, last, lines } => {
             let listed: Vec<_> = wire::listed(lines).collect();

@@ -92,11 +92,26 @@ impl World {
             replica.invariants()?;
             node.kept = replica.persist();
             let counters = replica.counters();
-            let seen = [counters.repairs, counters.yields, counters.offered];
-            let [repairs, yields, offers] = node.counted;
-            self.totals.repairs += seen[0] - repairs;
-            self.totals.yields += seen[1] - yields;
-            self.totals.offers += seen[2] - offers;
+            let seen = [
+                counters.repairs,
+                counters.yields,
+                counters.offered,
+                counters.ended_offers,
+                counters.covered,
+                counters.fallbacks,
+            ];
+            let totals = &mut self.totals;
+            let sums = [
+                &mut totals.repairs,
+                &mut totals.yields,
+                &mut totals.offers,
+                &mut totals.ended_offers,
+                &mut totals.covered,
+                &mut totals.fallbacks,
+            ];
+            for ((sum, seen), before) in sums.into_iter().zip(seen).zip(node.counted) {
+                *sum += seen - before;
+            }
             node.counted = seen;
         }
         Ok(())

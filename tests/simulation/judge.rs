@@ -17,6 +17,7 @@ impl World {
         let Some(replica) = &mut node.replica else { return Ok(()) };
         while let Some(report) = replica.poll_fence_report() {
             self.totals.checks += 1;
+            self.totals.caught_up += u64::from(report.taken > 0);
             let missing: Vec<u32> = replica
                 .entries()
                 .filter(|(entry, installed)| *installed && !node.kernel.table.contains_key(&entry.key()))

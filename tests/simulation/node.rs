@@ -18,8 +18,8 @@ pub(crate) struct Node {
     pub(crate) dump: Option<VecDeque<Entry>>,
     /// Datagrams on their way here, with the time they arrive.
     pub(crate) inbox: Vec<(Instant, Vec<u8>)>,
-    /// Repairs, yields and offers already in the totals.
-    pub(crate) counted: [u64; 3],
+    /// What of its counters is in the totals already.
+    pub(crate) counted: [u64; 6],
     /// Datagrams given to this run of the daemon.
     pub(crate) delivered: u64,
     /// Events were lost and no dump has made up for them.

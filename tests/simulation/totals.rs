@@ -15,6 +15,14 @@ pub(crate) struct Totals {
     pub repairs: u64,
     pub yields: u64,
     pub offers: u64,
+    /// Offers of what had ended, refused.
+    pub ended_offers: u64,
+    /// Claims followed that covered what was here.
+    pub covered: u64,
+    /// Lower claims followed.
+    pub fallbacks: u64,
+    /// Fences closed after something was taken of a backup that was ahead.
+    pub caught_up: u64,
     pub strays: u64,
     pub foreseen: u64,
     pub resets: u64,
@@ -48,7 +56,7 @@ impl Totals {
         (self.settled.last().copied().unwrap_or(0), middle)
     }
 
-    fn all_mut(&mut self) -> [&mut u64; 25] {
+    fn all_mut(&mut self) -> [&mut u64; 29] {
         [
             &mut self.opened,
             &mut self.ended,
@@ -62,6 +70,10 @@ impl Totals {
             &mut self.repairs,
             &mut self.yields,
             &mut self.offers,
+            &mut self.ended_offers,
+            &mut self.covered,
+            &mut self.fallbacks,
+            &mut self.caught_up,
             &mut self.strays,
             &mut self.foreseen,
             &mut self.resets,

@@ -89,7 +89,7 @@ impl World {
             kept: Kept::default(),
             dump: None,
             inbox: Vec::new(),
-            counted: [0; 3],
+            counted: [0; 6],
             delivered: 0,
             blind: false,
             blind_again: false,
@@ -172,7 +172,7 @@ impl World {
         node.kernel.events.clear();
         node.dump = None;
         node.inbox.clear();
-        node.counted = [0; 3];
+        node.counted = [0; 6];
         node.delivered = 0;
         node.replica = Some(replica);
         self.note(|| format!("start {x}"));
