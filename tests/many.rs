@@ -23,9 +23,7 @@ const C: usize = 2;
 #[test]
 fn a_follower_that_is_not_ahead_owes_nothing() {
     let mut many = Many::start(3, 100);
-    many.power_off(A);
-    many.run(1500);
-    many.role(B, Role::Primary);
+    many.fail_over(A, B);
     many.until("router3 follows", |many| many.follows(C, B));
     let counters = many.replica(C).counters();
     assert_eq!((counters.covered, counters.offered), (1, 0));
@@ -115,17 +113,13 @@ fn a_follower_remembers_what_its_owner_has_ended() {
     // router4 is heard by router2 and hears nothing, while router2 owns the group and router3 follows.
     many.cut_off(B, d);
     many.cut(C, d);
-    many.power_off(A);
-    many.run(1500);
-    many.role(B, Role::Primary);
+    many.fail_over(A, B);
     many.until("router3 follows", |many| many.follows(C, B));
     many.end(B, 100);
     many.end(B, 5);
     many.run(500);
     assert!(!many.has(C, 100));
-    many.power_off(B);
-    many.run(1500);
-    many.role(C, Role::Primary);
+    many.fail_over(B, C);
     many.run(500);
     many.mend(C, d);
     many.until("router4 follows", |many| many.follows(d, C));
@@ -165,9 +159,7 @@ fn a_dead_claimant_is_followed_no_more() {
     many.run(3000);
     assert!(many.in_step(C) && many.has(C, 100), "router3 follows router1, whose claim is lower");
     assert_eq!(many.replica(C).counters().fallbacks, 1);
-    many.power_off(A);
-    many.run(1500);
-    many.role(C, Role::Primary);
+    many.fail_over(A, C);
     many.run(100);
     assert!(many.epoch(C) > epoch, "above all that was ever heard of");
 }
@@ -258,9 +250,7 @@ fn a_debt_outlives_the_owner_that_it_was_owed_to() {
     many.cut_off(A, C);
     many.role(A, Role::Backup);
     many.until("router1 yields", |many| !many.replica(A).owner());
-    many.power_off(B);
-    many.run(1500);
-    many.role(C, Role::Primary);
+    many.fail_over(B, C);
     many.run(300);
     many.mend(A, B);
     many.mend(A, C);

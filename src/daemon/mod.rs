@@ -11,13 +11,15 @@
 //! - `start`: what a run begins with.
 //! - `operator`: what operators ask.
 //! - `pace`: how soon events are read.
-//! - `report`: what is told without being asked.
+//! - `report`: what is told without being asked; `compared`: what `diff` is answered.
+//! - `switch`: a planned move; `aside`: whether this node stands aside for one.
 //! - `surroundings`: addresses, links, files, rules: followed and made again.
 //! - `systemd`: what the service manager is told.
 //! - `trouble`: what goes wrong again and again is told once.
 
 mod alarm;
 mod aside;
+mod compared;
 mod datagrams;
 mod group;
 mod kernel;

@@ -11,7 +11,7 @@ use crate::config::{self, Mechanism};
 use crate::control::{Client, Heard, Reply, Request};
 use crate::engine::filter::Filter;
 use crate::engine::replica::view::View;
-use crate::engine::replica::{Cache, Changes, Compared, Counters, Refill, Refused, Role};
+use crate::engine::replica::{Cache, Changes, Counters, Refill, Refused, Role};
 use crate::engine::seal::Key;
 use crate::engine::table::SlotId;
 use crate::engine::verdict::Around;
@@ -462,37 +462,4 @@ fn add_up(sums: &mut Vec<(String, u64)>, counts: impl Iterator<Item = (&'static 
             None => sums.push((name.to_owned(), count)),
         }
     }
-}
-
-/// What the groups' comparisons found, as one answer: one part a peer.
-pub(super) fn tell_compared(all: &[Compared]) -> Reply {
-    let row = |entry: &Option<crate::ctnetlink::entry::Entry>| entry.as_ref().map(Row::of);
-    let told = all.iter().map(|compared| match compared {
-        Compared::NoOwner { peer } => Err(format!(
-            "no node has claimed the group since this one and {peer} started: what they hold cannot be compared yet"
-        )),
-        Compared::NoPeer => Err("no peer is heard: there is nothing to compare with".into()),
-        Compared::Silent { peer } => Err(format!("{peer} does not say what it holds")),
-        Compared::Done { peer, differing, count, moving, unseen } => {
-            let pairs = differing.iter();
-            let pairs = pairs.map(|pair| json!({ "here": row(&pair.here), "there": row(&pair.there) }));
-            Ok(json!({
-                "peer": peer, "count": count, "moving": moving, "unseen": unseen,
-                "differing": pairs.collect::<Vec<Value>>(),
-            }))
-        }
-    });
-    let (mut tables, mut failed): (Vec<Value>, Vec<String>) = (Vec::new(), Vec::new());
-    for one in told {
-        match one {
-            Ok(table) => tables.push(table),
-            Err(why) => failed.push(why),
-        }
-    }
-    tables.sort_by_key(|table| table["peer"].as_str().unwrap_or_default().to_owned());
-    if tables.is_empty() {
-        failed.dedup();
-        return Reply::Error(failed.join("; "));
-    }
-    Reply::Ok(json!({ "tables": tables, "failed": failed }))
 }

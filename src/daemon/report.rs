@@ -3,7 +3,7 @@
 
 use std::time::Instant;
 
-use super::operator::tell_compared;
+use super::compared::tell_compared;
 use super::start::netfilter_sysctl;
 use super::{Daemon, DaemonError, REMARKS};
 use crate::control::{Reply, Request};

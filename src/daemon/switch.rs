@@ -23,7 +23,7 @@ impl Group {
     /// An operator wants another node to take over, or, where this one stands aside, that it may again. A
     /// sentence if that is not done.
     pub(super) fn begin_switch(&mut self, to: Option<&str>, force: bool, now: Instant) -> Result<(), String> {
-        if self.aside.lowers() && !self.replica.owner() {
+        if matches!(self.aside, Aside::Away(_)) && !self.replica.owner() {
             tracing::info!(group = self.name, "stands aside no more: an operator says so");
             self.aside = Aside::No;
             return Ok(());
@@ -90,10 +90,13 @@ impl Group {
                 "not safe: {to} would not carry everything on. --force moves it all the same"
             ));
         }
-        if view.equal_for.is_none() && view.peers.len() == 1 {
-            return Err(
-                "not safe: the digests have not been seen as equal yet; try again in a moment".to_owned()
-            );
+        let meant = |name: &str| to.is_none_or(|to| to == name) && verdict.backups.is_fit(name);
+        if !view.peers.iter().any(|peer| peer.equal && meant(&peer.name)) {
+            return Err(format!(
+                "not safe: {} has not been seen to hold just what this router holds; try again in a moment. --force \
+                 moves it all the same",
+                to.unwrap_or("the backup that would take over")
+            ));
         }
         Ok(())
     }

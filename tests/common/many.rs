@@ -80,6 +80,13 @@ impl Many {
         self.nodes[x].kernel = Kernel::default();
     }
 
+    /// A router loses power, and the next one is elected once that is noticed.
+    pub(crate) fn fail_over(&mut self, from: usize, to: usize) {
+        self.power_off(from);
+        self.run(1500);
+        self.role(to, Role::Primary);
+    }
+
     pub(crate) fn role(&mut self, x: usize, role: Role) {
         let now = self.now;
         self.read_events(x);

@@ -34,6 +34,8 @@ pub struct PeerView {
     pub ready: bool,
     /// Says that it hears this node.
     pub hears: bool,
+    /// It follows this node, and its digest has been seen to equal what was sent.
+    pub equal: bool,
     /// Entries in its table.
     pub entries: u32,
     /// Datagrams of this node's stream that it had not applied when last heard.
@@ -139,6 +141,7 @@ impl Replica {
                 seat: peer.seat,
                 ready: peer.ready,
                 hears: peer.longest > 0,
+                equal: peer.equal_since.is_some(),
                 entries: peer.count,
                 behind: peer.place.behind,
                 lag_seconds: peer.place.lag.as_secs_f64(),
